@@ -1,0 +1,40 @@
+"""Packaging of captioner. Settings of the tools are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="captioner",
+    version="0.1.0",
+    description="Photos in, sentences out, and a picture of where the model looked for each word",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    # The shipped model lies in checkpoints/ of the repository and in captioner/checkpoints/ of an installation.
+    packages=["captioner", "captioner.data", "captioner.metrics", "captioner.checkpoints"],
+    package_dir={"captioner": "captioner", "captioner.checkpoints": "checkpoints"},
+    package_data={
+        "captioner": ["py.typed"],
+        "captioner.checkpoints": ["README.md", "flickr8k-mobilenet_v2/*"],
+    },
+    install_requires=[
+        "matplotlib>=3.8",
+        "nltk>=3.8.1",
+        "numpy>=1.26",
+        "pillow>=11.3",
+        "pycocotools>=2.0.8",
+        "safetensors>=0.4.3",
+        "tensorboard>=2.16",
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "tqdm>=4.66",
+        "tyro>=0.9",
+    ],
+    extras_require={
+        "java-metrics": ["pycocoevalcap>=1.2"],
+        "test": ["mypy", "pytest>=8", "pytest-xdist", "ruff"],
+    },
+    entry_points={"console_scripts": ["captioner=captioner.cli:main"]},
+)
