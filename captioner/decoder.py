@@ -1,0 +1,199 @@
+"""The word decoder: a recurrent network that is fed the photo first, then words, and looks at the photo's grid after
+every step with Luong's global attention. It knows nothing of CNNs, files or search; with `memory=None` it is a plain
+language model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from captioner.encoder import Features
+from captioner.vocabulary import PAD
+
+State = tuple[Tensor, ...]  # the recurrent state of every stack of layers, each (L, N, H)
+
+CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+ATTENTIONS = ("general", "dot", "concat", "none")
+
+
+class Memory(NamedTuple):
+    """What the decoder looks at: made once a photo, shared by all its captions or beams."""
+
+    values: Tensor  # (B, R, D) what attention averages
+    keys: Tensor  # (B, R, H) what it compares the hidden state with
+    first: Tensor  # (B, E) the first input of the recurrent network: the final FC features, embedded
+
+    def select(self, images: Tensor) -> Memory:
+        return Memory(*(part[images] for part in self))
+
+
+class Attention(nn.Module):
+    """Luong's global attention (Luong, Pham, Manning 2015, "Effective Approaches to Attention-based Neural Machine
+    Translation", section 3.1). The scores of its eq. 8 between a hidden state h and a region v:
+
+        dot      hᵀ v              (the grid is projected to the hidden size first, so that the two can be multiplied)
+        general  hᵀ W_a v
+        concat   v_aᵀ tanh(W_a [h; v])
+
+    Whatever in these does not depend on h is computed once a photo, in `project`.
+    """
+
+    def __init__(self, score: str, feature_size: int, hidden_size: int):
+        super().__init__()
+        if score not in ("dot", "general", "concat"):
+            raise ValueError(f"unknown attention score {score!r}; there are: {', '.join(ATTENTIONS)}")
+        self.score = score
+        self.value_size = hidden_size if score == "dot" else feature_size
+        self.key = nn.Linear(feature_size, hidden_size, bias=score == "concat")  # W_a, or its half that meets v
+        if score == "concat":
+            self.query = nn.Linear(hidden_size, hidden_size, bias=False)  # the half of W_a that meets h
+            self.v = nn.Parameter(torch.empty(hidden_size).uniform_(-1, 1) / hidden_size**0.5)
+
+    def project(self, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """Grid (B, R, D) -> values (B, R, D or H), keys (B, R, H)."""
+        keys = self.key(grid)
+        return (keys if self.score == "dot" else grid), keys
+
+    def forward(self, hidden: Tensor, values: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states (B, Q, H) -> contexts (B, Q, D) and weights (B, Q, R): all queries of a photo in one product."""
+        if self.score == "concat":
+            summed = self.query(hidden)[:, :, None] + keys[:, None]  # (B, Q, R, H)
+            scores = torch.tanh(summed) @ self.v  # (B, Q, R)
+        else:
+            scores = hidden @ keys.transpose(1, 2)  # (B, Q, R)
+        weights = scores.softmax(dim=-1)
+        return weights @ values, weights
+
+
+class Decoder(nn.Module):
+    """Recurrent layers, attention over the grid, recurrent layers again, and a softmax over the words.
+
+    The order is that of Luong et al., section 3: the hidden state h of the layers *below* looks at the grid (context
+    c), then h̃ = tanh(W_c [c; h]) (eq. 5) predicts the word. Layers *above* read h̃, so that they remember where the
+    model looked, and add what they find to it. Nothing of h̃ flows back into the layers below, so a whole caption is one call a layer.
+    The photo enters as in Vinyals et al. 2015 ("Show and Tell", eq. 10-12): before the words, once.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        pooled_size: int,
+        grid_size: int,
+        embedding_size: int = 300,
+        hidden_size: int = 512,
+        cell: str = "lstm",
+        layers_below: int = 1,
+        layers_above: int = 1,
+        attention: str = "general",
+        dropout: float = 0.5,
+        tie_embeddings: bool = False,
+    ):
+        """`attention` is a score of `Attention`, or `none` for Show and Tell's decoder, which sees the photo once.
+        `tie_embeddings` predicts words with the transposed input embeddings (Press and Wolf 2017)."""
+        super().__init__()
+        if cell not in CELLS:
+            raise ValueError(f"unknown recurrent cell {cell!r}; there are: {', '.join(CELLS)}")
+        if layers_below < 1 or layers_above < 0:
+            raise ValueError(f"layers_below must be at least 1 and layers_above at least 0, got {layers_below} and {layers_above}")
+
+        def stack(input_size: int, layers: int) -> nn.RNNBase:
+            return CELLS[cell](input_size, hidden_size, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=PAD)
+        self.first = nn.Linear(pooled_size, embedding_size)
+        self.below = stack(embedding_size, layers_below)
+        self.attention = None if attention == "none" else Attention(attention, grid_size, hidden_size)
+        if self.attention is not None:
+            self.combine = nn.Linear(self.attention.value_size + hidden_size, hidden_size, bias=False)  # W_c
+        self.above = stack(hidden_size, layers_above) if layers_above else None
+        self.tie_embeddings = tie_embeddings
+        if tie_embeddings:
+            self.to_embedding = nn.Linear(hidden_size, embedding_size)
+            self.bias = nn.Parameter(torch.zeros(vocabulary_size))
+        else:
+            self.output = nn.Linear(hidden_size, vocabulary_size)
+        self.dropout = nn.Dropout(dropout)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=0.5)  # small ones make a slow start
+        with torch.no_grad():
+            self.embedding.weight[PAD].zero_()
+            for stack in (self.below, self.above):
+                if isinstance(stack, nn.LSTM):
+                    # Forget-gate bias 1 (Jozefowicz et al. 2015): torch has two biases and orders gates i, f, g, o.
+                    for layer in range(stack.num_layers):
+                        forget = slice(stack.hidden_size, 2 * stack.hidden_size)
+                        getattr(stack, f"bias_ih_l{layer}")[forget] = 1.0
+                        getattr(stack, f"bias_hh_l{layer}")[forget] = 0.0
+
+    def remember(self, features: Features) -> Memory:
+        """Pooled (B, D) and grid (B, R, D) features -> what every step needs of the photo, computed once."""
+        first = self.first(features.pooled)
+        if self.attention is None:
+            nothing = features.grid[:, :0]  # (B, 0, D)
+            return Memory(nothing, nothing, first)
+        values, keys = self.attention.project(features.grid)
+        return Memory(values, keys, first)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        memory: Memory | None = None,
+        state: State | None = None,
+        real: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, State]:
+        """Tokens (N, T) -> logits of the next tokens (N, T, V), attention (N, T, R) or None, and the state after them.
+
+        `memory` holds B photos and N is a multiple of B: rows [i·N/B, (i+1)·N/B) belong to photo i (its captions, or its
+        beams). With no `state` the photo goes in before the tokens, the first of which is then BOS; with a `state`
+        the tokens continue where it ended, so a caption fed word by word gives what it gives at once.
+        `real` (N, T) marks the positions whose logits are wanted (not padding): the logits are then (n, V), row by row.
+        Without `memory` this is a language model: no photo, no attention.
+        """
+        rows, length = tokens.shape
+        inputs = self.embedding(tokens)  # (N, T, E)
+        photo_first = memory is not None and state is None
+        if memory is not None and photo_first:
+            first = memory.first.repeat_interleave(rows // len(memory.first), dim=0)  # (N, E)
+            inputs = torch.cat([first[:, None], inputs], dim=1)  # (N, 1+T, E)
+        state_below, state_above = self._split(state)
+
+        hidden, state_below = self.below(self.dropout(inputs), state_below)
+        attention = None
+        if memory is not None and self.attention is not None:
+            photos = len(memory.values)
+            queries = hidden.reshape(photos, -1, hidden.shape[-1])  # (B, C·T, H): captions of a photo side by side
+            context, weights = self.attention(queries, memory.values, memory.keys)
+            context = context.reshape(*hidden.shape[:2], -1)  # (N, T, D)
+            attention = weights.reshape(*hidden.shape[:2], -1)  # (N, T, R)
+            hidden = torch.tanh(self.combine(torch.cat([context, hidden], dim=-1)))  # h̃, eq. 5
+        if self.above is not None:
+            found, state_above = self.above(self.dropout(hidden), state_above)
+            hidden = hidden + found
+        if photo_first:
+            hidden = hidden[:, 1:]
+            attention = None if attention is None else attention[:, 1:]
+        if real is not None:
+            hidden = hidden[real]  # (n, H)
+        return self._words(self.dropout(hidden)), attention, self._join(state_below, state_above)
+
+    def _words(self, hidden: Tensor) -> Tensor:
+        if self.tie_embeddings:
+            return F.linear(self.to_embedding(hidden), self.embedding.weight, self.bias)
+        return self.output(hidden)
+
+    def _split(self, state: State | None) -> tuple:
+        """The flat state -> what torch's recurrent modules take: (h, c) of an LSTM, h of the others."""
+        if state is None:
+            return None, None
+        if isinstance(self.below, nn.LSTM):
+            return state[:2], state[2:] or None
+        return state[0], (state[1] if len(state) > 1 else None)
+
+    def _join(self, *states: Tensor | tuple[Tensor, ...] | None) -> State:
+        parts = [(state,) if isinstance(state, Tensor) else (state or ()) for state in states]
+        return tuple(tensor for part in parts for tensor in part)

@@ -1,0 +1,47 @@
+"""The one place where vision meets language: a CNN encoder and a word decoder as one module, trained jointly. How they
+are built from a config is here; what is done with them (search, training, files) is not."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from captioner.config import ModelConfig
+from captioner.decoder import Decoder, Memory, State
+from captioner.encoder import Encoder, Features
+
+
+class CaptionModel(nn.Module):
+    def __init__(self, encoder: Encoder, decoder: Decoder):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def remember(self, images: Tensor) -> Memory:
+        """Photos (B, 3, S, S), preprocessed -> what the decoder needs of them."""
+        return self.decoder.remember(self.encoder(images))
+
+    def forward(
+        self, images: Tensor | Features, tokens: Tensor, real: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, State]:
+        """Photos (B, 3, S, S), or their cached features, and tokens (B·C, T), C captions a photo -> as `Decoder.forward`."""
+        features = images if isinstance(images, Features) else self.encoder(images)
+        return self.decoder(tokens, self.decoder.remember(features), real=real)
+
+
+def build_model(config: ModelConfig, vocabulary_size: int, weights: str | None = None) -> CaptionModel:
+    """A model as the config says; `weights` are the CNN's (see `Encoder`), the rest starts at random."""
+    encoder = Encoder(config.encoder, weights)
+    decoder = Decoder(
+        vocabulary_size,
+        encoder.pooled_size,
+        encoder.grid_size,
+        embedding_size=config.embedding_size,
+        hidden_size=config.hidden_size,
+        cell=config.cell,
+        layers_below=config.layers_below,
+        layers_above=config.layers_above,
+        attention=config.attention,
+        dropout=config.dropout,
+        tie_embeddings=config.tie_embeddings,
+    )
+    return CaptionModel(encoder, decoder)

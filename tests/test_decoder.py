@@ -1,0 +1,184 @@
+"""The decoder against the papers' equations, written again in NumPy, and against itself: whole = step by step."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from captioner.decoder import ATTENTIONS, CELLS, Decoder
+from captioner.encoder import Features
+from captioner.vocabulary import BOS
+
+V, D, R, E, H, B, C, T = 20, 10, 9, 8, 16, 2, 3, 5
+
+
+def make(seed=0, **changes) -> Decoder:
+    torch.manual_seed(seed)
+    settings = {"embedding_size": E, "hidden_size": H, "dropout": 0.3} | changes
+    return Decoder(V, 12, D, **settings).eval()
+
+
+def photos(seed=1) -> Features:
+    generator = torch.Generator().manual_seed(seed)
+    return Features(torch.randn(B, 12, generator=generator), torch.randn(B, R, D, generator=generator))
+
+
+def captions(seed=2) -> torch.Tensor:
+    tokens = torch.randint(3, V, (B * C, T), generator=torch.Generator().manual_seed(seed))
+    tokens[:, 0] = BOS
+    return tokens
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x):
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def numpy_step(cell, weights, x, state):
+    """One step of one layer: Hochreiter and Schmidhuber 1997 with forget gates; Cho et al. 2014; Elman 1990."""
+    a = weights["weight_ih_l0"] @ x + weights["bias_ih_l0"]
+    b = weights["weight_hh_l0"] @ state[0] + weights["bias_hh_l0"]
+    if cell == "lstm":
+        i, f, g, o = np.split(a + b, 4)
+        c = sigmoid(f) * state[1] + sigmoid(i) * np.tanh(g)
+        return sigmoid(o) * np.tanh(c), c
+    if cell == "gru":
+        (ar, az, an), (br, bz, bn) = np.split(a, 3), np.split(b, 3)
+        z = sigmoid(az + bz)
+        return ((1 - z) * np.tanh(an + sigmoid(ar + br) * bn) + z * state[0],)
+    return (np.tanh(a + b),)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_equations(cell, attention, tied):
+    """Vinyals et al. 2015 (the photo first), Luong et al. 2015 (scores, eq. 5), a residual layer above; by hand."""
+    decoder = make(cell=cell, attention=attention, tie_embeddings=tied)
+    features, tokens = photos(), captions()
+    with torch.no_grad():
+        logits, maps, _ = decoder(tokens, decoder.remember(features))
+    w = {name: value.double().numpy() for name, value in decoder.state_dict().items()}
+    below = {k.removeprefix("below."): v for k, v in w.items() if k.startswith("below.")}
+    above = {k.removeprefix("above."): v for k, v in w.items() if k.startswith("above.")}
+    for row, sentence in enumerate(tokens.numpy()):
+        grid = features.grid[row // C].double().numpy()
+        first = w["first.weight"] @ features.pooled[row // C].double().numpy() + w["first.bias"]
+        low = high = (np.zeros(H), np.zeros(H))
+        for t, x in enumerate([first, *w["embedding.weight"][sentence]]):
+            low = numpy_step(cell, below, x, low)
+            h = low[0]
+            if attention != "none":
+                key = w["attention.key.weight"]
+                values = grid @ key.T if attention == "dot" else grid
+                if attention == "concat":
+                    both = [w["attention.query.weight"] @ h + key @ v + w["attention.key.bias"] for v in grid]
+                    scores = np.array([w["attention.v"] @ np.tanh(s) for s in both])
+                else:
+                    scores = np.array([h @ (key @ v) for v in grid])
+                a = softmax(scores)
+                h = np.tanh(w["combine.weight"] @ np.concatenate([a @ values, h]))
+            high = numpy_step(cell, above, h, high)
+            h = h + high[0]
+            if t == 0:
+                continue  # the photo predicts nothing
+            if tied:
+                y = w["embedding.weight"] @ (w["to_embedding.weight"] @ h + w["to_embedding.bias"]) + w["bias"]
+            else:
+                y = w["output.weight"] @ h + w["output.bias"]
+            np.testing.assert_allclose(logits[row, t - 1], y, atol=2e-5)
+            if attention != "none":
+                np.testing.assert_allclose(maps[row, t - 1], a, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cell", "attention", "layers"), list(itertools.product(CELLS, ATTENTIONS, [(1, 0), (1, 1), (2, 1), (1, 2)])),
+)
+def test_step_by_step_is_the_whole(cell, attention, layers):
+    decoder = make(cell=cell, attention=attention, layers_below=layers[0], layers_above=layers[1])
+    memory, tokens = decoder.remember(photos()), captions()
+    whole, maps, end = decoder(tokens, memory)
+    state, logits, seen = None, [], []
+    for t in range(T):
+        step, looked, state = decoder(tokens[:, t : t + 1], memory, state)
+        logits.append(step)
+        seen.append(looked)
+    torch.testing.assert_close(torch.cat(logits, 1), whole)
+    for ours, theirs in zip(state, end, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    if attention == "none":
+        assert maps is None or maps.shape[-1] == 0
+    else:
+        torch.testing.assert_close(torch.cat(seen, 1), maps)
+        torch.testing.assert_close(maps.sum(-1), torch.ones(B * C, T))
+
+
+def test_captions_of_a_photo_do_not_meet():
+    decoder, features, tokens = make(), photos(), captions()
+    together, _, _ = decoder(tokens, decoder.remember(features))
+    for row in range(B * C):
+        one = Features(*(part[row // C : row // C + 1] for part in features))
+        alone, _, _ = decoder(tokens[row : row + 1], decoder.remember(one))
+        torch.testing.assert_close(together[row : row + 1], alone)
+
+
+def test_only_real_tokens_reach_the_vocabulary():
+    decoder, memory, tokens = make(), None, captions()
+    real = torch.rand(B * C, T) < 0.5
+    logits, _, _ = decoder(tokens, memory)
+    chosen, _, _ = decoder(tokens, memory, real=real)
+    assert chosen.shape == (int(real.sum()), V)
+    torch.testing.assert_close(chosen, logits[real])
+
+
+def test_the_future_does_not_change_the_past():
+    decoder, memory, tokens = make(layers_below=2), make(layers_below=2).remember(photos()), captions()
+    before, _, _ = decoder(tokens, memory)
+    changed = tokens.clone()
+    changed[:, 3:] = 7
+    after, _, _ = decoder(changed, memory)
+    torch.testing.assert_close(before[:, :3], after[:, :3])
+    assert not torch.allclose(before[:, 3:], after[:, 3:])
+
+
+def test_a_language_model_carries_its_state():
+    decoder, tokens = make(layers_above=2), captions()
+    whole, attention, _ = decoder(tokens)
+    assert attention is None
+    left, _, state = decoder(tokens[:, :2])
+    right, _, _ = decoder(tokens[:, 2:], state=tuple(part.detach() for part in state))
+    torch.testing.assert_close(torch.cat([left, right], 1), whole)
+
+
+def test_forget_gates_start_open():
+    decoder = make(layers_below=2)
+    for stack, layers in ((decoder.below, 2), (decoder.above, 1)):
+        for layer in range(layers):
+            bias = getattr(stack, f"bias_ih_l{layer}") + getattr(stack, f"bias_hh_l{layer}")
+            assert (bias[H : 2 * H] == 1).all()
+
+
+def test_every_parameter_learns():
+    for attention, tied in itertools.product(ATTENTIONS, (False, True)):
+        decoder = make(attention=attention, tie_embeddings=tied)
+        decoder(captions(), decoder.remember(photos()))[0].logsumexp(-1).sum().backward()
+        lazy = [name for name, parameter in decoder.named_parameters() if parameter.grad is None]
+        assert not lazy, (attention, lazy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cell": "transformer"}, "unknown recurrent cell 'transformer'; there are: lstm, gru, rnn"),
+        ({"attention": "bahdanau"}, "unknown attention score 'bahdanau'; there are: general, dot, concat, none"),
+        ({"layers_below": 0}, "layers_below must be at least 1"),
+    ],
+)
+def test_wrong_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
