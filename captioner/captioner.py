@@ -1,0 +1,209 @@
+"""The public door: a trained model that captions photos. It joins preprocessing, a backend that runs the network, the
+search and the vocabulary; each of these lives in a room of its own. Importing this file imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from captioner.config import ModelConfig
+from captioner.decoding import Decoding, Hypothesis, search
+from captioner.images import ImageError, Preprocess, Source, open_image
+from captioner.vocabulary import EOS, Vocabulary, detokenize
+
+if TYPE_CHECKING:
+    from captioner.backend import TorchBackend
+
+SHIPPED = "flickr8k-mobilenet_v2"
+
+
+@dataclass(frozen=True, eq=False)
+class Caption:
+    """A sentence about a photo, what the model thought at each word, and where it looked."""
+
+    text: str
+    words: list[str]
+    """T words, as the vocabulary has them."""
+    log_probabilities: list[float]
+    """One a word; natural logarithms."""
+    log_probability: float
+    """Of the whole caption, its end included."""
+    score: float
+    """What the search ranked it by: the log-probability, normalised by length."""
+    finished: bool
+    """Whether the model ended it, rather than the longest length."""
+    attention: np.ndarray | None = None
+    """(T, h, w): one map a word over the photo's grid, each summing to 1; None for a model without attention."""
+    box: tuple[float, float, float, float] | None = None
+    """What the grid covers: left, top, right, bottom in the original (upright) photo's pixels."""
+    word_alternatives: list[list[tuple[str, float]]] | None = None
+    """For each word the runners-up with their log-probabilities, if asked for."""
+    others: tuple[Caption, ...] = ()
+    """The next best captions, if more than one was asked for."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the maps, for JSON."""
+        entry: dict[str, Any] = {
+            "caption": self.text,
+            "log_probability": round(self.log_probability, 6),
+            "finished": self.finished,
+            "words": [
+                {"word": word, "log_probability": round(value, 6)}
+                for word, value in zip(self.words, self.log_probabilities, strict=True)
+            ],
+        }
+        if self.word_alternatives is not None:
+            for word, runners_up in zip(entry["words"], self.word_alternatives, strict=True):
+                word["alternatives"] = [{"word": w, "log_probability": round(p, 6)} for w, p in runners_up]
+        if self.others:
+            entry["alternatives"] = [other.to_dict() for other in self.others]
+        return entry
+
+
+class Captioner:
+    """`Captioner.load().caption("photo.jpg").text`"""
+
+    def __init__(
+        self,
+        backend: TorchBackend,
+        vocabulary: Vocabulary,
+        preprocess: Preprocess,
+        config: ModelConfig,
+        decoding: Decoding | None = None,
+    ):
+        self.backend = backend
+        self.vocabulary = vocabulary
+        self.preprocess = preprocess
+        self.config = config
+        self.decoding = decoding or Decoding()
+
+    @classmethod
+    def load(cls, checkpoint: str | Path | None = None, device: str = "auto") -> Captioner:
+        """A model from its directory; without one, the model that is shipped with captioner.
+
+        Raises `CheckpointError` (a ValueError) naming what is wrong with the directory.
+        """
+        from captioner.backend import load_backend
+        from captioner.checkpoint import load_checkpoint
+
+        directory = shipped_checkpoint() if checkpoint is None else Path(checkpoint)
+        tensors, saved = load_checkpoint(directory)
+        config = ModelConfig(**saved["model"])
+        vocabulary = Vocabulary(saved["vocabulary"])
+        backend = load_backend(config, len(vocabulary), tensors, device)
+        return cls(
+            backend, vocabulary, Preprocess.from_dict(saved["preprocess"]), config, Decoding(**saved["decoding"])
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """What a checkpoint's config.json says of the model."""
+        return {
+            "model": asdict(self.config),
+            "preprocess": self.preprocess.to_dict(),
+            "decoding": asdict(self.decoding),
+            "vocabulary": list(self.vocabulary.words),
+        }
+
+    @overload
+    def caption(self, photos: Source, decoding: Decoding | None = None, **changes: Any) -> Caption: ...
+    @overload
+    def caption(self, photos: Sequence[Source], decoding: Decoding | None = None, **changes: Any) -> list[Caption]: ...
+
+    def caption(
+        self, photos: Source | Sequence[Source], decoding: Decoding | None = None, **changes: Any
+    ) -> Caption | list[Caption]:
+        """Caption a photo, or a list of them: paths, bytes, files, Pillow images or arrays.
+
+        `decoding` replaces the model's own settings and `changes` single ones of them: `caption(photo, beam_size=5)`.
+        Raises `ImageError` for the first photo that cannot be read.
+        """
+        settings = replace(decoding or self.decoding, **changes)
+        alone = not isinstance(photos, list | tuple)
+        captions = []
+        for result in self.caption_many([photos] if alone else photos, settings):  # type: ignore[list-item]
+            if isinstance(result, ImageError):
+                raise result
+            captions.append(result)
+        return captions[0] if alone else captions
+
+    def caption_many(
+        self, photos: Iterable[Source], decoding: Decoding | None = None, batch_size: int = 32
+    ) -> Iterator[Caption | ImageError]:
+        """Caption any number of photos, in order, `batch_size` at a time; the next photos are read meanwhile. For a
+        photo that cannot be read its `ImageError` comes in the place of a caption."""
+        settings = decoding or self.decoding
+        waiting = iter(photos)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            coming = [pool.submit(self._read, photo) for photo in islice(waiting, batch_size)]
+            while coming:
+                read = [future.result() for future in coming]
+                coming = [pool.submit(self._read, photo) for photo in islice(waiting, batch_size)]
+                good = [item for item in read if not isinstance(item, ImageError)]
+                captions = iter(self._caption_batch(good, settings) if good else [])
+                for item in read:
+                    yield item if isinstance(item, ImageError) else next(captions)
+
+    def _read(self, photo: Source) -> tuple[np.ndarray, tuple[int, int]] | ImageError:
+        try:
+            image = open_image(photo)
+        except ImageError as error:
+            return error
+        return self.preprocess(image), image.size
+
+    def _caption_batch(self, read: Sequence[tuple[np.ndarray, tuple[int, int]]], decoding: Decoding) -> list[Caption]:
+        memory = self.backend.remember(np.stack([pixels for pixels, _ in read]))
+        return self.search(memory, len(read), decoding, [size for _, size in read])
+
+    def search(
+        self, memory: Any, photos: int, decoding: Decoding, sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[Caption]:
+        """The best caption of each photo that the backend remembers; `sizes` are the original photos' (width, height)."""
+        found = search(self.backend.step(memory), photos, decoding)
+        return [
+            self._to_caption(hypotheses, self.preprocess.box(*sizes[i]) if sizes else None)
+            for i, hypotheses in enumerate(found)
+        ]
+
+    def _to_caption(self, hypotheses: Sequence[Hypothesis], box: tuple[float, float, float, float] | None) -> Caption:
+        best, *others = hypotheses
+        words = self.vocabulary.decode(best.words)
+        attention = None
+        if best.attention is not None and best.attention.shape[-1]:
+            side = round(best.attention.shape[-1] ** 0.5)
+            attention = best.attention.reshape(len(words), side, -1)  # (T, h, w)
+        runners_up = None
+        if best.alternatives is not None:
+            runners_up = [
+                [("<end>" if word == EOS else self.vocabulary[word], p) for word, p in step]
+                for step in best.alternatives
+            ]
+        return Caption(
+            text=detokenize(words),
+            words=words,
+            log_probabilities=best.log_probabilities,
+            log_probability=best.log_probability,
+            score=best.score,
+            finished=best.finished,
+            attention=attention,
+            box=box,
+            word_alternatives=runners_up,
+            others=tuple(self._to_caption([other], box) for other in others),
+        )
+
+
+def shipped_checkpoint() -> Path:
+    """The directory of the model that is shipped: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for directory in (package / "checkpoints" / SHIPPED, package.parent / "checkpoints" / SHIPPED):
+        if directory.is_dir():
+            return directory
+    raise FileNotFoundError(f"the shipped model {SHIPPED} is not installed. Pass a checkpoint's directory.")

@@ -1,0 +1,115 @@
+"""What a frozen CNN says of each photo, kept in memory-mapped half-precision files, so that the decoder's epochs do not
+run the CNN again. A cache knows what it was made from and is made anew when any of it differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from captioner.data.readers import Record
+from captioner.encoder import Encoder
+from captioner.images import Preprocess, open_image
+
+
+class _PlainPhotos(Dataset):
+    def __init__(self, records: Sequence[Record], preprocess: Preprocess):
+        self.records, self.preprocess = records, preprocess
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.preprocess(open_image(self.records[index].path))
+
+
+def cache_key(encoder: Encoder, preprocess: Preprocess, records: Sequence[Record]) -> dict[str, object]:
+    """All that the features depend on: the CNN, every bit of its weights, the preprocessing, the photos' files."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    photos = hashlib.sha256()
+    for record in records:
+        status = record.path.stat()
+        photos.update(f"{record.path.name}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
+    return {
+        "encoder": encoder.name,
+        "weights": weights.hexdigest(),
+        "preprocess": preprocess.to_dict(),
+        "photos": photos.hexdigest(),
+    }
+
+
+def cached_features(
+    directory: Path,
+    encoder: Encoder,
+    preprocess: Preprocess,
+    records: Sequence[Record],
+    workers: int = 0,
+    batch_size: int = 8,
+    title: str = "features",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled (n, D) and grid (n, R, D) features of the records' photos, memory-mapped, float16: read from `directory`
+    if they were made by the same CNN, weights, preprocessing and photos, and else made and written there."""
+    key = cache_key(encoder, preprocess, records)
+    if not _is_current(directory, key):
+        _build(directory, key, encoder, preprocess, records, workers, batch_size, title)
+    return np.load(directory / "pooled.npy", mmap_mode="r"), np.load(directory / "grid.npy", mmap_mode="r")
+
+
+def _is_current(directory: Path, key: dict[str, object]) -> bool:
+    try:
+        return json.loads((directory / "key.json").read_text(encoding="utf-8")) == json.loads(json.dumps(key))
+    except (OSError, ValueError):
+        return False
+
+
+@torch.inference_mode()
+def _build(
+    directory: Path,
+    key: dict[str, object],
+    encoder: Encoder,
+    preprocess: Preprocess,
+    records: Sequence[Record],
+    workers: int,
+    batch_size: int,
+    title: str,
+) -> None:
+    beside = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    device = next(encoder.parameters()).device
+    training = encoder.training
+    encoder.eval()
+    loader = DataLoader(_PlainPhotos(records, preprocess), batch_size=batch_size, num_workers=workers)
+    files: list[np.memmap] = []
+    start = 0
+    with tqdm(total=len(records), desc=title, unit="photo", dynamic_ncols=True) as progress:
+        for images in loader:
+            features = encoder(images.to(device, memory_format=torch.channels_last))
+            if not files:
+                files = [
+                    np.lib.format.open_memmap(
+                        beside / f"{name}.npy", "w+", np.float16, (len(records), *part.shape[1:])
+                    )
+                    for name, part in zip(("pooled", "grid"), features, strict=True)
+                ]
+            for file, part in zip(files, features, strict=True):
+                file[start : start + len(images)] = part.to(torch.float16).cpu().numpy()
+            start += len(images)
+            progress.update(len(images))
+    encoder.train(training)
+    for file in files:
+        file.flush()
+    (beside / "key.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
+    shutil.rmtree(directory, ignore_errors=True)
+    beside.rename(directory)

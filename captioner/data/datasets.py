@@ -1,0 +1,151 @@
+"""From records to training batches: photos with all their captions, decoded and varied in worker processes, or their
+cached features. Every random choice is a function of (seed, epoch, photo), so that the number of workers, a resume
+or a different order of arrival change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from captioner.config import AugmentConfig
+from captioner.data.readers import Record
+from captioner.encoder import Features
+from captioner.images import Preprocess, open_image
+from captioner.vocabulary import BOS, EOS, PAD, Vocabulary, tokenize
+
+
+class Batch(NamedTuple):
+    images: Tensor | Features  # photos (B, 3, S, S), or what a frozen CNN made of them
+    tokens: Tensor  # (B·C, 1+T): BOS, words, EOS, padding; the C captions of a photo side by side
+    ids: list[int | str]  # (B,) of the records
+
+    @property
+    def inputs(self) -> Tensor:
+        return self.tokens[:, :-1]
+
+    @property
+    def targets(self) -> Tensor:
+        return self.tokens[:, 1:]
+
+    def to(self, device: torch.device) -> Batch:
+        if isinstance(self.images, Features):
+            images = Features(*(part.to(device, non_blocking=True) for part in self.images))
+        else:
+            images = self.images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        return Batch(images, self.tokens.to(device, non_blocking=True), self.ids)
+
+
+class Augmenter:
+    """Varies photo `index` by a random crop, mirror image and colours, drawn from (seed, index) alone. In the captions
+    of a mirrored photo the words left and right change places."""
+
+    def __init__(self, config: AugmentConfig, vocabulary: Vocabulary, seed: Sequence[int]):
+        self.config, self.seed = config, tuple(seed)
+        self.mirrored_words = {}
+        if "left" in vocabulary and "right" in vocabulary:
+            left, right = vocabulary.encode(["left", "right"])
+            self.mirrored_words = {left: right, right: left}
+
+    def __call__(
+        self, photo: Image.Image, captions: list[list[int]], index: int
+    ) -> tuple[Image.Image, list[list[int]]]:
+        config, random = self.config, np.random.default_rng([*self.seed, index])
+        if config.smallest_crop < 1:
+            share, aspect = random.uniform(config.smallest_crop, 1), np.exp(random.uniform(-0.15, 0.15))
+            width = min(1.0, np.sqrt(share * aspect)) * photo.width
+            height = min(1.0, np.sqrt(share / aspect)) * photo.height
+            left, top = random.uniform(0, photo.width - width), random.uniform(0, photo.height - height)
+            size = (max(1, round(width)), max(1, round(height)))
+            photo = photo.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
+        if config.flip and random.random() < 0.5:
+            photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            if self.mirrored_words:
+                captions = [[self.mirrored_words.get(word, word) for word in caption] for caption in captions]
+        if config.colour > 0:
+            for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+                photo = change(photo).enhance(random.uniform(1 - config.colour, 1 + config.colour))
+        return photo, captions
+
+
+class Photos(Dataset):
+    """Record i -> its preprocessed photo (3, S, S), its captions as token ids, its id; varied by an `augmenter`."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        captions: Sequence[list[list[int]]],
+        preprocess: Preprocess,
+        augmenter: Augmenter | None = None,
+    ):
+        self.records, self.captions, self.preprocess, self.augmenter = records, captions, preprocess, augmenter
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, list[list[int]], int | str]:
+        record, captions = self.records[index], self.captions[index]
+        photo = open_image(record.path)
+        if self.augmenter is not None:
+            photo, captions = self.augmenter(photo, captions, index)
+        return self.preprocess(photo), captions, record.id
+
+
+class CachedFeatures(Dataset):
+    """Record i -> the features that a frozen CNN made of its photo, its captions, its id."""
+
+    def __init__(self, records: Sequence[Record], captions: Sequence[list[list[int]]], features: tuple):
+        self.records, self.captions, (self.pooled, self.grid) = records, captions, features
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, np.ndarray], list[list[int]], int | str]:
+        return (self.pooled[index], self.grid[index]), self.captions[index], self.records[index].id
+
+
+def encode_captions(records: Sequence[Record], vocabulary: Vocabulary, max_length: int) -> list[list[list[int]]]:
+    """Each record's captions as BOS, ids of at most `max_length` words, EOS."""
+    return [
+        [[BOS, *vocabulary.encode(tokenize(caption)[:max_length]), EOS] for caption in record.captions]
+        for record in records
+    ]
+
+
+def collate(items: Sequence[tuple]) -> Batch:
+    images, captions, ids = zip(*items, strict=True)
+    count = max(len(of_photo) for of_photo in captions)
+    length = max(len(caption) for of_photo in captions for caption in of_photo)
+    tokens = torch.full((len(captions), count, length), PAD)
+    for photo, of_photo in enumerate(captions):
+        for row, caption in enumerate(of_photo):
+            tokens[photo, row, : len(caption)] = torch.tensor(caption)
+    tokens = tokens.flatten(0, 1)  # (B·C, 1+T); a photo with fewer captions has rows of padding, which cost little
+    if isinstance(images[0], tuple):
+        pooled, grid = (torch.from_numpy(np.stack(part)).float() for part in zip(*images, strict=True))
+        return Batch(Features(pooled, grid), tokens, list(ids))
+    return Batch(torch.from_numpy(np.stack(images)), tokens, list(ids))
+
+
+def epoch_order(photos: int, batch_size: int, seed: Sequence[int]) -> list[list[int]]:
+    """The batches of an epoch as lists of record numbers: all records once, shuffled by the seed."""
+    order = np.random.default_rng(seed).permutation(photos).tolist()
+    return [order[start : start + batch_size] for start in range(0, photos, batch_size)]
+
+
+def in_order(photos: int, batch_size: int) -> list[list[int]]:
+    """The batches of a validation: all records once, as they come."""
+    return [list(range(start, min(start + batch_size, photos))) for start in range(0, photos, batch_size)]
+
+
+def batches(
+    dataset: Dataset, order: list[list[int]], workers: int = 0, collate_fn: Callable = collate
+) -> Iterator[Batch]:
+    """Load these batches, in this order."""
+    pinned = torch.cuda.is_available()
+    yield from DataLoader(dataset, batch_sampler=order, num_workers=workers, collate_fn=collate_fn, pin_memory=pinned)

@@ -1,0 +1,44 @@
+"""The log of a training run: one JSON object a line in `log.jsonl` and the same figures for TensorBoard. A resumed run forgets what was logged after the step it goes on from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def read_log(path: Path) -> list[dict]:
+    """The rows of a log, without a last line that was cut off by a crash."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class Journal:
+    def __init__(self, directory: Path, step: int = 0, validated: bool = True):
+        """Goes on after `step`; `validated` tells whether a validation at that very step is to be kept."""
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self.path = directory / "log.jsonl"
+        kept = [
+            row for row in read_log(self.path)
+            if row["step"] < step or (row["step"] == step and (validated or row["kind"] != "validation"))
+        ]  # fmt: skip
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self.file = self.path.open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(self, kind: str, step: int, **values: object) -> None:
+        """Log one row; numbers also go to TensorBoard as `kind/name`."""
+        self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self.file.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()

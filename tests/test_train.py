@@ -1,0 +1,175 @@
+"""The training recipe on the toy world: it is repeatable, resumes to the bit, and stops with a clear word."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from captioner.captioner import Captioner
+from captioner.checkpoint import load_checkpoint
+from captioner.config import AugmentConfig, ModelConfig, TrainConfig
+from captioner.data.toy import make_toy
+from captioner.encoder import Encoder
+from captioner.journal import read_log
+from captioner.optim import schedule
+from captioner.train import parse_stage, train
+
+STAGES = ("decoder:2", "conv5:1")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("toy")
+    make_toy(root, images=40, size=64)
+    return root
+
+
+def config(toy, output, **changes) -> TrainConfig:
+    model = ModelConfig("shufflenet_v2_x0_5", embedding_size=16, hidden_size=24)
+    settings = TrainConfig(
+        toy, output, model, weights="none", stages=STAGES, batch_size=8, image_size=64, min_count=1,
+        patience=0, workers=0, save_every=1, device="cpu",
+    )  # fmt: skip
+    return replace(settings, **changes)
+
+
+def weights(checkpoint):
+    return load_checkpoint(checkpoint)[0]
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(toy, tmp_path_factory):
+    settings = config(toy, tmp_path_factory.mktemp("run") / "run")
+    train(settings)
+    return settings
+
+
+def command(settings: TrainConfig, *more: str) -> list[str]:
+    model = settings.model
+    return [
+        sys.executable, "-m", "captioner.cli", "train", "--data", str(settings.data), "--output", str(settings.output),
+        "--weights", "none", "--stages", *STAGES, "--batch-size", "8", "--image-size", "64", "--min-count", "1",
+        "--patience", "0", "--workers", "0", "--save-every", "1", "--device", "cpu", "--model.encoder", model.encoder,
+        "--model.embedding-size", "16", "--model.hidden-size", "24", *more,
+    ]  # fmt: skip
+
+
+def wait_for_step(process, output, step):
+    log = output / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and sum(row["kind"] == "step" for row in read_log(log)) >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was not reached; status {process.poll()}")
+
+
+def test_same_seed_same_run(toy, uninterrupted, tmp_path):
+    again = config(toy, tmp_path / "again")
+    train(again)
+    assert_same(weights(again.output / "best"), weights(uninterrupted.output / "best"))
+    losses = [[row["loss"] for row in read_log(run.output / "log.jsonl")] for run in (again, uninterrupted)]
+    assert losses[0] == losses[1]
+    other = config(toy, tmp_path / "other", seed=1)
+    train(other)
+    assert [row["loss"] for row in read_log(other.output / "log.jsonl")] != losses[0]
+
+
+def test_what_a_run_leaves(uninterrupted):
+    output = uninterrupted.output
+    assert (output / "curves.png").stat().st_size > 1000
+    assert list((output / "tensorboard").iterdir())
+    rows = read_log(output / "log.jsonl")
+    steps = [row for row in rows if row["kind"] == "step"]
+    assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
+    assert {"loss", "gradient_norm", "learning_rate", "stage", "epoch"} <= steps[0].keys()
+    validations = [row for row in rows if row["kind"] == "validation"]
+    assert len(validations) == 3
+    assert {"loss", "BLEU-1", "BLEU-4", "CIDEr-D"} <= validations[0].keys()
+    _, saved = load_checkpoint(output / "best")
+    assert saved["scores"]["CIDEr-D"] == max(row["CIDEr-D"] for row in validations)
+    assert Captioner.load(output / "best", device="cpu").vocabulary.words[0] == "a"
+
+
+def test_frozen_is_frozen(uninterrupted):
+    """After the joint stage from conv5, what lies below is as it was (but for the half precision of best/, from which
+    that stage began); no batch norm has moved its statistics."""
+    torch.manual_seed(uninterrupted.seed)
+    fresh = Encoder("shufflenet_v2_x0_5", None).state_dict()
+    trained = Captioner.load(uninterrupted.output / "last", device="cpu").backend.model.encoder.state_dict()
+    changed = {name for name in fresh if not torch.allclose(trained[name], fresh[name], rtol=1e-3, atol=1e-6)}
+    assert any(name.startswith("conv5") for name in changed)
+    assert not [name for name in changed if not name.startswith("conv5") or "running" in name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_resumed_is_uninterrupted(toy, uninterrupted, tmp_path, number):
+    settings = config(toy, tmp_path / "run")
+    total = sum(row["kind"] == "step" for row in read_log(uninterrupted.output / "log.jsonl"))
+    step = random.randint(1, total - 3)
+    process = subprocess.Popen(command(settings), stderr=subprocess.PIPE, text=True)
+    wait_for_step(process, settings.output, step)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    if number == signal.SIGINT:
+        assert process.returncode == 130, errors
+        assert "--resume" in errors.splitlines()[-1]
+    train(replace(settings, resume=True))
+    assert_same(weights(settings.output / "last"), weights(uninterrupted.output / "last"))
+    assert_same(weights(settings.output / "best"), weights(uninterrupted.output / "best"))
+    logs = [read_log(run.output / "log.jsonl") for run in (settings, uninterrupted)]
+    assert logs[0] == logs[1], f"killed at step {step}"
+
+
+def test_a_loss_that_is_no_number_stops(toy, tmp_path):
+    settings = config(toy, tmp_path / "run", learning_rate=1e30, warmup=0.0)
+    with pytest.raises(FloatingPointError, match=r"step \d+: the loss is .*images/.*untouched") as error:
+        train(settings)
+    step = int(str(error.value).split()[1].rstrip(":"))
+    rows = read_log(settings.output / "log.jsonl")
+    assert rows[-1]["step"] == step - 1  # saved each step: the last good one is there and whole
+    assert json.loads((settings.output / "last" / "config.json").read_text())["training"]["step"] == step - 1
+
+
+def test_wrong_settings(toy, uninterrupted, tmp_path):
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(replace(uninterrupted))
+    with pytest.raises(ValueError, match="begun with batch_size = 8, but now it is 4"):
+        train(replace(uninterrupted, batch_size=4, resume=True))
+    with pytest.raises(FileNotFoundError, match="nothing to go on with"):
+        train(config(toy, tmp_path / "none", resume=True))
+    with pytest.raises(ValueError, match="has no block 'features.3'; it has, in order: conv1"):
+        train(config(toy, tmp_path / "block", stages=("features.3:2",)))
+    assert not (tmp_path / "block" / "last").exists()
+    for wrong in ("decoder", "decoder:", ":3", "decoder:0", "decoder:x"):
+        with pytest.raises(ValueError, match="is not NAME:EPOCHS"):
+            parse_stage(wrong)
+
+
+def test_augmentation_is_a_function_of_the_seed(toy, tmp_path):
+    runs = [config(toy, tmp_path / f"run{workers}", stages=("conv5:1",), workers=workers) for workers in (0, 1)]
+    for run in runs:
+        train(run)
+    assert_same(*(weights(run.output / "last") for run in runs))
+    plain = config(toy, tmp_path / "plain", stages=("conv5:1",), augment=AugmentConfig(1.0, False, 0.0))
+    train(plain)
+    assert read_log(plain.output / "log.jsonl")[0]["loss"] != read_log(runs[0].output / "log.jsonl")[0]["loss"]
+
+
+def test_schedule():
+    shares = [schedule(step, 100, 0.1) for step in range(100)]
+    assert shares[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+    assert shares[55] == pytest.approx(0.51) and shares[-1] < 0.03
