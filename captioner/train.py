@@ -111,6 +111,8 @@ def train(config: TrainConfig) -> Path:
             if moments:
                 restore_optimizer(optimizer, moments)
                 moments = {}
+            if progress.step == 0:
+                save()
             photos = len(training.records)
             epoch_steps = -(-photos // config.batch_size)
             while progress.epoch < stage.epochs:

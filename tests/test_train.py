@@ -20,7 +20,7 @@ from captioner.journal import read_log
 from captioner.optim import schedule
 from captioner.train import parse_stage, train
 
-STAGES = ("decoder:2", "conv5:1")
+STAGES = ("decoder:2", "features.12:1")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def toy(tmp_path_factory):
 
 
 def config(toy, output, **changes) -> TrainConfig:
-    model = ModelConfig("shufflenet_v2_x0_5", embedding_size=16, hidden_size=24)
+    model = ModelConfig("squeezenet1_1", embedding_size=16, hidden_size=24)
     settings = TrainConfig(
         toy, output, model, weights="none", stages=STAGES, batch_size=8, image_size=64, min_count=1,
         patience=0, workers=0, save_every=1, device="cpu",
@@ -104,14 +104,14 @@ def test_what_a_run_leaves(uninterrupted):
 
 
 def test_frozen_is_frozen(uninterrupted):
-    """After the joint stage from conv5, what lies below is as it was (but for the half precision of best/, from which
-    that stage began); no batch norm has moved its statistics."""
+    """After the joint stage from features.12, what lies below is as it was (but for the half precision of best/, from which
+    that stage began)."""
     torch.manual_seed(uninterrupted.seed)
-    fresh = Encoder("shufflenet_v2_x0_5", None).state_dict()
+    fresh = Encoder("squeezenet1_1", None).state_dict()
     trained = Captioner.load(uninterrupted.output / "last", device="cpu").backend.model.encoder.state_dict()
     changed = {name for name in fresh if not torch.allclose(trained[name], fresh[name], rtol=1e-3, atol=1e-6)}
-    assert any(name.startswith("conv5") for name in changed)
-    assert not [name for name in changed if not name.startswith("conv5") or "running" in name]
+    assert any(name.startswith("features.12") for name in changed)
+    assert not [name for name in changed if not name.startswith("features.12")]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -150,8 +150,8 @@ def test_wrong_settings(toy, uninterrupted, tmp_path):
         train(replace(uninterrupted, batch_size=4, resume=True))
     with pytest.raises(FileNotFoundError, match="nothing to go on with"):
         train(config(toy, tmp_path / "none", resume=True))
-    with pytest.raises(ValueError, match="has no block 'features.3'; it has, in order: conv1"):
-        train(config(toy, tmp_path / "block", stages=("features.3:2",)))
+    with pytest.raises(ValueError, match="has no block 'layer3'; it has, in order: features.0"):
+        train(config(toy, tmp_path / "block", stages=("layer3:2",)))
     assert not (tmp_path / "block" / "last").exists()
     for wrong in ("decoder", "decoder:", ":3", "decoder:0", "decoder:x"):
         with pytest.raises(ValueError, match="is not NAME:EPOCHS"):
@@ -159,11 +159,11 @@ def test_wrong_settings(toy, uninterrupted, tmp_path):
 
 
 def test_augmentation_is_a_function_of_the_seed(toy, tmp_path):
-    runs = [config(toy, tmp_path / f"run{workers}", stages=("conv5:1",), workers=workers) for workers in (0, 1)]
+    runs = [config(toy, tmp_path / f"run{workers}", stages=("features.12:1",), workers=workers) for workers in (0, 1)]
     for run in runs:
         train(run)
     assert_same(*(weights(run.output / "last") for run in runs))
-    plain = config(toy, tmp_path / "plain", stages=("conv5:1",), augment=AugmentConfig(1.0, False, 0.0))
+    plain = config(toy, tmp_path / "plain", stages=("features.12:1",), augment=AugmentConfig(1.0, False, 0.0))
     train(plain)
     assert read_log(plain.output / "log.jsonl")[0]["loss"] != read_log(runs[0].output / "log.jsonl")[0]["loss"]
 
