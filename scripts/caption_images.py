@@ -1,0 +1,25 @@
+"""Caption the photos of a folder from Python:  python scripts/caption_images.py datasets/sample"""
+
+import sys
+
+from captioner import Captioner, ImageError
+from captioner.images import find_images
+
+paths = find_images(sys.argv[1:] or ["datasets/sample"])
+captioner = Captioner.load()  # the shipped model; or the directory of your own: Captioner.load("runs/mine/best")
+
+# One photo: a path, bytes, an open file, a Pillow image or an array.
+caption = captioner.caption(paths[0])
+print(caption.text)
+print("how sure, in all:", round(caption.log_probability, 2))
+for word, log_probability, attention in zip(caption.words, caption.log_probabilities, caption.attention, strict=True):
+    row, column = divmod(int(attention.argmax()), attention.shape[1])
+    print(f"  {word:12s} {log_probability:6.2f}  looked at row {row}, column {column}")
+
+# Many photos: read while the model works, in batches; a photo that cannot be read gives its error instead.
+for path, result in zip(paths, captioner.caption_many(paths), strict=True):
+    print(f"{path}: {'not captioned: ' if isinstance(result, ImageError) else ''}{result}")
+
+# Other captions of the same photo.
+for other in captioner.caption(paths[0], method="sample", num_captions=3, temperature=0.7, seed=1).others:
+    print("or:", other)

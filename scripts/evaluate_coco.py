@@ -1,0 +1,37 @@
+"""Caption COCO's validation photos and score the captions, on COCO's official files:
+
+python scripts/evaluate_coco.py --data datasets/coco2017 --checkpoint runs/coco/best --results results.json
+
+`--data` holds annotations/captions_val2017.json and val2017/ (or both with 2014); scripts/download_data.py fetches
+them. The results file is the one that COCO's evaluation server and toolkit read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from captioner import Captioner
+from captioner.data.readers import read_dataset, select
+from captioner.evaluate import evaluate, format_scores, write_results
+
+
+@dataclass
+class Arguments:
+    data: Path = Path("datasets/coco2017")
+    split: str = "val"
+    checkpoint: Path | None = None
+    results: Path = Path("results.json")
+    limit: int = 0  # use only so many photos; 0 for all
+
+
+def main(arguments: Arguments) -> None:
+    captioner = Captioner.load(arguments.checkpoint)
+    records = select(read_dataset(arguments.data, "coco"), arguments.split)
+    records = records[: arguments.limit or None]
+    scores, results = evaluate(captioner, records, captioner.decoding)
+    write_results(arguments.results, results)
+    print(format_scores(scores, len(records), arguments.split, captioner.decoding))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))

@@ -1,0 +1,159 @@
+"""The command line: what it prints where, and its exit status."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from captioner.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process; returns exit status, standard output, standard error."""
+
+    def run(*arguments, stdin=""):
+        monkeypatch.setattr(sys, "argv", ["captioner", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def caption(run, tiny, *arguments, **more):
+    return run("caption", *arguments, "--checkpoint", tiny, "--device", "cpu", **more)
+
+
+def test_a_folder(run, tiny, photos):
+    status, out, err = caption(run, tiny, photos)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(photos / name) for name in ("a.png", "b.jpg", "c.webp")]
+    assert all(line.split(": ")[1] for line in lines)
+    _, deeper, _ = caption(run, tiny, photos, "--recursive")
+    assert len(deeper.splitlines()) == 4
+
+
+def test_json(run, tiny, photos):
+    status, out, _ = caption(run, tiny, photos / "b.jpg", "--json", "--beam-size", 3, "--num-captions", 2)
+    assert status == 0
+    entry = json.loads(out)
+    assert entry.keys() == {"path", "caption", "log_probability", "finished", "words", "alternatives"}
+    assert entry["path"] == str(photos / "b.jpg")
+    total = sum(word["log_probability"] for word in entry["words"])
+    assert entry["log_probability"] <= total + 1e-4
+    (other,) = entry["alternatives"]
+    assert other["caption"] != entry["caption"]
+
+
+def test_paths_on_standard_input(run, tiny, photos):
+    listed = f"{photos / 'b.jpg'}\n\n{photos / 'a.png'}\n"
+    status, out, _ = caption(run, tiny, "-", stdin=listed)
+    assert status == 0
+    assert [line.split(": ")[0] for line in out.splitlines()] == [str(photos / "b.jpg"), str(photos / "a.png")]
+
+
+def test_bad_photos_are_named_and_the_others_captioned(run, tiny, photos, tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.png").write_text("no photo")
+    (tmp_path / "cut.jpg").write_bytes((photos / "b.jpg").read_bytes()[:400])
+    (tmp_path / "good.jpg").write_bytes((photos / "b.jpg").read_bytes())
+    status, out, err = caption(run, tiny, tmp_path, tmp_path / "absent.jpg")
+    assert status == 1
+    assert len(out.splitlines()) == 1 and "good.jpg" in out
+    *lines, last = err.splitlines()
+    assert sorted(line.split(":")[1].split("/")[-1] for line in lines) == [
+        "absent.jpg", "cut.jpg", "empty.jpg", "text.png"
+    ]  # fmt: skip
+    assert last == "captioner: 4 of 5 photos could not be captioned."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{empty}"], "no photos: "),
+        ([], "no photos: nothing was given"),
+        (["{photo}", "--beam-size", 0], "beam_size is 0; expected 1"),
+        (["{photo}", "--temperature", 2], "temperature is 2.0; expected 1 with method='beam'"),
+        (["{photo}", "--device", "tpu"], "device 'tpu' cannot be used here"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(run, tiny, photos, tmp_path, arguments, message):
+    names = {"empty": tmp_path, "photo": photos / "a.png"}
+    status, out, err = run(
+        "caption", "--checkpoint", tiny, "--device", "cpu", *(str(a).format(**names) for a in arguments)
+    )
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1 and err.startswith("captioner: ") and message in err
+
+
+def test_a_checkpoint_that_is_none(run, photos, tmp_path):
+    status, _, err = run("caption", photos / "a.png", "--checkpoint", tmp_path)
+    assert status == 2 and str(tmp_path) in err and err.count("\n") == 1
+
+
+def test_attend(run, tiny, photos, tmp_path):
+    for ending in (".png", ".svg", ".pdf"):
+        output = tmp_path / f"attention{ending}"
+        status, out, _ = run("attend", photos / "b.jpg", "-o", output, "--checkpoint", tiny, "--device", "cpu")
+        assert status == 0 and out.splitlines()[-1] == str(output) and output.stat().st_size > 3000
+    status, _, err = run("attend", photos / "b.jpg", "-o", tmp_path / "a.doc", "--checkpoint", tiny)
+    assert status == 2 and ".png, .svg, .pdf" in err
+
+
+def test_toy_and_evaluate(run, tiny, tmp_path):
+    assert run("toy", tmp_path / "toy", "--images", 20)[0] == 0
+    results = tmp_path / "out" / "results.json"
+    status, out, _ = run(
+        "evaluate", "--data", tmp_path / "toy", "--split", "val", "--checkpoint", tiny, "--results", results
+    )
+    assert status == 0
+    figures = dict(line.split() for line in out.splitlines()[1:])
+    assert {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D"} <= figures.keys()
+    rows = json.loads(results.read_text())
+    assert len(rows) == 2 and rows[0].keys() == {"image_id", "caption"}
+    status, _, err = run("evaluate", "--data", tmp_path / "toy", "--split", "nope")
+    assert status == 2 and "train (16 images), val (2 images), test (2 images)" in err
+
+
+def test_help_is_quick_and_complete(run):
+    status, out, _ = run("--help")
+    assert status == 0
+    for verb in ("caption", "attend", "train", "evaluate", "toy"):
+        assert f"• {verb} " in out
+        assert run(verb, "--help")[0] == 0
+    code = "import sys, captioner.cli; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_reader_that_leaves(tiny, photos):
+    """`captioner caption … | head -1` ends without a traceback."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "captioner.cli", "caption", *[str(photos)] * 40, "--checkpoint", str(tiny),
+         "--batch-size", "4", "--device", "cpu"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout and process.stderr
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 0 and errors == ""
+
+
+def test_a_photo_with_exif_rotation(run, tiny, tmp_path):
+    """Turned in its EXIF data, it is captioned as the upright one."""
+    photo = Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 20).convert("RGB")
+    photo.save(tmp_path / "a_upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b_turned.png", exif=exif)
+    _, out, _ = caption(run, tiny, tmp_path, "--json")
+    one, other = (json.loads(line) for line in out.splitlines())
+    assert one["caption"] == other["caption"] and one["log_probability"] == other["log_probability"]

@@ -1,0 +1,130 @@
+"""Batches and the feature cache: every caption of every photo, cached = live, and a cache that knows when it is stale."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captioner.config import AugmentConfig
+from captioner.data.cache import cached_features
+from captioner.data.datasets import Augmenter, CachedFeatures, Photos, batches, encode_captions, epoch_order, in_order
+from captioner.data.readers import Record
+from captioner.encoder import Encoder
+from captioner.images import Preprocess
+from captioner.vocabulary import BOS, EOS, PAD, UNK, Vocabulary, tokenize
+
+CAPTIONS = [("A red ball.", "a ball to the left"), ("two dogs",), ("a dog", "the dog runs", "a dog and a ball")]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    found = []
+    for i, captions in enumerate(CAPTIONS):
+        pixels = Image.fromarray(random.integers(0, 256, (6, 9, 3), dtype=np.uint8))
+        path = folder / f"{i}.png"
+        pixels.resize((96, 64), Image.Resampling.BICUBIC).save(path)
+        found.append(Record(i, path, captions, "train"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return Vocabulary.build((tokenize(c) for of_photo in CAPTIONS for c in of_photo), min_count=1)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return Encoder("squeezenet1_1", None)
+
+
+def test_a_batch_holds_all_captions_of_its_photos(records, vocabulary):
+    captions = encode_captions(records, vocabulary, max_length=4)
+    (batch,) = batches(Photos(records, captions, Preprocess(64)), [[2, 0]])
+    assert batch.ids == [2, 0]
+    assert batch.images.shape == (2, 3, 64, 64) and batch.tokens.shape == (2 * 3, 6)
+    rows = [row[row != PAD].tolist() for row in batch.tokens]
+    assert rows[:3] == captions[2] and rows[3:5] == captions[0] and rows[5] == []
+    assert vocabulary.decode(rows[2][1:]) == ["a", "dog", "and", "a"]  # cut to four words
+    assert all(row[0] == BOS and row[-1] == EOS for row in rows[:5])
+    assert (batch.targets[:, :-1] == batch.inputs[:, 1:]).all()
+
+
+def test_unknown_words(records):
+    small = Vocabulary(["a"])
+    assert encode_captions(records[:1], small, 10)[0][0] == [BOS, small.encode(["a"])[0], UNK, UNK, EOS]
+
+
+def test_cached_is_live_and_workers_change_nothing(records, vocabulary, encoder, tmp_path):
+    captions, preprocess = encode_captions(records, vocabulary, 10), Preprocess(64)
+    features = cached_features(tmp_path / "cache", encoder, preprocess, records, batch_size=2)
+    order = in_order(3, 2)
+    cached = list(batches(CachedFeatures(records, captions, features), order))
+    for workers in (0, 1):
+        live = list(batches(Photos(records, captions, preprocess), order, workers))
+        for one, other in zip(cached, live, strict=True):
+            assert one.ids == other.ids and torch.equal(one.tokens, other.tokens)
+            with torch.inference_mode():
+                expected = encoder.eval()(other.images)
+            torch.testing.assert_close(one.images.pooled, expected.pooled, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(one.images.grid, expected.grid, rtol=1e-3, atol=1e-3)
+
+
+def test_a_stale_cache_is_made_anew(records, encoder, tmp_path):
+    folder = tmp_path / "cache"
+
+    def made(encoder, preprocess, records):
+        before = (folder / "key.json").stat().st_ino if folder.exists() else None
+        cached_features(folder, encoder, preprocess, records)
+        return (folder / "key.json").stat().st_ino != before
+
+    plain = Preprocess(64)
+    assert made(encoder, plain, records)
+    assert not made(encoder, plain, records)
+    assert made(encoder, Preprocess(64, mean=(0.5, 0.5, 0.5)), records)
+    assert made(encoder, plain, records)
+    assert made(encoder, plain, records[:2])
+    torch.manual_seed(1)
+    other = Encoder("squeezenet1_1", None)
+    assert made(other, plain, records[:2])
+    with torch.no_grad():
+        next(other.parameters())[0, 0, 0, 0] += 1e-3
+    assert made(other, plain, records[:2])
+    os.utime(records[0].path, (1, 1))
+    assert made(other, plain, records[:2])
+    (folder / "key.json").write_text("{")
+    assert made(other, plain, records[:2])
+
+
+def test_an_epoch_sees_each_photo_once_in_an_order_of_its_own():
+    first, again, second = (epoch_order(10, 4, seed) for seed in ((0, 0, 0), (0, 0, 0), (0, 0, 1)))
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert sorted(sum(first, [])) == list(range(10))
+    assert first == again != second
+
+
+def test_augmentation(vocabulary):
+    photo = Image.new("RGB", (60, 40), "black")
+    photo.paste("white", (0, 0, 30, 40))  # the left half
+    ids = [vocabulary.encode(["ball", "to", "the", "left"])]
+    both = Vocabulary([*vocabulary.words, "right"])
+    flip = Augmenter(AugmentConfig(smallest_crop=1, flip=True, colour=0), both, (0,))
+    seen = set()
+    for index in range(20):
+        varied, captions = flip(photo, ids, index)
+        white_left = varied.getpixel((5, 5)) == (255, 255, 255)
+        assert both.decode(captions[0]) == ["ball", "to", "the", "left" if white_left else "right"]
+        seen.add(white_left)
+    assert seen == {True, False}
+    every = Augmenter(AugmentConfig(0.5, True, 0.3), vocabulary, (0, 1))
+    one, again, other = (np.asarray(every(photo, ids, index)[0]) for index in (3, 3, 4))
+    assert one.shape == again.shape and (one == again).all()
+    assert one.shape != other.shape or (one != other).any()
+    sizes = {every(photo, ids, index)[0].size for index in range(50)}
+    assert all(0.45 * 2400 <= width * height <= 2400 for width, height in sizes) and len(sizes) > 10
+    none = Augmenter(AugmentConfig(smallest_crop=1, flip=False, colour=0), vocabulary, (0,))
+    assert none(photo, ids, 0) == (photo, ids)
