@@ -74,105 +74,163 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C was pressed; the run has been saved."""
 
 
+@dataclass
+class Run:
+    """What the functions of this recipe hand to one another."""
+
+    config: TrainConfig
+    stages: list[Stage]
+    captioner: Captioner
+    training: Split
+    validation: Split
+    progress: Progress
+    journal: Journal
+    optimizer: torch.optim.AdamW
+    started: float
+
+    @property
+    def model(self) -> CaptionModel:
+        return self.captioner.backend.model
+
+    @property
+    def stage(self) -> Stage:
+        return self.stages[self.progress.stage]
+
+    @property
+    def title(self) -> str:
+        return f"{self.stage.name} {self.progress.epoch + 1}/{self.stage.epochs}"
+
+    def save(self) -> None:
+        """Write `last/`: exact, with all that a resume needs."""
+        self.progress.seconds = time.monotonic() - self.started
+        state = {"progress": asdict(self.progress), "optimizer": optimizer_state(self.optimizer)}
+        save_run(self.config.output / "last", self.captioner, self.config, self.progress, state=state)
+
+
 def train(config: TrainConfig) -> Path:
     """Train as the config says and return the folder of the best checkpoint.
 
-    Raises ValueError for settings and data that cannot be used and FloatingPointError when the loss is no number.
+    Raises ValueError for settings and data that cannot be used, FloatingPointError when the loss is no number, and
+    `Interrupted` after a Ctrl-C.
     """
     stages = [parse_stage(text) for text in config.stages]
     records = read_dataset(config.data)
     train_records, val_records = (_limited(select(records, name), config.limit) for name in ("train", "val"))
     captioner, progress, moments = _resume(config) if config.resume else _begin(config, train_records)
-    model, device = captioner.backend.model, captioner.backend.device
     for stage in stages:  # a wrong block name is an error now, not after the first stage
-        model.encoder.unfreeze_from(stage.block)
-    training = Split("train", train_records, encode_captions(train_records, captioner.vocabulary, config.max_length))
-    validation = Split("val", val_records, encode_captions(val_records, captioner.vocabulary, config.max_length))
-    last, best = config.output / "last", config.output / "best"
+        captioner.backend.model.encoder.unfreeze_from(stage.block)
+    vocabulary = captioner.vocabulary
+    training = Split("train", train_records, encode_captions(train_records, vocabulary, config.max_length))
+    validation = Split("val", val_records, encode_captions(val_records, vocabulary, config.max_length))
     print_plan(config, stages, captioner, training, validation)
+    best = config.output / "best"
+    if progress.stage == len(stages):
+        print("this run is complete already.")
+        return best
+
     journal = Journal(config.output, progress.step, validated=progress.batch == 0)
+    optimizer = _start_stage(config, captioner.backend.model, stages[progress.stage])
     started = time.monotonic() - progress.seconds
-
-    def save() -> None:
-        progress.seconds = time.monotonic() - started
-        state = {"progress": asdict(progress), "optimizer": optimizer_state(optimizer)}
-        save_run(last, captioner, config, progress, state=state)
-
+    run = Run(config, stages, captioner, training, validation, progress, journal, optimizer, started)
     try:
-        while progress.stage < len(stages):
-            stage = stages[progress.stage]
-            model.encoder.unfreeze_from(stage.block, config.train_batch_norm and stage.block is not None)
-            optimizer = build_optimizer(
-                model,
-                config.learning_rate if stage.block is None else config.joint_learning_rate,
-                config.encoder_learning_rate,
-                config.weight_decay,
-            )
-            if moments:
-                restore_optimizer(optimizer, moments)
-                moments = {}
-            if progress.step == 0:
-                save()
-            photos = len(training.records)
-            epoch_steps = -(-photos // config.batch_size)
-            while progress.epoch < stage.epochs:
-                seed = (config.seed, progress.stage, progress.epoch)
-                remaining = epoch_order(photos, config.batch_size, seed)[progress.batch :]
-                train_set = _dataset(config, captioner, training, stage, seed)
-                title = f"{stage.name} {progress.epoch + 1}/{stage.epochs}"
-                bar = tqdm(total=photos, initial=progress.batch * config.batch_size, desc=title, unit="photo")
-                with bar, _signals() as interrupted:
-                    model.train()
-                    for batch in batches(train_set, remaining, config.workers):
-                        share = schedule(
-                            progress.epoch * epoch_steps + progress.batch, stage.epochs * epoch_steps, config.warmup
-                        )
-                        set_learning_rates(optimizer, share)
-                        torch.manual_seed(config.seed * 1_000_003 + progress.step)
-                        figures = train_step(model, optimizer, batch, config, device, progress.step + 1)
-                        progress.step += 1
-                        progress.batch += 1
-                        bar.update(len(batch.ids))
-                        bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
-                        journal.write(
-                            "step", progress.step, stage=stage.name, epoch=progress.epoch + 1,
-                            **figures, learning_rate=optimizer.param_groups[0]["lr"],
-                        )  # fmt: skip
-                        if interrupted or (config.save_every and progress.step % config.save_every == 0):
-                            save()
-                        if interrupted:
-                            break
-                if interrupted:
-                    raise KeyboardInterrupt
-                save()
-                valid_set = _dataset(config, captioner, validation, stage, seed)
-                scores = validate(captioner, valid_set, val_records, config.decoding, workers=config.workers)
-                journal.write("validation", progress.step, stage=stage.name, epoch=progress.epoch + 1, **scores)
-                better = scores["CIDEr-D"] > progress.best
-                print_scores(title, scores, better)
-                progress.stale += 1
-                if better:
-                    progress.best, progress.best_step, progress.stale = scores["CIDEr-D"], progress.step, 0
-                    progress.seconds = time.monotonic() - started
-                    save_run(best, captioner, config, progress, scores=scores)
-                progress.epoch, progress.batch = progress.epoch + 1, 0
-                if config.patience and progress.stale >= config.patience:
-                    print(f"{stage.name}: no better CIDEr-D for {progress.stale} epochs; the stage ends here.")
-                    progress.epoch = stage.epochs
-                save()
+        if config.resume:
+            restore_optimizer(optimizer, moments)
+        else:
+            run.save()
+        while True:
+            while progress.epoch < run.stage.epochs:
+                run_epoch(run)
+                run_validation(run)
             progress.stage, progress.epoch, progress.stale = progress.stage + 1, 0, 0
-            optimizer.state.clear()
-            if progress.stage < len(stages):  # the next stage starts from the best epoch, not from the last
-                load_into(model, load_checkpoint(best)[0], best)
-            save()
+            run.optimizer.state.clear()
+            if progress.stage == len(stages):
+                run.save()
+                break
+            load_into(run.model, load_checkpoint(best)[0], best)  # go on from the best epoch, not from the last
+            run.optimizer = _start_stage(config, run.model, run.stage)
+            run.save()
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped after step {progress.step}; {last} is saved. To go on, give the same command and --resume."
+            f"stopped after step {progress.step}; {config.output / 'last'} is saved. "
+            "To go on, give the same command and --resume."
         ) from None
     finally:
         journal.close()
     save_curves(config.output / "curves.png", read_log(journal.path))
     return best
+
+
+def run_epoch(run: Run) -> None:
+    """The steps of an epoch that are still to be done. On Ctrl-C: the step is finished, saved, KeyboardInterrupt."""
+    config, progress, stage = run.config, run.progress, run.stage
+    photos = len(run.training.records)
+    epoch_steps = -(-photos // config.batch_size)
+    seed = (config.seed, progress.stage, progress.epoch)
+    remaining = epoch_order(photos, config.batch_size, seed)[progress.batch :]
+    dataset = _dataset(run, run.training, seed)
+    bar = tqdm(total=photos, initial=progress.batch * config.batch_size, desc=run.title, unit="photo")
+    run.model.train()
+    with bar, _signals() as interrupted:
+        for batch in batches(dataset, remaining, config.workers):
+            done = progress.epoch * epoch_steps + progress.batch
+            set_learning_rates(run.optimizer, schedule(done, stage.epochs * epoch_steps, config.warmup))
+            torch.manual_seed(config.seed * 1_000_003 + progress.step)
+            figures = train_step(run, batch)
+            progress.step += 1
+            progress.batch += 1
+            bar.update(len(batch.ids))
+            bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
+            figures["learning_rate"] = run.optimizer.param_groups[0]["lr"]
+            run.journal.write("step", progress.step, stage=stage.name, epoch=progress.epoch + 1, **figures)
+            if interrupted or (config.save_every and progress.step % config.save_every == 0):
+                run.save()
+            if interrupted:
+                break
+    if interrupted:
+        raise KeyboardInterrupt
+    run.save()
+
+
+def train_step(run: Run, batch: Batch) -> dict[str, float]:
+    """One step of joint back-propagation. Returns the loss (nats a token) and the gradient's norm before clipping;
+    raises FloatingPointError, with nothing changed, if either is no finite number."""
+    config, device = run.config, run.captioner.backend.device
+    batch = batch.to(device)
+    real = batch.targets != PAD
+    with autocast(device):
+        logits, _, _ = run.model(batch.images, batch.inputs, real)
+        loss = cross_entropy(logits, batch.targets[real], config.label_smoothing) / real.sum()
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
+    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        raise FloatingPointError(
+            f"step {run.progress.step + 1}: the loss is {loss.item()} and its gradient's norm {norm.item()}; photos of "
+            f"the batch: {', '.join(map(str, batch.ids))}. The last saved checkpoint is untouched. Try a smaller "
+            "--learning-rate."
+        )
+    run.optimizer.step()
+    return {"loss": loss.item(), "gradient_norm": norm.item()}
+
+
+def run_validation(run: Run) -> None:
+    """Caption the validation photos, keep the best model, decide whether the stage goes on."""
+    config, progress = run.config, run.progress
+    dataset = _dataset(run, run.validation)
+    scores = validate(run.captioner, dataset, run.validation.records, config.decoding, workers=config.workers)
+    run.journal.write("validation", progress.step, stage=run.stage.name, epoch=progress.epoch + 1, **scores)
+    better = scores["CIDEr-D"] > progress.best
+    print_scores(run.title, scores, better)
+    progress.stale += 1
+    if better:
+        progress.best, progress.best_step, progress.stale = scores["CIDEr-D"], progress.step, 0
+        progress.seconds = time.monotonic() - run.started
+        save_run(config.output / "best", run.captioner, config, progress, scores=scores)
+    progress.epoch, progress.batch = progress.epoch + 1, 0
+    if config.patience and progress.stale >= config.patience:
+        print(f"{run.stage.name}: no better CIDEr-D for {progress.stale} epochs; the stage ends here.")
+        progress.epoch = run.stage.epochs
+    run.save()
 
 
 def parse_stage(text: str) -> Stage:
@@ -186,26 +244,11 @@ def parse_stage(text: str) -> Stage:
     return Stage(None if name == "decoder" else name, int(epochs))
 
 
-def train_step(
-    model: CaptionModel, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainConfig, device: torch.device, step: int
-) -> dict[str, float]:
-    """One step of joint back-propagation. Returns the loss (nats a token) and the gradient's norm before clipping;
-    raises FloatingPointError, with nothing changed, if either is no finite number."""
-    batch = batch.to(device)
-    real = batch.targets != PAD
-    with autocast(device):
-        logits, _, _ = model(batch.images, batch.inputs, real)
-        loss = cross_entropy(logits, batch.targets[real], config.label_smoothing) / real.sum()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        raise FloatingPointError(
-            f"step {step}: the loss is {loss.item()} and its gradient's norm {norm.item()}; photos of the batch: "
-            f"{', '.join(map(str, batch.ids))}. The last saved checkpoint is untouched. Try a smaller --learning-rate."
-        )
-    optimizer.step()
-    return {"loss": loss.item(), "gradient_norm": norm.item()}
+def _start_stage(config: TrainConfig, model: CaptionModel, stage: Stage) -> torch.optim.AdamW:
+    """Freeze and unfreeze, and give what learns a new optimizer."""
+    model.encoder.unfreeze_from(stage.block, config.train_batch_norm and stage.block is not None)
+    decoder_rate = config.learning_rate if stage.block is None else config.joint_learning_rate
+    return build_optimizer(model, decoder_rate, config.encoder_learning_rate, config.weight_decay)
 
 
 def _begin(config: TrainConfig, records: list[Record]) -> tuple[Captioner, Progress, dict]:
@@ -242,14 +285,15 @@ def _resume(config: TrainConfig) -> tuple[Captioner, Progress, dict]:
     return captioner, Progress(**state["progress"]), state["optimizer"]
 
 
-def _dataset(config: TrainConfig, captioner: Captioner, split: Split, stage: Stage, seed: tuple[int, ...]) -> Dataset:
-    """A stage's photos: cached features while the CNN is frozen, and else the photos, varied in training."""
-    if stage.block is None:
+def _dataset(run: Run, split: Split, seed: tuple[int, ...] | None = None) -> Dataset:
+    """A stage's photos: cached features while the CNN is frozen, and else the photos, varied if there is a seed."""
+    config, captioner = run.config, run.captioner
+    if run.stage.block is None:
         folder = (config.cache or config.output / "features") / split.name
-        encoder, preprocess, title = captioner.backend.model.encoder, captioner.preprocess, f"features of {split.name}"
+        encoder, preprocess, title = run.model.encoder, captioner.preprocess, f"features of {split.name}"
         features = cached_features(folder, encoder, preprocess, split.records, config.workers, title=title)
         return CachedFeatures(split.records, split.captions, features)
-    augmenter = Augmenter(config.augment, captioner.vocabulary, seed) if split.name == "train" else None
+    augmenter = Augmenter(config.augment, captioner.vocabulary, seed) if seed else None
     return Photos(split.records, split.captions, captioner.preprocess, augmenter)
 
 
@@ -313,7 +357,7 @@ def _signals() -> Iterator[list[int]]:
         signal.signal(number, before[number])
         print("\nfinishing the step, then saving ...", file=sys.stderr)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {int(number): signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
