@@ -17,7 +17,7 @@ from captioner.model import CaptionModel, build_model
 
 class TorchBackend:
     def __init__(self, model: CaptionModel, device: torch.device):
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         self.device = device
 
     @torch.inference_mode()
@@ -85,12 +85,12 @@ def choose_words(logits: Tensor, choose: Choose, attention: Tensor | None = None
 def _sample(allowed: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
     """`decoding.choose_sampled`: (N, V) and uniforms (N, S) -> words (N, S)."""
     scores, order = allowed.double().topk(min(top_k or allowed.shape[1], allowed.shape[1]), dim=1)
-    masses = (scores / temperature).softmax(dim=1)
+    masses = (scores / temperature).softmax(dim=1).nan_to_num()  # also where nothing is allowed
     before = masses.cumsum(1) - masses
     masses = masses.masked_fill(before >= top_p * masses.sum(1, keepdim=True), 0)
     cumulative = masses.cumsum(1)
     places = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
-    last = (masses > 0).sum(1, keepdim=True) - 1  # rounding must not lead past the last word
+    last = ((masses > 0).sum(1, keepdim=True) - 1).clamp(min=0)  # rounding must not lead past the last word
     return order.gather(1, torch.minimum(places, last))
 
 
