@@ -103,7 +103,7 @@ def test_a_stale_cache_is_made_anew(records, encoder, tmp_path):
 def test_an_epoch_sees_each_photo_once_in_an_order_of_its_own():
     first, again, second = (epoch_order(10, 4, seed) for seed in ((0, 0, 0), (0, 0, 0), (0, 0, 1)))
     assert [len(batch) for batch in first] == [4, 4, 2]
-    assert sorted(sum(first, [])) == list(range(10))
+    assert sorted(index for batch in first for index in batch) == list(range(10))
     assert first == again != second
 
 

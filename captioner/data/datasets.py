@@ -34,6 +34,7 @@ class Batch(NamedTuple):
         return self.tokens[:, 1:]
 
     def to(self, device: torch.device) -> Batch:
+        images: Tensor | Features
         if isinstance(self.images, Features):
             images = Features(*(part.to(device, non_blocking=True) for part in self.images))
         else:

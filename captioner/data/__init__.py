@@ -1,0 +1,1 @@
+"""Data: readers of caption data sets, the toy world, and (with torch) batches and the feature cache."""

@@ -1,0 +1,159 @@
+"""Readers of COCO captions, as the official zips unpack, and of Karpathy's JSON for COCO, Flickr8k and
+Flickr30k. `readers` offers them together with the other formats."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from captioner.data.records import Entry, Photos, Record, choose_file, clean_caption, split_name, to_records
+
+COCO_FILES = ("annotations/captions_train20*.json", "annotations/captions_val20*.json")
+KARPATHY_FILES = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json", "dataset.json")
+FLICKR_FOLDERS = ("Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
+KARPATHY_FOLDERS = (
+    ".",
+    "images",
+    *FLICKR_FOLDERS,
+    *(
+        f"../{name}" for name in ("coco", "coco2014", "coco2017")
+    ),  # all three files in one folder, beside the others
+    *(f"../{name}/{folder}" for name in ("flickr8k", "flickr30k") for folder in FLICKR_FOLDERS),
+)
+
+
+def _unreadable(source: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{source}: expected JSON, but reading stopped ({error}). Is the file whole? Fetch it again."
+    )
+
+
+def _unique(rows: Iterable[dict[str, Any]], source: Path, part: str) -> None:
+    duplicate, count = Counter(row["id"] for row in rows).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{source}: {count} {part} with the id {duplicate}; expected each id once")
+
+
+def _coco_entries(source: Path, split: str) -> list[Entry]:
+    from pycocotools.coco import COCO  # here, since only this format needs it
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+            coco = COCO(str(source))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _unreadable(source, error) from None
+    except (AssertionError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{source}: not a COCO caption file ({type(error).__name__}: {error}); expected images, and "
+            "annotations that each have id, image_id and caption"
+        ) from None
+    for part in ("images", "annotations"):
+        if not coco.dataset.get(part):
+            raise ValueError(f"{source}: expected images and annotations; it has no {part}")
+        _unique(coco.dataset[part], source, part)
+    for annotation in coco.dataset["annotations"]:
+        if annotation["image_id"] not in coco.imgs:
+            what = f"annotation {annotation['id']} is of image {annotation['image_id']}"
+            raise ValueError(f"{source}: {what}; expected the id of one of the images in the file")
+    entries = []
+    for key, image in coco.imgs.items():
+        if "file_name" not in image or key not in coco.imgToAnns:
+            what = "a caption among the annotations" if "file_name" in image else "a file_name"
+            raise ValueError(f"{source}: image {key}: expected {what}; it has none")
+        captions = [
+            clean_caption(annotation.get("caption"), f"{source}: annotation {annotation['id']}")
+            for annotation in coco.imgToAnns[key]
+        ]
+        entries.append(Entry(key, (image["file_name"],), captions, split))
+    return entries
+
+
+def read_coco(root: Path, year: int | None = None) -> list[Record]:
+    """COCO captions of 2014 or 2017 (year): annotations/captions_train2017.json with train2017/, and so on.
+
+    A split whose folder of photos is absent is left out: the zip of annotations always brings both splits.
+    """
+    if root.is_file():
+        root, source = choose_file(root, COCO_FILES)
+        year = int(source.stem[-4:])
+    years = (2014, 2017) if year is None else (year,)
+    parts = [(split, f"{split}{y}") for y in years for split in ("train", "val")]
+    sources = {part: root / "annotations" / f"captions_{part}.json" for _, part in parts}
+    parts = [(split, part) for split, part in parts if sources[part].is_file()]
+    if not parts:
+        expected = ", ".join(f"annotations/{source.name}" for source in sources.values())
+        raise FileNotFoundError(f"{root}: expected one of {expected} there; none is")
+    there = [
+        (split, part) for split, part in parts if (root / part).is_dir() or (root / "images" / part).is_dir()
+    ]
+    if not there:
+        folders = " or ".join(f"{part}/" for _, part in parts)
+        raise FileNotFoundError(
+            f"{sources[parts[0][1]]}: no photos found. Looked in {root} for {folders}, also in images/. "
+            "Unpack the photos there."
+        )
+    if len({part[-4:] for _, part in there}) > 1:
+        raise ValueError(
+            f"{root}: COCO of 2014 and of 2017 share photos. Give the path of one caption file, for example "
+            f"{sources[there[-1][1]]}, or the format coco{there[-1][1][-4:]}."
+        )
+    records: dict[int | str, Record] = {}
+    for split, part in there:
+        photos = Photos(root, (part, f"images/{part}"))
+        for record in to_records(_coco_entries(sources[part], split), photos, sources[part]):
+            if record.id in records:
+                what = f"image {record.id} is in two splits, {records[record.id].split} and {split}"
+                raise ValueError(f"{sources[part]}: {what}; expected it in one")
+            records[record.id] = record
+    return list(records.values())
+
+
+def _karpathy_image(image: Any, where: str) -> Entry:
+    try:
+        name, split, raw = (
+            image["filename"],
+            image["split"],
+            [sentence["raw"] for sentence in image["sentences"]],
+        )
+        names = [name]
+        if image.get("filepath"):
+            names.insert(0, f"{image['filepath']}/{name}")
+        if "cocoid" in image:
+            names += [f"{part}/{int(image['cocoid']):012d}.jpg" for part in ("train2017", "val2017")]
+    except (KeyError, TypeError) as error:
+        what = f"broken ({type(error).__name__}: {error})"
+        raise ValueError(
+            f"{where}: {what}; expected filename, split and sentences, each of them with raw"
+        ) from None
+    if not raw:
+        raise ValueError(f"{where}: {name}: expected one or more sentences; it has none")
+    captions = [clean_caption(text, f"{where}, {name}") for text in raw]
+    return Entry(image.get("cocoid", name), tuple(names), captions, split_name(split, where))
+
+
+def read_karpathy(root: Path) -> list[Record]:
+    """Karpathy's JSON beside the photos, or in a folder beside those of the photos; `restval` joins train.
+    COCO's photos may also be those of 2017: the same pictures under shorter names."""
+    root, source = choose_file(root, KARPATHY_FILES)
+    try:
+        data = json.loads(source.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _unreadable(source, error) from None
+    images = data.get("images") if isinstance(data, dict) else None
+    if not isinstance(images, list):
+        raise ValueError(f"{source}: expected an object with a list of images, as Karpathy's files have")
+    entries: dict[int | str, Entry] = {}
+    for number, image in enumerate(images):
+        where = f"{source}: images[{number}]"
+        entry = _karpathy_image(image, where)
+        if entry.id in entries:
+            other = entries[entry.id].split
+            what = "listed twice" if other == entry.split else f"in two splits, {other} and {entry.split}"
+            raise ValueError(f"{where}: duplicate id: {entry.id} is {what}; expected it once")
+        entries[entry.id] = entry
+    return to_records(entries.values(), Photos(root, KARPATHY_FOLDERS), source)

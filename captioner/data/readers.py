@@ -1,0 +1,260 @@
+"""Caption data sets on disk, read into records: Flickr8k, Kaggle's captions.txt and plain folders here, COCO
+and Karpathy's JSON next door, and `read_dataset`, which finds out which of them a folder holds. Everything is
+checked on reading; an error names file, line and what was expected. Batches are made elsewhere. No torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from captioner.data.coco import COCO_FILES, KARPATHY_FILES, read_coco, read_karpathy
+from captioner.data.records import (
+    Entry,
+    Photos,
+    Record,
+    choose_file,
+    clean_caption,
+    hash_split,
+    lines,
+    raw_lines,
+    select,
+    split_name,
+    to_records,
+)
+
+__all__ = ["FORMATS", "Record", "read_dataset", "select"]
+
+FLICKR8K_FILES = ("Flickr8k_text/Flickr8k.token.txt", "Flickr8k.token.txt")
+FLICKR8K_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", ".")  # "Flicker" is official
+FLICKR8K_LISTS = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
+
+
+def _read_lists(folder: Path) -> dict[str, tuple[str, str]]:
+    """Of each photo in Flickr8k's split lists, some or all of which may be absent: split and "file:line"."""
+    listed: dict[str, tuple[str, str]] = {}
+    for split, file_name in FLICKR8K_LISTS.items():
+        path = folder / file_name
+        for number, line in lines(path) if path.is_file() else ():
+            name, where = line.strip(), f"{path}:{number}"
+            if name in listed:
+                other, place = listed[name]
+                what = "listed twice" if other == split else f"in two splits, {other} and {split}"
+                raise ValueError(f"{where}: {name} is {what}; expected it once. The other place is {place}.")
+            listed[name] = split, where
+    return listed
+
+
+def _join(captions: dict[str, list[str]], lists: dict[str, tuple[str, str]], source: Path) -> list[Entry]:
+    """The images in the order of the split lists. Those that no list names are left out: Flickr8k has
+    captions of 92 such, one of which, "2258277193_586949ec62.jpg.1", has no photo."""
+    for name, (_, where) in lists.items():
+        if name not in captions:
+            raise ValueError(
+                f"{where}: unknown photo {name}; expected one of those that have captions in {source}"
+            )
+    return [Entry(name, (name,), captions[name], split) for name, (split, _) in lists.items()]
+
+
+def read_flickr8k(root: Path) -> list[Record]:
+    """Flickr8k.token.txt (`NAME.jpg#0<TAB>caption`) and the split lists beside it; some may be absent."""
+    root, source = choose_file(root, FLICKR8K_FILES)
+    captions: dict[str, list[str]] = {}
+    seen: dict[str, int] = {}
+    for number, line in lines(source):
+        where = f"{source}:{number}"
+        key, tab, caption = line.partition("\t")
+        name, _, index = key.rpartition("#")
+        if not (tab and name and index.isdigit()):
+            raise ValueError(f"{where}: broken row {line[:60]!r}; expected NAME.jpg#0<TAB>caption")
+        if key in seen:
+            raise ValueError(f"{where}: duplicate id {key}, as in line {seen[key]}; expected each once")
+        seen[key] = number
+        captions.setdefault(name, []).append(clean_caption(caption, where))
+    lists = _read_lists(source.parent)
+    if not lists:
+        expected = ", ".join(FLICKR8K_LISTS.values())
+        raise FileNotFoundError(f"{source}: no split lists; expected at least one of {expected} beside it")
+    return to_records(_join(captions, lists, source), Photos(root, FLICKR8K_FOLDERS), source)
+
+
+def _unquote(field: str) -> str:
+    """The last field of a CSV row without its quotes, if these are CSV's quotes and not the caption's own."""
+    inner = field[1:-1]
+    is_quoted = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if is_quoted else field
+
+
+def read_kaggle(root: Path) -> list[Record]:
+    """Kaggle's captions.txt: the header `image,caption`, then a row a caption. Captions may hold commas
+    without being quoted, so only the first comma of a row counts. Splits come from Flickr8k's split lists,
+    where these lie beside it, else from `hash_split`."""
+    root, source = choose_file(root, ("captions.txt",))
+    rows = lines(source)
+    number, header = next(rows, (1, ""))
+    if [field.strip(' "') for field in header.split(",")] != ["image", "caption"]:
+        raise ValueError(f"{source}:{number}: broken header {header[:60]!r}; expected image,caption")
+    captions: dict[str, list[str]] = {}
+    for number, line in rows:
+        where = f"{source}:{number}"
+        name, comma, caption = line.partition(",")
+        name = name.strip(' "')
+        if not (comma and name):
+            raise ValueError(f"{where}: broken row {line[:60]!r}; expected NAME.jpg,caption")
+        captions.setdefault(name, []).append(clean_caption(_unquote(caption.strip()), where))
+    lists = _read_lists(root) or {name: (hash_split(name), "") for name in captions}
+    return to_records(_join(captions, lists, source), Photos(root, FLICKR8K_FOLDERS), source)
+
+
+def _csv_table(source: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not blank, each with the number of the line where it begins."""
+    reader = csv.reader((line for _, line in raw_lines(source)), strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(
+                f"{source}:{number}: broken row ({error}); expected CSV. Is a quote left open?"
+            ) from None
+        if row is None:
+            return
+        if any(field.strip() for field in row):
+            yield number, row
+
+
+def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    table = _csv_table(source)
+    number, first = next(table, (1, []))
+    header = [field.strip() for field in first]
+    if sorted(header) not in (["caption", "image"], ["caption", "image", "split"]):
+        raise ValueError(
+            f"{source}:{number}: broken header {','.join(first)[:60]!r}; expected image,caption[,split]"
+        )
+    for number, row in table:
+        if len(row) != len(header):
+            raise ValueError(
+                f"{source}:{number}: broken row of {len(row)} fields; expected {len(header)}: "
+                f"{','.join(header)}. Put captions with commas into double quotes."
+            )
+        yield number, dict(zip(header, row, strict=True))
+
+
+def _jsonl_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in lines(source):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{source}:{number}: broken row ({error}); expected one JSON object a line"
+            ) from None
+        if not (
+            isinstance(row, dict)
+            and isinstance(row.get("image"), str)
+            and ("caption" in row) != ("captions" in row)
+        ):
+            expected = (
+                'an object with "image" and either "caption", a string, or "captions", a list of strings'
+            )
+            raise ValueError(f"{source}:{number}: broken row {line[:60]!r}; expected {expected}")
+        yield number, row
+
+
+def read_folder(root: Path) -> list[Record]:
+    """A plain folder: captions.csv (columns image, caption and perhaps split; a row a caption) or
+    captions.jsonl (the same keys, or `captions` with a list; other keys are free). `image` is a path from the
+    folder, or from images/ in it. Where no row has a split, `hash_split` gives them."""
+    root, source = choose_file(root, ("captions.csv", "captions.jsonl"))
+    entries: dict[str, Entry] = {}
+    begun: dict[str, int] = {}
+    has_split: bool | None = None
+    for number, row in (_csv_rows if source.suffix == ".csv" else _jsonl_rows)(source):
+        where, name, captions = (
+            f"{source}:{number}",
+            row["image"].strip(),
+            row.get("captions", [row.get("caption")]),
+        )
+        if not name:
+            raise ValueError(f"{where}: broken row; expected the name of an image, found none")
+        if not (isinstance(captions, list) and captions):
+            raise ValueError(
+                f"{where}: broken row; expected captions as a list of strings, found {captions!r}"
+            )
+        if has_split not in (None, "split" in row):
+            raise ValueError(f"{where}: expected a split in every row or in none; the rows differ")
+        has_split = "split" in row
+        split = split_name(row["split"], where) if has_split else hash_split(name)
+        if name in entries and entries[name].split != split:
+            what = f"{name} is in two splits, {entries[name].split} (line {begun[name]}) and {split}"
+            raise ValueError(f"{where}: {what}; expected it in one")
+        if name in entries and "captions" in row:
+            raise ValueError(
+                f"{where}: duplicate id {name}, as in line {begun[name]}; expected its list once"
+            )
+        begun.setdefault(name, number)
+        entry = entries.setdefault(name, Entry(name, (name,), [], split))
+        entry.captions.extend(clean_caption(caption, where) for caption in captions)
+    return to_records(entries.values(), Photos(root, (".", "images", "Images")), source)
+
+
+FORMATS: dict[str, Callable[[Path], list[Record]]] = {
+    "flickr8k": read_flickr8k,
+    "kaggle": read_kaggle,
+    "coco": read_coco,
+    "coco2014": partial(read_coco, year=2014),
+    "coco2017": partial(read_coco, year=2017),
+    "karpathy": read_karpathy,
+    "folder": read_folder,
+}
+SIGNS = {
+    "flickr8k": FLICKR8K_FILES,
+    "kaggle": ("captions.txt",),
+    "coco": COCO_FILES,
+    "karpathy": KARPATHY_FILES,
+    "folder": ("captions.csv", "captions.jsonl"),
+}
+
+
+def find_format(root: Path) -> str:
+    """The format of a folder, by the files in it, or of a caption file, by its name."""
+    found: dict[str, list[Path]] = {}
+    for name, signs in SIGNS.items():
+        files = [root] if root.is_file() else [path for sign in signs for path in sorted(root.glob(sign))]
+        found[name] = [path for path in files if any(path.absolute().match(sign) for sign in signs)]
+    fits = [name for name, files in found.items() if files]
+    if not fits:
+        looked = ", ".join(sign for signs in SIGNS.values() for sign in signs)
+        holds = [] if root.is_file() else sorted(path.name for path in root.iterdir())
+        more = ", ..." if len(holds) > 5 else ""
+        raise FileNotFoundError(
+            f"{root}: no caption data set found. Looked for: {looked}."
+            + (f" The folder holds: {', '.join(holds[:5])}{more}." if holds else "")
+        )
+    if len(fits) > 1:
+        there = ", ".join(path.relative_to(root).as_posix() for name in fits for path in found[name])
+        raise ValueError(
+            f"{root}: fits several formats: {', '.join(fits)}. Give the path of one caption file, of {there}."
+        )
+    return fits[0]
+
+
+def read_dataset(root: str | Path, format: str | None = None) -> list[Record]:
+    """All records of the data set in the folder `root`. Where several lie in it, `root` is the caption file.
+
+    format: one of FORMATS; None finds it from what lies in the folder.
+    Anything wrong: ValueError or FileNotFoundError, with the file, the line and what was expected.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist; expected the folder of a caption data set")
+    format = find_format(root) if format is None else format
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
+    return FORMATS[format](root)

@@ -1,0 +1,138 @@
+"""A toy world: pictures of two coloured shapes, captions from a grammar, and the box of each shape, made from
+a seed in seconds. Tests and the tutorial train on it without a download. It is written as a plain folder,
+which `readers` reads like any other data set; nothing here imports torch.
+
+A scene has two objects of different shapes, one above the other or one beside the other. Its captions are all
+that the grammar derives for it, so a caption is right exactly when it is one of its image's references:
+
+    caption  -> object relation object | "there is" object relation object | object "is" relation object
+    object   -> "a" colour shape
+    colour   -> "red" | "green" | "blue" | "yellow" | "purple"
+    shape    -> "circle" | "square" | "triangle" | "cross"
+    relation -> "above" | "below" | "to the left of" | "to the right of"
+
+Six captions an image (three forms, told from either object), 19 words, 600 different scenes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+COLOURS = {
+    "red": (208, 38, 40),
+    "green": (40, 150, 60),
+    "blue": (42, 78, 205),
+    "yellow": (245, 205, 40),
+    "purple": (140, 50, 165),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+RELATIONS = ("above", "to the left of")
+OPPOSITES = {"above": "below", "to the left of": "to the right of"}
+FORMS = ("{} {} {}", "there is {} {} {}", "{} is {} {}")
+SUPERSAMPLING = 4  # drawn so many times larger, then shrunk: smooth edges
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object of a scene, in a square box of the picture; in pixels."""
+
+    colour: str
+    shape: str
+    left: float
+    top: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Two objects: the first is `relation` the second."""
+
+    first: Item
+    second: Item
+    relation: str
+
+
+def make_scene(rng: np.random.Generator, size: int) -> Scene:
+    """A scene at random. The objects do not touch; they lie apart along one axis, hardly along the other."""
+    shapes = rng.choice(SHAPES, 2, replace=False).tolist()
+    colours = rng.choice(list(COLOURS), 2).tolist()
+    relation = str(rng.choice(RELATIONS))
+    widths = rng.uniform(0.28, 0.36, 2)
+    along = np.array([0.27, 0.73]) + rng.uniform(-0.04, 0.04, 2)
+    across = rng.uniform(0.3, 0.7) + rng.uniform(-0.06, 0.06, 2)
+    centres = (across, along) if relation == "above" else (along, across)
+    lefts, tops = ((centre - widths / 2) * size for centre in centres)
+    boxes = np.round(np.stack([lefts, tops, widths * size], axis=1), 1).tolist()  # (2, 3)
+    first, second = (Item(colours[i], shapes[i], *boxes[i]) for i in range(2))
+    return Scene(first, second, relation)
+
+
+def describe(scene: Scene) -> list[str]:
+    """All captions of a scene."""
+    first, second = (f"a {item.colour} {item.shape}" for item in (scene.first, scene.second))
+    told = ((first, scene.relation, second), (second, OPPOSITES[scene.relation], first))
+    return [form.format(*parts) for form in FORMS for parts in told]
+
+
+def _draw_item(draw: ImageDraw.ImageDraw, item: Item, colour: tuple[int, ...]) -> None:
+    left, top, width = (SUPERSAMPLING * value for value in (item.left, item.top, item.width))
+    right, bottom = left + width, top + width
+    if item.shape == "circle":
+        draw.ellipse((left, top, right, bottom), fill=colour)
+    elif item.shape == "square":
+        draw.rectangle((left, top, right, bottom), fill=colour)
+    elif item.shape == "triangle":
+        draw.polygon(((left + width / 2, top), (right, bottom), (left, bottom)), fill=colour)
+    else:
+        arm = width / 3
+        draw.rectangle((left + arm, top, right - arm, bottom), fill=colour)
+        draw.rectangle((left, top + arm, right, bottom - arm), fill=colour)
+
+
+def draw_scene(scene: Scene, rng: np.random.Generator, size: int) -> Image.Image:
+    """The picture, size x size: colours vary a little, and the pale background has a gradient and noise."""
+    pale, tint = rng.uniform(200, 245, 3), rng.uniform(-15, 15, 3)
+    slope = np.linspace(-1, 1, size)
+    ramp = slope[:, None] * rng.uniform(-1, 1) + slope * rng.uniform(-1, 1)  # (size, size)
+    ground = pale + ramp[..., None] * tint  # (size, size, 3)
+    large = (size * SUPERSAMPLING, size * SUPERSAMPLING)
+    picture = Image.fromarray(ground.astype(np.uint8)).resize(large, Image.Resampling.BILINEAR)
+    draw = ImageDraw.Draw(picture)
+    for item in (scene.first, scene.second):
+        varied = np.array(COLOURS[item.colour]) + rng.uniform(-12, 12, 3)
+        _draw_item(draw, item, tuple(varied.clip(0, 255).astype(int).tolist()))
+    picture = picture.resize((size, size), Image.Resampling.BOX)
+    noisy = np.asarray(picture) + rng.normal(0, 4, (size, size, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def make_toy(root: str | Path, images: int = 1000, seed: int = 0, size: int = 64) -> None:
+    """Writes a toy data set into a new folder: images/0000.png and so on, and captions.jsonl with a line an
+    image: image, split, captions, objects: [{"word": "circle", "box": [left, top, width, height]}, ...].
+
+    Of ten images eight are in train, one in val, one in test. Image i depends on seed, size and i alone.
+    Boxes are in pixels. ValueError if the folder holds anything.
+    """
+    root = Path(root)
+    if images < 10 or size < 32:
+        raise ValueError(f"expected images >= 10 and size >= 32, found images={images} and size={size}")
+    if root.exists() and any(root.iterdir()):
+        raise ValueError(f"{root} is not empty; expected a new folder for the toy data set")
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(images):
+        rng = np.random.default_rng((seed, number))
+        scene = make_scene(rng, size)
+        name = f"images/{number:04d}.png"
+        draw_scene(scene, rng, size).save(root / name)
+        objects = [
+            {"word": item.shape, "box": [item.left, item.top, item.width, item.width]}
+            for item in (scene.first, scene.second)
+        ]
+        split = {8: "val", 9: "test"}.get(number % 10, "train")
+        rows.append({"image": name, "split": split, "captions": describe(scene), "objects": objects})
+    (root / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
