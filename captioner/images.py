@@ -1,0 +1,294 @@
+"""Photo files and the pixels a CNN sees: opening any photo as upright 8-bit RGB, listing photos, and the one
+preprocessing object that training, captioning, export and the web page share. Random augmentation is not here
+(it is part of training and comes before `Preprocess`), and neither is anything that needs torch."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, get_args
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Only these decoders may see a file: Pillow has others that run outside programs (EPS) or read no photos.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),  # decoded only if pillow-heif is registered; else a clear error
+}
+ENDINGS: frozenset[str] = frozenset(ending for endings in FORMATS.values() for ending in endings)
+MAX_PIXELS = 200_000_000
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Resize = Literal["squash", "crop", "pad"]
+Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
+
+_pillow_limit_lock = threading.Lock()
+
+
+class ImageError(ValueError):
+    """A photo that cannot be used: its message names the file, what happened and what was expected."""
+
+
+def find_images(paths: Iterable[str | Path], recursive: bool = False) -> list[Path]:
+    """Files as they are given, in order; a folder is replaced by its photos (by ending), sorted by name.
+
+    A path that does not exist is kept, so that opening it reports it; hidden files are passed over."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        for folder, folders, files in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+            photos = sorted(name for name in files if Path(name).suffix.lower() in ENDINGS and name[0] != ".")
+            found += [Path(folder, name) for name in photos]
+    return found
+
+
+def open_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The photo as an upright 8-bit RGB image: EXIF orientation applied, transparency over white, 16-bit
+    values scaled to 8, the first frame of an animation.
+
+    `source` is a path, the bytes of a file, a binary file, a Pillow image, or an array: (H, W), (H, W, 1),
+    (H, W, 3) or (H, W, 4), integers or floats in 0..1. Raises `ImageError` for a file that is missing, empty,
+    damaged, truncated, not a photo, or larger than `max_pixels`."""
+    if isinstance(source, np.ndarray):
+        return _to_rgb(_from_array(source))
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source, getattr(source, "filename", "") or "image", max_pixels)
+    stream, name = _as_stream(source)
+    with stream:
+        return _upright_rgb(_identify(stream, name), name, max_pixels)
+
+
+def _as_stream(source: str | Path | bytes | BinaryIO) -> tuple[BinaryIO, str]:
+    """An open, seekable file that is not empty, and the name to use for it in errors."""
+    if isinstance(source, str | Path):
+        return _open_path(Path(source)), str(source)
+    if isinstance(source, bytes):
+        data, name = source, "<bytes>"
+    elif hasattr(source, "read"):
+        data, name = source.read(), str(getattr(source, "name", "<file>"))
+    else:
+        raise TypeError(f"a photo is a path, bytes, a binary file, a Pillow image or an array; got {source!r:.80}")
+    if not isinstance(data, bytes):
+        raise ImageError(f"{name}: opened as text; expected a binary file. Open it with mode 'rb'.")
+    if not data:
+        raise ImageError(f"{name}: the file is empty (0 bytes); expected a photo.")
+    return io.BytesIO(data), name
+
+
+def _open_path(path: Path) -> BinaryIO:
+    try:
+        is_folder, size = path.is_dir(), path.stat().st_size
+        stream = None if is_folder or not size else path.open("rb")
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file; expected the path of a photo.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path}: cannot be read ({reason}); expected a readable photo.") from error
+    if is_folder:
+        raise ImageError(f"{path}: is a folder; expected a photo. List a folder's photos with find_images.")
+    if stream is None:
+        raise ImageError(f"{path}: the file is empty (0 bytes); expected a photo.")
+    return stream
+
+
+@contextmanager
+def _no_pillow_limit() -> Iterator[None]:
+    """Pillow warns of a decompression bomb at 89 megapixels and refuses at 179, by a global of the process.
+    Our limit is an argument, checked before anything is decoded, so the global is lifted, briefly and by one
+    thread at a time."""
+    with _pillow_limit_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _identify(stream: BinaryIO, name: str) -> Image.Image:
+    """The image with its header read and nothing decoded yet."""
+    start = stream.read(32)
+    Image.init()
+    try:
+        with _no_pillow_limit():
+            return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError as error:
+        if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+            raise ImageError(
+                f"{name}: a HEIC photo, which Pillow cannot decode; expected JPEG, for instance. Convert it, "
+                "or install pillow-heif and call pillow_heif.register_heif_opener() first."
+            ) from error
+        known = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+        raise ImageError(f"{name}: not a photo, or damaged at its start; expected {known}.") from error
+    except Exception as error:  # decoders raise whatever a damaged header makes them trip over
+        raise _damaged(name, error) from error
+
+
+def _upright_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name}: {width} x {height} is {width * height / 1e6:,.0f} megapixels; expected at most "
+            f"{max_pixels / 1e6:g}. Scale it down, or raise max_pixels."
+        )
+    if width * height == 0:
+        raise ImageError(f"{name}: the image is {width} x {height}; expected at least one pixel.")
+    try:
+        if width * height > (Image.MAX_IMAGE_PIXELS or max_pixels):
+            with _no_pillow_limit():  # some decoders check again; giants wait for one another, which spares memory
+                image.load()
+        else:
+            image.load()
+        return _to_rgb(_upright(image))
+    except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error, MemoryError, ...
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> ImageError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ImageError(f"{name}: truncated or damaged ({reason}); expected a complete photo. Copy it again.")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a photo with broken EXIF is still a photo
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(_eight_bits(np.asarray(image), 65535))
+    elif image.mode in ("I", "F"):
+        image = Image.fromarray(_eight_bits(np.asarray(image), None))
+    if image.has_transparency_data:
+        if image.mode == "La":  # premultiplied grey: Pillow converts it only to LA
+            image = image.convert("LA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, full: float | None) -> np.ndarray:
+    """Grey values on a scale 0..full as uint8. Files of 32-bit integers and floats do not say what white is:
+    without `full` it is the smallest of 1 (floats only), 255 and 65535 that holds every value; where none
+    does, the values are stretched from black to white."""
+    low, high = 0.0, full
+    scales = (1.0, 255.0, 65535.0) if np.issubdtype(values.dtype, np.floating) else (255.0, 65535.0)
+    values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    if high is None:
+        low, high = min(float(values.min()), 0.0), float(values.max())
+        high = next((scale for scale in scales if low == 0 and high <= scale), high)
+    scaled = (values - low) * (255.0 / max(high - low, 1e-12))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ImageError(
+            f"array of shape {array.shape}: expected (height, width) or (height, width, 3 or 4)"
+            + (", channels last: transpose it." if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ".")
+        )
+    if array.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(array))
+    if array.dtype == np.bool_:
+        full = 1.0
+    elif array.dtype == np.uint16:
+        full = 65535.0
+    else:
+        full = 1.0 if np.issubdtype(array.dtype, np.floating) else 255.0
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= full):  # also false for NaN
+        raise ImageError(f"array of {array.dtype}, values {low:g}..{high:g}: expected 0..{full:g}. Rescale it.")
+    return Image.fromarray(_eight_bits(array, full))
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From an RGB photo to the CNN's input: resized to a square, normalised by mean and standard deviation.
+
+    `squash` shows the whole photo, its shape lost; `crop` the centre square; `pad` the whole photo in its
+    shape, between margins of the mean colour."""
+
+    size: int = 224
+    resize: Resize = "squash"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3:
+                raise ValueError(f"{name} has {len(values)} values; expected 3: red, green, blue.")
+            object.__setattr__(self, name, values)
+        if self.resize not in get_args(Resize):
+            raise ValueError(f"unknown resize {self.resize!r}; expected {', '.join(get_args(Resize))}.")
+        if self.size < 1 or min(self.std) <= 0:
+            raise ValueError(f"size ({self.size}) and std ({self.std}) must be positive.")
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """(3, size, size) float32, normalised."""
+        if image.mode != "RGB":
+            raise ValueError(f"image of mode {image.mode}; expected RGB. Open photos with open_image.")
+        pixels = np.asarray(self.square(image), dtype=np.float32)
+        mean, std = 255 * np.asarray([self.mean, self.std], dtype=np.float32)
+        return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))  # (3, S, S)
+
+    def square(self, image: Image.Image) -> Image.Image:
+        """The photo as the CNN sees it, before normalisation; the photo itself if it is that size already."""
+        if image.size == (self.size, self.size):
+            return image
+        if self.resize == "pad":
+            left, top, width, height = self._placed(*image.size)
+            margin = tuple(round(255 * value) for value in self.mean)
+            square = Image.new("RGB", (self.size, self.size), margin)
+            square.paste(image.resize((width, height), Image.Resampling.BILINEAR), (left, top))
+            return square
+        box = self.box(*image.size)
+        return image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)  # antialiased
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom): the part of the original photo, in its pixels, that the square shows.
+        With `pad` it is larger than the photo and may start below zero."""
+        if self.resize == "squash":
+            return 0.0, 0.0, float(width), float(height)
+        if self.resize == "crop":
+            side = min(width, height)
+            left, top = (width - side) / 2, (height - side) / 2
+            return left, top, left + side, top + side
+        left_, top_, inner_width, inner_height = self._placed(width, height)
+        across, down = width / inner_width, height / inner_height  # photo pixels in one pixel of the square
+        return -left_ * across, -top_ * down, (self.size - left_) * across, (self.size - top_) * down
+
+    def _placed(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Where `pad` puts the photo in the square: left, top, width, height, in whole pixels."""
+        scale = self.size / max(width, height)
+        inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
+        return (self.size - inner_width) // 2, (self.size - inner_height) // 2, inner_width, inner_height
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"unknown preprocessing setting {unknown[0]!r}; expected: {', '.join(known)}.")
+        return cls(**values)
