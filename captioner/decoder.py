@@ -38,7 +38,8 @@ class Attention(nn.Module):
         general  hᵀ W_a v
         concat   v_aᵀ tanh(W_a [h; v])
 
-    Whatever in these does not depend on h is computed once a photo, in `project`.
+    The first two are divided by the root of the hidden size (Vaswani et al. 2017, section 3.2.1): without it the softmax
+    soon looks at single cells only, and learns slowly. Whatever does not depend on h is computed once a photo, in `project`.
     """
 
     def __init__(self, score: str, feature_size: int, hidden_size: int):
@@ -63,7 +64,7 @@ class Attention(nn.Module):
             summed = self.query(hidden)[:, :, None] + keys[:, None]  # (B, Q, R, H)
             scores = torch.tanh(summed) @ self.v  # (B, Q, R)
         else:
-            scores = hidden @ keys.transpose(1, 2)  # (B, Q, R)
+            scores = hidden @ keys.transpose(1, 2) * keys.shape[-1] ** -0.5  # (B, Q, R)
         weights = scores.softmax(dim=-1)
         return weights @ values, weights
 

@@ -80,7 +80,7 @@ def test_equations(cell, attention, tied):
                     both = [w["attention.query.weight"] @ h + key @ v + w["attention.key.bias"] for v in grid]
                     scores = np.array([w["attention.v"] @ np.tanh(s) for s in both])
                 else:
-                    scores = np.array([h @ (key @ v) for v in grid])
+                    scores = np.array([h @ (key @ v) for v in grid]) / np.sqrt(H)
                 a = softmax(scores)
                 h = np.tanh(w["combine.weight"] @ np.concatenate([a @ values, h]))
             high = numpy_step(cell, above, h, high)
