@@ -127,13 +127,17 @@ class Captioner:
         Raises `ImageError` for the first photo that cannot be read.
         """
         settings = replace(decoding or self.decoding, **changes)
-        alone = not isinstance(photos, list | tuple)
+        if not isinstance(photos, list | tuple):
+            return self._caption_all([photos], settings)[0]
+        return self._caption_all(photos, settings)
+
+    def _caption_all(self, photos: Iterable[Source], decoding: Decoding) -> list[Caption]:
         captions = []
-        for result in self.caption_many([photos] if alone else photos, settings):  # type: ignore[list-item]
+        for result in self.caption_many(photos, decoding):
             if isinstance(result, ImageError):
                 raise result
             captions.append(result)
-        return captions[0] if alone else captions
+        return captions
 
     def caption_many(
         self, photos: Iterable[Source], decoding: Decoding | None = None, batch_size: int = 32

@@ -127,7 +127,8 @@ def attend(
         device: auto, cpu, cuda, mps.
     """
     from captioner.images import open_image
-    from captioner.visualize import check_path, save_attention
+    from captioner.visualize import save_attention
+    from captioner.visualize.page import check_path
 
     check_path(output)
     image = open_image(photo)

@@ -4,7 +4,7 @@ What the scores are is the business of `metrics`."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import torch
@@ -55,8 +55,8 @@ def validate(
 
 def score(records: Sequence[Record], captions: Sequence[Caption]) -> dict[str, float]:
     """The scores of one caption a record, and the shares of captions that are `unfinished` or `distinct`."""
-    candidates = {record.id: caption.text for record, caption in zip(records, captions, strict=True)}
-    references = {record.id: record.captions for record in records}
+    candidates: dict[Hashable, str] = {record.id: caption.text for record, caption in zip(records, captions, strict=True)}
+    references: dict[Hashable, Sequence[str]] = {record.id: record.captions for record in records}
     return {
         **score_captions(candidates, references),
         "unfinished": sum(not caption.finished for caption in captions) / len(captions),

@@ -12,9 +12,12 @@ captioner = Captioner.load()  # the shipped model; or the directory of your own:
 caption = captioner.caption(paths[0])
 print(caption.text)
 print("how sure, in all:", round(caption.log_probability, 2))
-for word, log_probability, attention in zip(caption.words, caption.log_probabilities, caption.attention, strict=True):
-    row, column = divmod(int(attention.argmax()), attention.shape[1])
-    print(f"  {word:12s} {log_probability:6.2f}  looked at row {row}, column {column}")
+for i, (word, log_probability) in enumerate(zip(caption.words, caption.log_probabilities, strict=True)):
+    looked = ""
+    if caption.attention is not None:  # (words, rows, columns)
+        row, column = divmod(int(caption.attention[i].argmax()), caption.attention.shape[2])
+        looked = f"looked at row {row}, column {column}"
+    print(f"  {word:12s} {log_probability:6.2f}  {looked}")
 
 # Many photos: read while the model works, in batches; a photo that cannot be read gives its error instead.
 for path, result in zip(paths, captioner.caption_many(paths), strict=True):

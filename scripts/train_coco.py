@@ -1,0 +1,26 @@
+"""A recipe for COCO: ResNet-50 and a larger LSTM, first over the frozen CNN, then jointly, the last blocks first.
+
+python scripts/train_coco.py --data datasets/coco2017 --output runs/coco [any setting of captioner train]
+
+It is made for a GPU and has not been run to its end by its authors: no figures are claimed for it."""
+
+from pathlib import Path
+
+import tyro
+
+from captioner.config import ModelConfig, TrainConfig
+from captioner.train import train
+
+RECIPE = TrainConfig(
+    data=Path("datasets/coco2017"),
+    output=Path("runs/coco"),
+    model=ModelConfig(encoder="resnet50", hidden_size=1024),
+    stages=("decoder:8", "layer4:4", "layer2:8"),
+    batch_size=32,
+    joint_learning_rate=2e-4,
+    encoder_learning_rate=2e-5,
+    workers=8,
+)
+
+if __name__ == "__main__":
+    print("best checkpoint:", train(tyro.cli(TrainConfig, default=RECIPE, description=__doc__)))
