@@ -1,7 +1,7 @@
 """Photos in, sentences out, and a picture of where the model looked for each word.
 
-    from captioner import Captioner
-    print(Captioner.load().caption("photo.jpg"))
+from captioner import Captioner
+print(Captioner.load().caption("photo.jpg"))
 """
 
 from captioner.captioner import Caption, Captioner

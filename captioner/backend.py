@@ -43,9 +43,7 @@ class TorchStep:
         self.state: State | None = None
 
     @torch.inference_mode()
-    def __call__(
-        self, words: np.ndarray, rows: np.ndarray | None, images: np.ndarray, choose: Choose
-    ) -> Choices:
+    def __call__(self, words: np.ndarray, rows: np.ndarray | None, images: np.ndarray, choose: Choose) -> Choices:
         device = self.all.first.device
         if rows is None:
             self.memory, self.images, self.state = self.all, images, None

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
@@ -127,9 +127,9 @@ class Captioner:
         Raises `ImageError` for the first photo that cannot be read.
         """
         settings = replace(decoding or self.decoding, **changes)
-        if not isinstance(photos, list | tuple):
-            return self._caption_all([photos], settings)[0]
-        return self._caption_all(photos, settings)
+        if isinstance(photos, list | tuple):
+            return self._caption_all(photos, settings)
+        return self._caption_all([cast("Source", photos)], settings)[0]
 
     def _caption_all(self, photos: Iterable[Source], decoding: Decoding) -> list[Caption]:
         captions = []
@@ -170,7 +170,7 @@ class Captioner:
     def search(
         self, memory: Any, photos: int, decoding: Decoding, sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[Caption]:
-        """The best caption of each photo that the backend remembers; `sizes` are the original photos' (width, height)."""
+        """The best caption of each photo that the backend remembers; `sizes` are the original (width, height)."""
         found = search(self.backend.step(memory), photos, decoding)
         return [
             self._to_caption(hypotheses, self.preprocess.box(*sizes[i]) if sizes else None)

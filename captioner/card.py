@@ -16,8 +16,8 @@ def model_card(saved: Mapping[str, Any]) -> str:
         f"# An image captioner: {model['encoder']} and {model['cell']}",
         "",
         f"A {model['encoder']} without its classifier gives features to a {model['cell']} decoder with "
-        f"{len(saved['vocabulary'])} words and `{model['attention']}` attention. Made with captioner; the files hold tensors "
-        "and settings only, nothing that runs.",
+        f"{len(saved['vocabulary'])} words and `{model['attention']}` attention. Made with captioner; the files hold "
+        "tensors and settings only, nothing that runs.",
         "",
         "## Training",
         "",

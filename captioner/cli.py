@@ -1,4 +1,4 @@
-"""The command line: verbs and what they print. Each verb imports what it needs when it runs, so that `--help` is instant.
+"""The command line: verbs and what they print. Each verb imports what it needs when it runs: `--help` is instant.
 
 Exit status: 0 all done; 1 some photos could not be captioned, the others were; 2 wrong input, nothing done;
 130 interrupted."""
@@ -73,7 +73,7 @@ def caption(
     checkpoint: Checkpoint = None,
     recursive: bool = False,
     json: bool = False,
-    options: Options = DecodingOptions(),  # noqa: B008
+    options: Options = DecodingOptions(),
     batch_size: int = 32,
     device: str = "auto",
 ) -> int:
@@ -115,7 +115,7 @@ def attend(
     /,
     output: Output,
     checkpoint: Checkpoint = None,
-    options: Options = DecodingOptions(),  # noqa: B008
+    options: Options = DecodingOptions(),
     device: str = "auto",
 ) -> int:
     """Show where the model looked for each word: the photo once a word, with a heat map over it.
@@ -160,7 +160,7 @@ def evaluate(
     checkpoint: Checkpoint = None,
     results: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
     limit: int = 0,
-    options: Options = DecodingOptions(),  # noqa: B008
+    options: Options = DecodingOptions(),
     batch_size: int = 32,
     device: str = "auto",
 ) -> int:
@@ -203,7 +203,9 @@ def toy(directory: tyro.conf.Positional[Path], /, images: int = 1000, size: int 
     from captioner.data.toy import make_toy
 
     make_toy(directory, images=images, size=size, seed=seed)
-    print(f"{directory}: {images} images of {size} x {size} pixels. Train on it: captioner train --data {directory} ...")
+    print(
+        f"{directory}: {images} images of {size} x {size} pixels. Train on it: captioner train --data {directory} ..."
+    )
     return 0
 
 

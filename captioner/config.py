@@ -1,5 +1,5 @@
-"""The typed settings from which the command line is made and which a checkpoint keeps. Values only: what they mean is
-done elsewhere, and each is checked where it is used. The help texts of the command line are the comments' strings below the fields."""
+"""The typed settings from which the command line is made and which a checkpoint keeps; the strings below the fields are
+the command line's help. Values only: what they mean is done elsewhere, and each is checked where it is used."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TrainConfig:
     weights: str = "DEFAULT"
     """The CNN's first weights: a name of torchvision's, a .safetensors or .pth file, or none."""
     stages: tuple[str, ...] = ("decoder:10", "features.14:3", "features.7:7")
-    """What learns and for how many epochs: `decoder:N` over the frozen CNN, `BLOCK:N` with the CNN from that block up."""
+    """What learns, for how many epochs: `decoder:N` over the frozen CNN, `BLOCK:N` with the CNN from that block up."""
     batch_size: int = 16
     """Photos a batch, each with all its captions."""
     learning_rate: float = 1e-3

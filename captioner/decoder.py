@@ -38,8 +38,9 @@ class Attention(nn.Module):
         general  hᵀ W_a v
         concat   v_aᵀ tanh(W_a [h; v])
 
-    The first two are divided by the root of the hidden size (Vaswani et al. 2017, section 3.2.1): without it the softmax
-    soon looks at single cells only, and learns slowly. Whatever does not depend on h is computed once a photo, in `project`.
+    The first two are divided by the root of the hidden size (Vaswani et al. 2017, section 3.2.1): without it the
+    softmax soon looks at single cells only, and learns slowly. Whatever does not depend on h is computed once a photo,
+    in `project`.
     """
 
     def __init__(self, score: str, feature_size: int, hidden_size: int):
@@ -59,7 +60,7 @@ class Attention(nn.Module):
         return (keys if self.score == "dot" else grid), keys
 
     def forward(self, hidden: Tensor, values: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states (B, Q, H) -> contexts (B, Q, D) and weights (B, Q, R): all queries of a photo in one product."""
+        """Hidden states (B, Q, H) -> contexts (B, Q, D), weights (B, Q, R): all queries of a photo in one product."""
         if self.score == "concat":
             summed = self.query(hidden)[:, :, None] + keys[:, None]  # (B, Q, R, H)
             scores = torch.tanh(summed) @ self.v  # (B, Q, R)
@@ -74,7 +75,8 @@ class Decoder(nn.Module):
 
     The order is that of Luong et al., section 3: the hidden state h of the layers *below* looks at the grid (context
     c), then h̃ = tanh(W_c [c; h]) (eq. 5) predicts the word. Layers *above* read h̃, so that they remember where the
-    model looked, and add what they find to it. Nothing of h̃ flows back into the layers below, so a whole caption is one call a layer.
+    model looked, and add what they find to it. Nothing of h̃ flows back into the layers below, so a whole caption is
+    one call a layer.
     The photo enters as in Vinyals et al. 2015 ("Show and Tell", eq. 10-12): before the words, once.
     """
 
@@ -98,10 +100,14 @@ class Decoder(nn.Module):
         if cell not in CELLS:
             raise ValueError(f"unknown recurrent cell {cell!r}; there are: {', '.join(CELLS)}")
         if layers_below < 1 or layers_above < 0:
-            raise ValueError(f"layers_below must be at least 1 and layers_above at least 0, got {layers_below} and {layers_above}")
+            raise ValueError(
+                f"layers_below must be at least 1 and layers_above at least 0, got {layers_below} and {layers_above}"
+            )
 
         def stack(input_size: int, layers: int) -> nn.RNNBase:
-            return CELLS[cell](input_size, hidden_size, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+            return CELLS[cell](
+                input_size, hidden_size, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0
+            )
 
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=PAD)
         self.first = nn.Linear(pooled_size, embedding_size)
@@ -149,13 +155,13 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Tensor | None, State]:
         """Tokens (N, T) -> logits of the next tokens (N, T, V), attention (N, T, R) or None, and the state after them.
 
-        `memory` holds B photos and N is a multiple of B: rows [i·N/B, (i+1)·N/B) belong to photo i (its captions, or its
-        beams). With no `state` the photo goes in before the tokens, the first of which is then BOS; with a `state`
+        `memory` holds B photos and N is a multiple of B: rows [i·N/B, (i+1)·N/B) belong to photo i (its captions, or
+        its beams). With no `state` the photo goes in before the tokens, the first of which is then BOS; with a `state`
         the tokens continue where it ended, so a caption fed word by word gives what it gives at once.
         `real` (N, T) marks the positions whose logits are wanted (not padding): the logits are then (n, V), row by row.
         Without `memory` this is a language model: no photo, no attention.
         """
-        rows, length = tokens.shape
+        rows = len(tokens)
         inputs = self.embedding(tokens)  # (N, T, E)
         photo_first = memory is not None and state is None
         if memory is not None and photo_first:

@@ -19,7 +19,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is fast on this device. A CPU without the instructions would run it 15 times slower than float32."""
+    """Whether bfloat16 is fast on this device. A CPU without instructions for it is much slower than with float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":

@@ -30,6 +30,8 @@ CONTAINERS = ("features", "layers", "trunk_output")  # their children are blocks
 WITH_AUXILIARY = ("googlenet", "inception_v3")  # auxiliary heads while training; images in [-1, 1]
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
+Triple = tuple[float, float, float]
+
 
 class Features(NamedTuple):
     """What the encoder says of B images: `pooled (B, D_p)` and `grid (B, R, D)`, its R cells row by row."""
@@ -94,7 +96,8 @@ def expected_image(name: str, weights: str | Path | None) -> tuple[Triple, Tripl
     size = int(preset.crop_size[0])
     if name in WITH_AUXILIARY:  # torchvision turns ImageNet's normalisation into this one inside the model
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), size
-    return tuple(preset.mean), tuple(preset.std), size
+    (r, g, b), (dr, dg, db) = preset.mean, preset.std
+    return (r, g, b), (dr, dg, db), size
 
 
 def read_weights(name: str, weights: str | Path | None) -> dict[str, Tensor]:

@@ -55,7 +55,9 @@ def validate(
 
 def score(records: Sequence[Record], captions: Sequence[Caption]) -> dict[str, float]:
     """The scores of one caption a record, and the shares of captions that are `unfinished` or `distinct`."""
-    candidates: dict[Hashable, str] = {record.id: caption.text for record, caption in zip(records, captions, strict=True)}
+    candidates: dict[Hashable, str] = {
+        record.id: caption.text for record, caption in zip(records, captions, strict=True)
+    }
     references: dict[Hashable, Sequence[str]] = {record.id: record.captions for record in records}
     return {
         **score_captions(candidates, references),
@@ -75,7 +77,9 @@ def evaluate(
         if isinstance(result, ImageError):
             raise result
         captions.append(result)
-    results = [{"image_id": record.id, "caption": caption.text} for record, caption in zip(records, captions, strict=True)]
+    results = [
+        {"image_id": record.id, "caption": caption.text} for record, caption in zip(records, captions, strict=True)
+    ]
     return score(records, captions), results
 
 

@@ -1,4 +1,5 @@
-"""The log of a training run: one JSON object a line in `log.jsonl` and the same figures for TensorBoard. A resumed run forgets what was logged after the step it goes on from."""
+"""The log of a training run: one JSON object a line in `log.jsonl`, and the same figures for TensorBoard. A resumed run
+forgets what was logged after the step it goes on from."""
 
 from __future__ import annotations
 

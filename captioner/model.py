@@ -23,7 +23,7 @@ class CaptionModel(nn.Module):
     def forward(
         self, images: Tensor | Features, tokens: Tensor, real: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, State]:
-        """Photos (B, 3, S, S), or their cached features, and tokens (B·C, T), C captions a photo -> as `Decoder.forward`."""
+        """Photos (B, 3, S, S), or their cached features, and tokens (B·C, T) -> what `Decoder.forward` gives."""
         features = images if isinstance(images, Features) else self.encoder(images)
         return self.decoder(tokens, self.decoder.remember(features), real=real)
 

@@ -1,7 +1,7 @@
 """The training recipe: a CNN and an RNN, jointly, in stages. It reads from top to bottom; what it needs (data, losses,
 optimizer, search, scores, files) lives in the rooms below. Nothing here is drawn from a generator that would have
-to be saved: the order of an epoch, the variation of a photo and the dropout of a step are functions of the seed and where
-the run is, so a resumed run is the uninterrupted one."""
+to be saved: the order of an epoch, the variation of a photo and the dropout of a step are functions of the seed and
+of where the run is, so a resumed run is the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -253,7 +253,9 @@ def _start_stage(config: TrainConfig, model: CaptionModel, stage: Stage) -> torc
 
 def _begin(config: TrainConfig, records: list[Record]) -> tuple[Captioner, Progress, dict]:
     if (config.output / "last").exists():
-        raise ValueError(f"{config.output} holds a run already. Add --resume to go on with it, or choose another --output.")
+        raise ValueError(
+            f"{config.output} holds a run already. Add --resume to go on with it, or choose another --output."
+        )
     torch.manual_seed(config.seed)
     vocabulary = Vocabulary.build(
         (tokenize(caption) for record in records for caption in record.captions), config.min_count
@@ -263,7 +265,9 @@ def _begin(config: TrainConfig, records: list[Record]) -> tuple[Captioner, Progr
     preprocess = Preprocess(config.image_size or encoder.image_size, mean=encoder.mean, std=encoder.std)
     backend = TorchBackend(model, choose_device(config.device))
     config.output.mkdir(parents=True, exist_ok=True)
-    (config.output / "train.json").write_text(json.dumps(asdict(config), indent=1, default=str) + "\n", encoding="utf-8")
+    (config.output / "train.json").write_text(
+        json.dumps(asdict(config), indent=1, default=str) + "\n", encoding="utf-8"
+    )
     return Captioner(backend, vocabulary, preprocess, config.model, config.decoding), Progress(), {}
 
 
@@ -305,7 +309,7 @@ def save_run(
     scores: dict[str, float] | None = None,
     state: dict | None = None,
 ) -> None:
-    """Write a checkpoint: `best/`, in half precision with its scores, or `last/`, exact and with the `state` to resume."""
+    """Write a checkpoint: `best/`, in half precision with its scores, or `last/`, exact, with the `state` to resume."""
     saved = captioner.to_config() | {
         "training": {
             "data": config.data.name,
@@ -326,10 +330,13 @@ def print_plan(
     backend = captioner.backend
     size = sum(parameter.numel() for parameter in backend.model.parameters()) / 1e6
     precision = "bfloat16" if has_bfloat16(backend.device) else "float32"
-    print(f"data    {config.data}: {len(training.records)} photos to train on, {len(validation.records)} to validate on")
+    print(
+        f"data    {config.data}: {len(training.records)} photos to train on, {len(validation.records)} to validate on"
+    )
     example = training.records[0]
     print(f"        such as {example.path.name}: {example.captions[0]}")
-    print(f"model   {config.model.encoder} + {config.model.cell}, {size:.1f} M parameters, {len(captioner.vocabulary)} words")
+    words = len(captioner.vocabulary)
+    print(f"model   {config.model.encoder} + {config.model.cell}, {size:.1f} M parameters, {words} words")
     print(f"device  {backend.device}, {precision}")
     for stage in stages:
         learns = "decoder over the frozen CNN" if stage.block is None else f"decoder, and the CNN from {stage.block} up"
@@ -349,7 +356,7 @@ def _limited(records: list[Record], limit: int) -> list[Record]:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that a first Ctrl-C (or SIGTERM) fills, so that a step is never cut in two; a second one does its usual work."""
+    """A list that a first Ctrl-C (or SIGTERM) fills, so no step is cut in two; a second one does its usual work."""
     received: list[int] = []
 
     def remember(number: int, frame: object) -> None:

@@ -22,7 +22,7 @@ def tiny(tmp_path_factory) -> Path:
     from captioner.vocabulary import Vocabulary
 
     torch.manual_seed(0)
-    vocabulary = Vocabulary("a the dog cat 's ball runs sleeps on under grass sofa and".split())
+    vocabulary = Vocabulary("a the dog cat 's ball runs sleeps on under grass sofa and".split())  # noqa: SIM905
     config = ModelConfig("squeezenet1_1", embedding_size=16, hidden_size=24)
     model = build_model(config, len(vocabulary), weights=None)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Batches and the feature cache: every caption of every photo, cached = live, and a cache that knows when it is stale."""
+"""Batches and the feature cache: every caption of every photo, cached = live, a cache that knows when it is stale."""
 
 import os
 

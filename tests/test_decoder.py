@@ -97,7 +97,8 @@ def test_equations(cell, attention, tied):
 
 
 @pytest.mark.parametrize(
-    ("cell", "attention", "layers"), list(itertools.product(CELLS, ATTENTIONS, [(1, 0), (1, 1), (2, 1), (1, 2)])),
+    ("cell", "attention", "layers"),
+    list(itertools.product(CELLS, ATTENTIONS, [(1, 0), (1, 1), (2, 1), (1, 2)])),
 )
 def test_step_by_step_is_the_whole(cell, attention, layers):
     decoder = make(cell=cell, attention=attention, layers_below=layers[0], layers_above=layers[1])

@@ -74,9 +74,7 @@ def test_it_unpacks_what_the_reader_reads(
     script.main(["flickr8k", "--root", str(root)])  # all is there: nothing is asked for again
 
 
-def test_another_content_is_removed(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_content_is_removed(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     addresses = dict.fromkeys(flickr8k(tmp_path), "0" * 32)
     monkeypatch.setitem(script.ARCHIVES, "flickr8k", addresses)
     with pytest.raises(SystemExit, match=r"text.zip: expected MD5 000.*found MD5"):

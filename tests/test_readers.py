@@ -38,11 +38,7 @@ def write_lists(root: Path, splits: dict[str, str]) -> None:
 
 
 def flickr8k(root: Path, photos: str = "Images") -> Path:
-    rows = [
-        f"{name}#{i}\tA {name[0]} , number {i} .\n"
-        for name in (*FLICKR8K, "x.jpg", "y.jpg.1")
-        for i in (0, 1)
-    ]
+    rows = [f"{name}#{i}\tA {name[0]} , number {i} .\n" for name in (*FLICKR8K, "x.jpg", "y.jpg.1") for i in (0, 1)]
     write(root / "Flickr8k.token.txt", "".join(rows))
     write_lists(root, FLICKR8K)
     touch(root / photos, *FLICKR8K, "x.jpg")
@@ -53,9 +49,7 @@ def coco(root: Path, parts: dict[str, tuple[int, ...]]) -> Path:
     for part, ids in parts.items():
         images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in ids]
         annotations = [
-            {"id": 10 * i + k, "image_id": i, "caption": f"Photo {i},\n caption {k}. "}
-            for k in (0, 1)
-            for i in ids
+            {"id": 10 * i + k, "image_id": i, "caption": f"Photo {i},\n caption {k}. "} for k in (0, 1) for i in ids
         ]
         data = {"images": images, "annotations": annotations}
         write(root / "annotations" / f"captions_{part}.json", json.dumps(data))
@@ -85,9 +79,7 @@ def edit(path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize("photos", ["Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "."])
 def test_flickr8k(tmp_path: Path, photos: str) -> None:
     records = read_dataset(flickr8k(tmp_path, photos))
-    assert records[0] == Record(
-        "a.jpg", tmp_path / photos / "a.jpg", ("A a , number 0 .", "A a , number 1 ."), "train"
-    )
+    assert records[0] == Record("a.jpg", tmp_path / photos / "a.jpg", ("A a , number 0 .", "A a , number 1 ."), "train")
     assert [(r.id, r.split) for r in records] == [("a.jpg", "train"), ("b.jpg", "train"), ("c.jpg", "val")]
     assert select(records, "dev") == select(records, "val") == records[2:]
 
@@ -191,20 +183,14 @@ def test_karpathy_flickr(tmp_path: Path, file: str, folder: str) -> None:
 
 def test_karpathys_files_beside_the_folders_of_the_photos(tmp_path: Path) -> None:
     for name in ("dataset_flickr8k.json", "dataset_coco.json"):
-        image = (
-            karpathy_image("a.jpg", "test") if "flickr" in name else karpathy_image("b.jpg", "val", cocoid=3)
-        )
+        image = karpathy_image("a.jpg", "test") if "flickr" in name else karpathy_image("b.jpg", "val", cocoid=3)
         write(tmp_path / "karpathy" / name, json.dumps({"images": [image]}))
     touch(tmp_path / "flickr8k" / "Flicker8k_Dataset", "a.jpg")
     touch(tmp_path / "coco2017" / "val2017", "000000000003.jpg")
-    assert "expected one file of captions, found dataset_coco.json, dataset_f" in message(
-        tmp_path / "karpathy"
-    )
+    assert "expected one file of captions, found dataset_coco.json, dataset_f" in message(tmp_path / "karpathy")
     assert [r.path.name for r in read_dataset(tmp_path / "karpathy" / "dataset_flickr8k.json")] == ["a.jpg"]
     assert [r.id for r in read_dataset(tmp_path / "karpathy" / "dataset_coco.json")] == [3]
-    assert "expected a folder, or a file named" in message(
-        tmp_path / "karpathy" / "dataset_coco.json", format="kaggle"
-    )
+    assert "expected a folder, or a file named" in message(tmp_path / "karpathy" / "dataset_coco.json", format="kaggle")
 
 
 @pytest.mark.parametrize("text_folder", [".", "Flickr8k_text"])
@@ -214,9 +200,7 @@ def test_a_data_set_by_its_caption_file(tmp_path: Path, text_folder: str) -> Non
     for path in tmp_path.glob("*.txt"):
         path.rename(tmp_path / text_folder / path.name)
     source = tmp_path / text_folder / "Flickr8k.token.txt"
-    assert (
-        [r.captions for r in read_dataset(source)] == [r.captions for r in read_dataset(tmp_path)] == expected
-    )
+    assert [r.captions for r in read_dataset(source)] == [r.captions for r in read_dataset(tmp_path)] == expected
 
 
 def test_plain_folder_csv_and_jsonl_are_the_same(tmp_path: Path) -> None:
@@ -454,9 +438,7 @@ def test_a_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_reading_needs_no_torch() -> None:
-    code = (
-        "import sys, captioner.data.readers, captioner.data.toy; assert 'torch' not in sys.modules, 'torch'"
-    )
+    code = "import sys, captioner.data.readers, captioner.data.toy; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 

@@ -97,9 +97,7 @@ def test_a_shape_fills_its_part_of_the_box() -> None:
         assert blue.sum() / 24**2 == pytest.approx(share, abs=0.06), shape
 
 
-def test_a_seed_gives_the_same_bits_and_an_image_does_not_depend_on_how_many(
-    toy: Path, tmp_path: Path
-) -> None:
+def test_a_seed_gives_the_same_bits_and_an_image_does_not_depend_on_how_many(toy: Path, tmp_path: Path) -> None:
     make_toy(tmp_path / "again", images=20, seed=1)
     make_toy(tmp_path / "other", images=20, seed=2)
     again, other = rows(tmp_path / "again"), rows(tmp_path / "other")

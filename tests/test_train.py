@@ -104,8 +104,8 @@ def test_what_a_run_leaves(uninterrupted):
 
 
 def test_frozen_is_frozen(uninterrupted):
-    """After the joint stage from features.12, what lies below is as it was (but for the half precision of best/, from which
-    that stage began)."""
+    """After the joint stage from features.12, what lies below is as it was (but for the half precision of best/, from
+    which that stage began)."""
     torch.manual_seed(uninterrupted.seed)
     fresh = Encoder("squeezenet1_1", None).state_dict()
     trained = Captioner.load(uninterrupted.output / "last", device="cpu").backend.model.encoder.state_dict()
@@ -150,7 +150,7 @@ def test_wrong_settings(toy, uninterrupted, tmp_path):
         train(replace(uninterrupted, batch_size=4, resume=True))
     with pytest.raises(FileNotFoundError, match="nothing to go on with"):
         train(config(toy, tmp_path / "none", resume=True))
-    with pytest.raises(ValueError, match="has no block 'layer3'; it has, in order: features.0"):
+    with pytest.raises(ValueError, match=r"has no block 'layer3'; it has, in order: features\.0"):
         train(config(toy, tmp_path / "block", stages=("layer3:2",)))
     assert not (tmp_path / "block" / "last").exists()
     for wrong in ("decoder", "decoder:", ":3", "decoder:0", "decoder:x"):

@@ -98,9 +98,7 @@ def _build(
             features = encoder(images.to(device, memory_format=torch.channels_last))
             if not files:
                 files = [
-                    np.lib.format.open_memmap(
-                        beside / f"{name}.npy", "w+", np.float16, (len(records), *part.shape[1:])
-                    )
+                    np.lib.format.open_memmap(beside / f"{name}.npy", "w+", np.float16, (len(records), *part.shape[1:]))
                     for name, part in zip(("pooled", "grid"), features, strict=True)
                 ]
             for file, part in zip(files, features, strict=True):

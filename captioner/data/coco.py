@@ -20,17 +20,13 @@ KARPATHY_FOLDERS = (
     ".",
     "images",
     *FLICKR_FOLDERS,
-    *(
-        f"../{name}" for name in ("coco", "coco2014", "coco2017")
-    ),  # all three files in one folder, beside the others
+    *(f"../{name}" for name in ("coco", "coco2014", "coco2017")),  # all three files in one folder, beside the others
     *(f"../{name}/{folder}" for name in ("flickr8k", "flickr30k") for folder in FLICKR_FOLDERS),
 )
 
 
 def _unreadable(source: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{source}: expected JSON, but reading stopped ({error}). Is the file whole? Fetch it again."
-    )
+    return ValueError(f"{source}: expected JSON, but reading stopped ({error}). Is the file whole? Fetch it again.")
 
 
 def _unique(rows: Iterable[dict[str, Any]], source: Path, part: str) -> None:
@@ -88,9 +84,7 @@ def read_coco(root: Path, year: int | None = None) -> list[Record]:
     if not parts:
         expected = ", ".join(f"annotations/{source.name}" for source in sources.values())
         raise FileNotFoundError(f"{root}: expected one of {expected} there; none is")
-    there = [
-        (split, part) for split, part in parts if (root / part).is_dir() or (root / "images" / part).is_dir()
-    ]
+    there = [(split, part) for split, part in parts if (root / part).is_dir() or (root / "images" / part).is_dir()]
     if not there:
         folders = " or ".join(f"{part}/" for _, part in parts)
         raise FileNotFoundError(
@@ -127,9 +121,7 @@ def _karpathy_image(image: Any, where: str) -> Entry:
             names += [f"{part}/{int(image['cocoid']):012d}.jpg" for part in ("train2017", "val2017")]
     except (KeyError, TypeError) as error:
         what = f"broken ({type(error).__name__}: {error})"
-        raise ValueError(
-            f"{where}: {what}; expected filename, split and sentences, each of them with raw"
-        ) from None
+        raise ValueError(f"{where}: {what}; expected filename, split and sentences, each of them with raw") from None
     if not raw:
         raise ValueError(f"{where}: {name}: expected one or more sentences; it has none")
     captions = [clean_caption(text, f"{where}, {name}") for text in raw]

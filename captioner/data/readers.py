@@ -57,9 +57,7 @@ def _join(captions: dict[str, list[str]], lists: dict[str, tuple[str, str]], sou
     captions of 92 such, one of which, "2258277193_586949ec62.jpg.1", has no photo."""
     for name, (_, where) in lists.items():
         if name not in captions:
-            raise ValueError(
-                f"{where}: unknown photo {name}; expected one of those that have captions in {source}"
-            )
+            raise ValueError(f"{where}: unknown photo {name}; expected one of those that have captions in {source}")
     return [Entry(name, (name,), captions[name], split) for name, (split, _) in lists.items()]
 
 
@@ -121,9 +119,7 @@ def _csv_table(source: Path) -> Iterator[tuple[int, list[str]]]:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise ValueError(
-                f"{source}:{number}: broken row ({error}); expected CSV. Is a quote left open?"
-            ) from None
+            raise ValueError(f"{source}:{number}: broken row ({error}); expected CSV. Is a quote left open?") from None
         if row is None:
             return
         if any(field.strip() for field in row):
@@ -135,9 +131,7 @@ def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number, first = next(table, (1, []))
     header = [field.strip() for field in first]
     if sorted(header) not in (["caption", "image"], ["caption", "image", "split"]):
-        raise ValueError(
-            f"{source}:{number}: broken header {','.join(first)[:60]!r}; expected image,caption[,split]"
-        )
+        raise ValueError(f"{source}:{number}: broken header {','.join(first)[:60]!r}; expected image,caption[,split]")
     for number, row in table:
         if len(row) != len(header):
             raise ValueError(
@@ -152,17 +146,11 @@ def _jsonl_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{source}:{number}: broken row ({error}); expected one JSON object a line"
-            ) from None
+            raise ValueError(f"{source}:{number}: broken row ({error}); expected one JSON object a line") from None
         if not (
-            isinstance(row, dict)
-            and isinstance(row.get("image"), str)
-            and ("caption" in row) != ("captions" in row)
+            isinstance(row, dict) and isinstance(row.get("image"), str) and ("caption" in row) != ("captions" in row)
         ):
-            expected = (
-                'an object with "image" and either "caption", a string, or "captions", a list of strings'
-            )
+            expected = 'an object with "image" and either "caption", a string, or "captions", a list of strings'
             raise ValueError(f"{source}:{number}: broken row {line[:60]!r}; expected {expected}")
         yield number, row
 
@@ -184,9 +172,7 @@ def read_folder(root: Path) -> list[Record]:
         if not name:
             raise ValueError(f"{where}: broken row; expected the name of an image, found none")
         if not (isinstance(captions, list) and captions):
-            raise ValueError(
-                f"{where}: broken row; expected captions as a list of strings, found {captions!r}"
-            )
+            raise ValueError(f"{where}: broken row; expected captions as a list of strings, found {captions!r}")
         if has_split not in (None, "split" in row):
             raise ValueError(f"{where}: expected a split in every row or in none; the rows differ")
         has_split = "split" in row
@@ -195,9 +181,7 @@ def read_folder(root: Path) -> list[Record]:
             what = f"{name} is in two splits, {entries[name].split} (line {begun[name]}) and {split}"
             raise ValueError(f"{where}: {what}; expected it in one")
         if name in entries and "captions" in row:
-            raise ValueError(
-                f"{where}: duplicate id {name}, as in line {begun[name]}; expected its list once"
-            )
+            raise ValueError(f"{where}: duplicate id {name}, as in line {begun[name]}; expected its list once")
         begun.setdefault(name, number)
         entry = entries.setdefault(name, Entry(name, (name,), [], split))
         entry.captions.extend(clean_caption(caption, where) for caption in captions)

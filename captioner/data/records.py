@@ -105,9 +105,7 @@ def choose_file(root: Path, patterns: Sequence[str]) -> tuple[Path, Path]:
         raise FileNotFoundError(f"{root}: expected one of {', '.join(patterns)} there; none is")
     if len(found) > 1:
         names = ", ".join(path.relative_to(root).as_posix() for path in found)
-        raise ValueError(
-            f"{root}: expected one file of captions, found {names}. Give the path of one of them."
-        )
+        raise ValueError(f"{root}: expected one file of captions, found {names}. Give the path of one of them.")
     return root, found[0]
 
 
@@ -117,9 +115,7 @@ class Photos:
 
     def __init__(self, root: Path, folders: Sequence[str]):
         self.root, self.folders = root, folders
-        self._folder_of: dict[
-            str, dict[str, str]
-        ] = {}  # inner folder, as in a photo's name -> file -> folder
+        self._folder_of: dict[str, dict[str, str]] = {}  # inner folder, as in a photo's name -> file -> folder
 
     def find(self, names: Iterable[str]) -> Path | None:
         for name in names:
