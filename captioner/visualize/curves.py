@@ -1,0 +1,137 @@
+"""The picture of a training run: its losses and scores over the epochs, from the rows of its log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from captioner.visualize.page import FAINT, INK, RULE, check_path, fonts, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRAIN, VALID, CIDER, BLEU = "#8a94a6", "#1f4e79", "#b8451b", "#2b7a5b"
+HEIGHT = 5.6  # inches
+
+
+def save_curves(path: str | Path, log: Iterable[Mapping[str, Any]], title: str | None = None) -> None:
+    """`training_curves` written as .png, .svg or .pdf."""
+    check_path(path)
+    save(training_curves(log, title), path)
+
+
+def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) -> Figure:
+    """The loss on training and validation captions, and below it the scores on validation photos, over the epochs
+    of the whole run, its stages marked.
+
+    `log` has a run's rows in order, {"kind": "step" or "validation", "step", "epoch" (of its stage), "stage", "loss",
+    "CIDEr-D", "BLEU-4", ...}. Missing values and losses that are no number are left out."""
+    rows = [row for row in log if row.get("kind") in ("step", "validation")]
+    places, stages = _epochs(rows)
+
+    def values(kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+        found = np.array([row.get(name, math.nan) if row["kind"] == kind else math.nan for row in rows], dtype=float)
+        return places[np.isfinite(found)], found[np.isfinite(found)]
+
+    figure = new_figure(8, HEIGHT)
+    axes_loss, axes_scores = figure.subplots(2, 1, sharex=True, gridspec_kw={"hspace": 0.16})
+    figure.subplots_adjust(left=0.08, right=0.84, top=0.87, bottom=0.1)
+    figure.text(0.08, 0.965, title or "Training", size=13, color=INK, va="top", family=fonts(), parse_math=False)
+    for axes in (axes_loss, axes_scores):
+        _plain(axes)
+        for start, _ in stages:
+            axes.axvline(start, color=RULE, lw=1, zorder=0)
+    axes_scores.set_xlim(0, max(1.0, float(places.max(initial=1.0))))
+    axes_scores.set_xlabel("epoch", size=9, color=FAINT, family=fonts())
+    for start, name in stages:
+        _note(axes_loss, name, (start, 1), (4, 4), 8, FAINT, xycoords=axes_loss.get_xaxis_transform())
+
+    x, losses = values("step", "loss")
+    thin = slice(None, None, 1 + len(x) // 2000)
+    axes_loss.plot(x[thin], losses[thin], color=TRAIN, lw=0.6, alpha=0.3)
+    axes_loss.plot(x[thin], _smooth(losses)[thin], color=TRAIN, lw=1.6)
+    valid = values("validation", "loss")
+    axes_loss.plot(*valid, color=VALID, lw=1.6, marker="o", ms=3, clip_on=False)
+    if len(losses) > 100:  # the first losses are far above all that follows; they may leave the picture
+        both = np.concatenate([np.percentile(losses, (0.5, 95)), valid[1]])
+        margin = 0.06 * (both.max() - both.min() or 1)
+        axes_loss.set_ylim(both.min() - margin, both.max() + margin)
+    _name_ends(axes_loss, {"training loss": (TRAIN, _smooth(losses)), "validation loss": (VALID, valid[1])})
+
+    scores = {
+        "CIDEr-D": (CIDER, values("validation", "CIDEr-D")),
+        "BLEU-4": (BLEU, values("validation", "BLEU-4")),
+    }
+    for colour, (x, y) in scores.values():
+        axes_scores.plot(x, y, color=colour, lw=1.6, marker="o", ms=3, clip_on=False)
+        if len(y) > 1:
+            best = int(np.argmax(y))
+            axes_scores.plot(x[best], y[best], "o", ms=9, mfc="none", mec=colour, clip_on=False)
+            _note(axes_scores, f"best {y[best]:.3f}", (x[best], y[best]), (0, 9), 8, colour, ha="center")
+    axes_scores.set_ylim(0, 1.12 * axes_scores.get_ylim()[1])
+    _name_ends(axes_scores, {name: (colour, y) for name, (colour, (_, y)) in scores.items()})
+    return figure
+
+
+def _epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """Where each row lies, in epochs since the start of the run, and where each stage starts.
+
+    Rows count epochs within a stage. An epoch ends with its validation; one under way is taken to be as long as the
+    one before."""
+    if not rows:
+        return np.zeros(0), []
+    names = [(str(row.get("stage", "")), int(row.get("epoch", 1))) for row in rows]
+    starts = [0, *(index for index in range(1, len(rows)) if names[index] != names[index - 1])]
+    steps = np.array([row["step"] for row in rows], dtype=float)
+    places, stages = np.zeros(len(rows)), list[tuple[float, str]]()
+    before, length = steps[0] - 1, 1.0
+    for epoch, (start, stop) in enumerate(zip(starts, [*starts[1:], len(rows)], strict=True)):
+        ended = rows[stop - 1]["kind"] == "validation" or stop < len(rows)
+        length = max(steps[stop - 1] - before, 1.0 if ended else length)
+        places[start:stop] = epoch + (steps[start:stop] - before) / length
+        before = steps[stop - 1]
+        if start == 0 or names[start][0] != names[start - 1][0] or names[start][1] <= names[start - 1][1]:
+            stages.append((float(epoch), names[start][0]))
+    return places, stages
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """The mean of each value and its neighbours, a hundredth of all on either side."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    places, side = np.arange(len(values)), len(values) // 100
+    starts, stops = np.maximum(places - side, 0), np.minimum(places + side + 1, len(values))
+    return (sums[stops] - sums[starts]) / (stops - starts)
+
+
+def _plain(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+    axes.grid(axis="y", color=RULE, lw=0.5)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=8, labelcolor=FAINT, labelfontfamily=fonts())
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _note(axes: Axes, text: str, place: tuple, offset: tuple, size: float, colour: str, **where: Any) -> None:
+    where |= {"textcoords": "offset points", "annotation_clip": False, "parse_math": False}
+    axes.annotate(text, place, offset, size=size, color=colour, family=fonts(), **where)
+
+
+def _name_ends(axes: Axes, lines: Mapping[str, tuple[str, np.ndarray]]) -> None:
+    """At the right end of each line its name and last value, moved apart where two would cover each other."""
+    ends = sorted((float(y[-1]), name, colour) for name, (colour, y) in lines.items() if len(y))
+    low, high = axes.get_ylim()
+    gap = (ends[1][0] - ends[0][0]) / (high - low) if len(ends) == 2 else 1.0
+    points = 72 * axes.get_position().height * HEIGHT
+    push = max(0.0, 26 - gap * points) / 2
+    for (y, name, colour), shift in zip(ends, (-push, push), strict=False):
+        where = {"xycoords": axes.get_yaxis_transform(), "va": "center"}
+        _note(axes, f"{name}\n{y:.3f}", (1, y), (8, shift), 8.5, colour, **where)
