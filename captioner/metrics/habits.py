@@ -1,0 +1,64 @@
+"""What captions are like beside how well they score: how many are alike, how long, copied from training, ended badly;
+and the slices of images that a table shows the scores of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from captioner.metrics.ngrams import References, Tokens
+
+# A caption that ends in one of these ("a man with a") was cut, or learnt to please a reward that forgives it.
+_ENDINGS = (
+    "a an the and or but of in on at to for from with by into onto over under near next through between behind "
+    "beside above below before after while as that his her its their is are"
+)
+BAD_ENDINGS = frozenset(_ENDINGS.split())
+SHORT, LONG = 8, 12  # words: up to SHORT is short, from LONG on is long
+RARE_SHARE = 0.005  # a word is rare if at most this share of the images' references has it
+
+
+def habits(candidates: Tokens, training: Iterable[Sequence[str]] | None = None) -> dict[str, float]:
+    """Shares and means over tokenized captions: `distinct`, `mean_length`, `words` (different ones), `bad_endings`;
+    with the tokenized captions of a training set also `copied`, the share that is found there word for word."""
+    kinds = Counter(map(tuple, candidates))
+    count = max(len(candidates), 1)
+    found = {
+        "distinct": len(kinds) / count,
+        "mean_length": sum(map(len, candidates)) / count,
+        "words": float(len({word for caption in kinds for word in caption})),
+        "bad_endings": sum(bool(words) and words[-1] in BAD_ENDINGS for words in candidates) / count,
+    }
+    if training is not None:
+        known = set(map(tuple, training))
+        found["copied"] = sum(number for caption, number in kinds.items() if caption in known) / count
+    return found
+
+
+def rare_words(references: References) -> frozenset[str]:
+    """The words that at most RARE_SHARE of the images have in a reference."""
+    images = Counter(word for captions in references for word in {word for caption in captions for word in caption})
+    return frozenset(word for word, count in images.items() if count <= RARE_SHARE * len(references))
+
+
+def slices(
+    candidates: Tokens, references: References, ids: Sequence[Any], unfinished: Collection[Any] = ()
+) -> dict[str, np.ndarray]:
+    """Named masks over images (images,): by length of the caption, by whether it was finished, and the images of
+    which two references or more use the same rare word."""
+    lengths = np.fromiter(map(len, candidates), np.int64, len(candidates))
+    rare = rare_words(references)
+    with_rare = np.zeros(len(references), bool)
+    for image, captions in enumerate(references):
+        uses = Counter(word for caption in captions for word in rare.intersection(caption))
+        with_rare[image] = any(count > 1 for count in uses.values())
+    return {
+        f"up to {SHORT} words": lengths <= SHORT,
+        f"{SHORT + 1} to {LONG - 1} words": (lengths > SHORT) & (lengths < LONG),
+        f"{LONG} words or more": lengths >= LONG,
+        "rare words in references": with_rare,
+        "unfinished": np.array([key in unfinished for key in ids], bool),
+    }

@@ -1,0 +1,98 @@
+"""The results file that COCO's evaluation server accepts: written under its right name in a zip, and checked before
+it is sent. Nothing is scored here."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from captioner.metrics.results import Id, caption_problem, raise_problems, results_json, shorten, write_results
+
+SERVER_FILE = re.compile(r"captions_(val|test)2014_([A-Za-z0-9][A-Za-z0-9.+-]*(?:_[A-Za-z0-9.+-]+)*)_results\.json")
+
+
+def check_submission(path: str | Path, ids: Collection[int] | None = None) -> list[str]:
+    """What COCO's evaluation server would refuse in a results file or a zip of such files; an empty list if nothing.
+
+    `ids`: the images of the split, if known: then missing and unknown ones are problems.
+    """
+    path = Path(path)
+    if path.suffix != ".zip":
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; expected a results file or a zip of such files")
+        return _check_member(path.name, path.read_bytes(), ids)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+            problems = [] if names else [f"{path.name}: the zip is empty"]
+            for name in names:
+                problems += _check_member(name, archive.read(name), ids)
+    except zipfile.BadZipFile as error:
+        return [f"{path.name}: not a zip ({error})"]
+    return problems
+
+
+def _check_member(name: str, content: bytes, ids: Collection[int] | None) -> list[str]:
+    problems = []
+    if not SERVER_FILE.fullmatch(name):
+        problems.append(
+            f"{name}: expected the name captions_val2014_NAME_results.json or captions_test2014_NAME_results.json, "
+            "in no folder"
+        )
+    try:
+        entries = json.loads(content.decode())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return [*problems, f"{name}: not JSON in UTF-8 ({error})"]
+    if not isinstance(entries, list):
+        return [*problems, f"{name}: expected a list of captions"]
+    seen: Counter[int] = Counter()
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not {"image_id", "caption"} <= entry.keys():
+            problems.append(f"{name}: entry {number} is {shorten(entry)}; expected image_id and caption")
+            continue
+        key = entry["image_id"]
+        where = f"{name}: entry {number} (image_id {shorten(key)})"
+        if not isinstance(key, int) or isinstance(key, bool):
+            problems.append(f"{where}: the image_id is no whole number")
+        else:
+            seen[key] += 1
+            if seen[key] == 2:
+                problems.append(f"{where}: the image has two captions")
+            if ids is not None and key not in ids:
+                problems.append(f"{where}: no such image in the split")
+        problem = caption_problem(entry["caption"])
+        if problem:
+            problems.append(f"{where}: {problem}")
+    if ids is not None and (missing := [key for key in ids if key not in seen]):
+        problems.append(f"{name}: {len(missing):,} of {len(ids):,} images have no caption (first: {missing[0]})")
+    return problems
+
+
+def write_submission(folder: str | Path, name: str, split: str, captions: Mapping[Id, str]) -> Path:
+    """Write captions as COCO's server wants them: `captions_{split}2014_{name}_results.json`, in a zip beside it.
+
+    The server wants the val and the test file in one zip: where the other is already in the folder, it goes in too.
+    """
+    split = {"dev": "val"}.get(split, split)
+    file = f"captions_{split}2014_{name}_results.json"
+    if not SERVER_FILE.fullmatch(file):
+        raise ValueError(
+            f"cannot name a submission {file!r}; expected split val or test, and a name of A-Z a-z 0-9 . + - _"
+        )
+    folder = Path(folder)
+    problems = _check_member(file, results_json(captions).encode("utf-8", "surrogatepass"), None)
+    raise_problems(folder / file, problems, "expected what COCO's server accepts")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_results(folder / file, captions)
+    both = [path for part in ("val", "test") if (path := folder / f"captions_{part}2014_{name}_results.json").exists()]
+    target = folder / f"captions_{name}_results.zip"
+    partial = target.with_suffix(".zip.partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in both:
+            archive.write(path, path.name)
+    partial.replace(target)
+    return target
