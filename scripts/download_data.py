@@ -98,9 +98,7 @@ def unpack(archive: Path, folder: Path) -> None:
         names = [name for name in zipped.namelist() if not name.startswith("__MACOSX/")]
         for name in names:
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                raise ValueError(
-                    f"{archive.name}: holds {name!r}, outside of its folder; nothing is unpacked"
-                )
+                raise ValueError(f"{archive.name}: holds {name!r}, outside of its folder; nothing is unpacked")
         for name in tqdm(names, desc=f"unpacking {archive.name}", unit=" files"):
             zipped.extract(name, folder)
 
