@@ -79,12 +79,15 @@ class Captioner:
         preprocess: Preprocess,
         config: ModelConfig,
         decoding: Decoding | None = None,
+        provenance: str = "in memory",
     ):
+        """`provenance` says where the model is from: a checkpoint's name and the SHA-256 of its weights."""
         self.backend = backend
         self.vocabulary = vocabulary
         self.preprocess = preprocess
         self.config = config
         self.decoding = decoding or Decoding()
+        self.provenance = provenance
 
     @classmethod
     def load(cls, checkpoint: str | Path | None = None, device: str = "auto") -> Captioner:
@@ -100,9 +103,9 @@ class Captioner:
         config = ModelConfig(**saved["model"])
         vocabulary = Vocabulary(saved["vocabulary"])
         backend = load_backend(config, len(vocabulary), tensors, device)
-        return cls(
-            backend, vocabulary, Preprocess.from_dict(saved["preprocess"]), config, Decoding(**saved["decoding"])
-        )
+        preprocess, decoding = Preprocess.from_dict(saved["preprocess"]), Decoding(**saved["decoding"])
+        provenance = f"{directory.name}, SHA-256 {saved['weights']['sha256']}"
+        return cls(backend, vocabulary, preprocess, config, decoding, provenance)
 
     def to_config(self) -> dict[str, Any]:
         """What a checkpoint's config.json says of the model."""

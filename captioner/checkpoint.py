@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 FORMAT_VERSION = 1
@@ -120,7 +120,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], half: bool) -> dic
         for name, tensor in tensors.items()
         if name not in tied
     }
-    save_file(stored, path, metadata={"tied": json.dumps(tied)})
+    path.write_bytes(save(stored, metadata={"tied": json.dumps(tied)}))  # save_file would hide it from other users
     _sync(path)
     return {"sha256": _sha256(path), "bytes": path.stat().st_size}
 
@@ -161,7 +161,8 @@ def has_checkpoint(directory: str | Path) -> bool:
 
 
 def load_checkpoint(directory: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, floating ones in float32, and the config as it was saved. Raises CheckpointError."""
+    """The tensors, floating ones in float32, and the config as it was saved, with the `sha256` and size of its
+    `weights`. Raises CheckpointError."""
     directory = _directory(directory)
     path = directory / CONFIG
     config = _read_json(path)
@@ -171,8 +172,8 @@ def load_checkpoint(directory: str | Path) -> tuple[dict[str, Tensor], dict[str,
             f"{path} is of format version {found}, but this captioner reads version {FORMAT_VERSION}. "
             "Use the captioner that wrote it, or train or download the model again."
         )
-    weights = config.pop("weights", None)
-    return _read_tensors(directory / WEIGHTS, weights, path, torch.float32), config
+    tensors = _read_tensors(directory / WEIGHTS, config.get("weights"), path, torch.float32)
+    return tensors, config
 
 
 def load_state(directory: str | Path) -> Any:

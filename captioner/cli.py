@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +25,7 @@ DESCRIPTION = "Photos in, sentences out, and a picture of where the model looked
 
 app = tyro.extras.SubcommandApp()
 
+OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Checkpoint = Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY", help_behavior_hint="")]
 Paths = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
@@ -158,7 +159,10 @@ def evaluate(
     data: Path,
     split: str = "val",
     checkpoint: Checkpoint = None,
-    results: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
+    results: OptionalFile = None,
+    scores: OptionalFile = None,
+    submit: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
+    java: tuple[Literal["METEOR", "SPICE"], ...] = (),
     limit: int = 0,
     options: Options = DecodingOptions(),
     batch_size: int = 32,
@@ -171,22 +175,103 @@ def evaluate(
         split: train, val (or dev) or test.
         checkpoint: Directory of the model; the shipped one if not given.
         results: Write the captions here, in the COCO results format.
+        scores: Write the scores here, with intervals, slices and provenance, for captioner compare.
+        submit: Write captions_SPLIT2014_NAME_results.json and its zip for COCO's server into this folder.
+        java: Also compute these, with Java.
         limit: Use only so many photos; 0 for all.
         batch_size: Photos captioned at a time.
         device: auto, cpu, cuda, mps.
     """
     from captioner.data.readers import read_dataset, select
     from captioner.evaluate import evaluate as run
-    from captioner.evaluate import format_scores, write_results
+    from captioner.metrics.results import write_results
+    from captioner.metrics.server import write_submission
+    from captioner.metrics.tables import format_scores
 
     records = select(read_dataset(data), split)
     records = records[:limit] if limit else records
     captioner = _load(checkpoint, device)
-    decoding = options.over(captioner.decoding)
-    scores, captions = run(captioner, records, decoding, batch_size)
+    scored, captions = run(captioner, records, options.over(captioner.decoding), split, batch_size, java)
     if results is not None:
+        results.parent.mkdir(parents=True, exist_ok=True)
         write_results(results, captions)
-    print(format_scores(scores, len(records), split, decoding))
+    if scores is not None:
+        scores.parent.mkdir(parents=True, exist_ok=True)
+        scored.write(scores)
+    print(format_scores(scored))
+    if submit is not None:
+        print(write_submission(Path.cwd(), submit, split, captions))
+    return 0
+
+
+@app.command
+def score(
+    references: Path,
+    results: OptionalFile = None,
+    people: bool = False,
+    split: str = "val",
+    training: OptionalFile = None,
+    java: tuple[Literal["METEOR", "SPICE"], ...] = (),
+    allow_missing: bool = False,
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
+) -> int:
+    """Score any COCO-format results file, whatever model wrote it, as the COCO evaluation does, without Java.
+
+    Args:
+        references: COCO's annotation file (no photos needed), or a data set that captioner reads.
+        results: The captions: [{"image_id": 42, "caption": "a dog"}, ...].
+        people: Instead of results, score people: the first caption of each image against its others.
+        split: Which split of a data set the results are of.
+        training: Captions of the training set (an annotation file or a data set), to find copies of them.
+        java: Also compute these, with Java.
+        allow_missing: Score what is there if images have no caption.
+        output: Write the scores here, with intervals, slices and provenance, for captioner compare.
+    """
+    from captioner.metrics.report import score_files, score_people
+    from captioner.metrics.tables import format_scores
+
+    if people == (results is not None):
+        raise ValueError("give either --results FILE or --people.")
+    known = _references(references, split)
+    seen = None
+    if training is not None:
+        seen = [caption for captions in _references(training, "train").values() for caption in captions]
+    if results is None:
+        scored = score_people(known, split=split, training=seen, java=java)
+    else:
+        scored = score_files(results, known, allow_missing=allow_missing, split=split, training=seen, java=java)
+    if output is not None:
+        scored.write(output)
+    print(format_scores(scored))
+    return 0
+
+
+@app.command
+def compare(
+    a: tyro.conf.Positional[Path],
+    b: tyro.conf.Positional[Path],
+    /,
+    references: OptionalFile = None,
+    split: str = "val",
+    json: bool = False,
+) -> int:
+    """Is B better than A, or is it chance? The difference of each score, its 95 % interval and its p-value.
+
+    Args:
+        a: A score file (captioner score -o), or a results file.
+        b: Another, of the same images.
+        references: The references, if A or B is a results file.
+        split: Which split of a data set they are of.
+        json: One JSON list, for programs.
+    """
+    from captioner.metrics.report import compare_files
+    from captioner.metrics.tables import differences_to_dict, format_differences
+
+    differences = compare_files(a, b, None if references is None else _references(references, split))
+    if json:
+        _print_json(differences_to_dict(differences))
+    else:
+        print(format_differences(differences))
     return 0
 
 
@@ -207,6 +292,17 @@ def toy(directory: tyro.conf.Positional[Path], /, images: int = 1000, size: int 
         f"{directory}: {images} images of {size} x {size} pixels. Train on it: captioner train --data {directory} ..."
     )
     return 0
+
+
+def _references(source: Path, split: str) -> Mapping[int | str, Sequence[str]]:
+    """The captions of a COCO annotation file, or of a split of a data set, by image id."""
+    from captioner.metrics.results import read_coco_references, references_of
+
+    if source.is_file() and source.suffix == ".json":
+        return read_coco_references(source)
+    from captioner.data.readers import read_dataset, select
+
+    return references_of(select(read_dataset(source), split))
 
 
 def _find(paths: Iterable[str], recursive: bool) -> list[Path]:
@@ -234,7 +330,7 @@ def _load(checkpoint: Path | None, device: str) -> Captioner:
     return Captioner.load(checkpoint, device=device)
 
 
-def _print_json(entry: dict[str, Any]) -> None:
+def _print_json(entry: Any) -> None:
     print(json.dumps(entry, ensure_ascii=False), flush=True)
 
 

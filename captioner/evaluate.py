@@ -3,9 +3,8 @@ What the scores are is the business of `metrics`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Sequence
-from pathlib import Path
+from dataclasses import asdict
 
 import torch
 from torch.utils.data import Dataset
@@ -19,6 +18,8 @@ from captioner.device import autocast
 from captioner.encoder import Features
 from captioner.images import ImageError
 from captioner.metrics import score_captions
+from captioner.metrics.report import ScoreFile, score_results
+from captioner.metrics.results import Results, references_of
 from captioner.objectives import cross_entropy
 from captioner.vocabulary import PAD
 
@@ -67,31 +68,26 @@ def score(records: Sequence[Record], captions: Sequence[Caption]) -> dict[str, f
 
 
 def evaluate(
-    captioner: Captioner, records: Sequence[Record], decoding: Decoding, batch_size: int = 32
-) -> tuple[dict[str, float], list[dict[str, int | str]]]:
-    """Caption the records' photos, each once, and score the captions: the scores, and the captions as COCO's results
-    file has them (`[{"image_id": …, "caption": …}]`). Raises `ImageError` for a photo that cannot be read."""
-    captions: list[Caption] = []
+    captioner: Captioner,
+    records: Sequence[Record],
+    decoding: Decoding,
+    split: str,
+    batch_size: int = 32,
+    java: Sequence[str] = (),
+) -> tuple[ScoreFile, dict[int | str, str]]:
+    """Caption the records' photos, each once, and score the captions: a score file with intervals, slices and
+    provenance, and the caption of each image. Raises `ImageError` for a photo that cannot be read."""
+    captions: dict[int | str, str] = {}
+    unfinished = set()
     stream = captioner.caption_many((record.path for record in records), decoding, batch_size)
-    for result in tqdm(stream, total=len(records), desc="captions", unit="photo"):
+    bar = tqdm(stream, total=len(records), desc="captions", unit="photo")
+    for record, result in zip(records, bar, strict=True):
         if isinstance(result, ImageError):
             raise result
-        captions.append(result)
-    results = [
-        {"image_id": record.id, "caption": caption.text} for record, caption in zip(records, captions, strict=True)
-    ]
-    return score(records, captions), results
-
-
-def write_results(path: Path, results: list[dict[str, int | str]]) -> None:
-    """COCO's results file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-
-
-def format_scores(scores: dict[str, float], photos: int, split: str, decoding: Decoding) -> str:
-    """The scores for people, with what they were measured on."""
-    how = f"beam {decoding.beam_size}" if decoding.method == "beam" else f"sampling, seed {decoding.seed}"
-    lines = [f"{photos} photos of the split {split}, {how}, free-running, tokens as in the COCO evaluation"]
-    lines += [f"{name:12s} {value:.4f}" for name, value in scores.items()]
-    return "\n".join(lines)
+        captions[record.id] = result.text
+        if not result.finished:
+            unfinished.add(record.id)
+    results = Results(captions, frozenset(unfinished))
+    provenance = {"decoding": asdict(decoding), "model": captioner.provenance}
+    scored = score_results(results, references_of(records), split=split, java=java, provenance=provenance)
+    return scored, captions

@@ -12,7 +12,9 @@ import tyro
 
 from captioner import Captioner
 from captioner.data.readers import read_dataset, select
-from captioner.evaluate import evaluate, format_scores, write_results
+from captioner.evaluate import evaluate
+from captioner.metrics.results import write_results
+from captioner.metrics.tables import format_scores
 
 
 @dataclass
@@ -28,9 +30,9 @@ def main(arguments: Arguments) -> None:
     captioner = Captioner.load(arguments.checkpoint)
     records = select(read_dataset(arguments.data, "coco"), arguments.split)
     records = records[: arguments.limit or None]
-    scores, results = evaluate(captioner, records, captioner.decoding)
-    write_results(arguments.results, results)
-    print(format_scores(scores, len(records), arguments.split, captioner.decoding))
+    scores, captions = evaluate(captioner, records, captioner.decoding, arguments.split)
+    write_results(arguments.results, captions)
+    print(format_scores(scores))
 
 
 if __name__ == "__main__":

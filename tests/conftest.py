@@ -1,10 +1,13 @@
 """What several test files share: a tiny model with random weights, on disk."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run side by side, one a core
 
 
 @pytest.fixture(scope="session")

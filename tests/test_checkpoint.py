@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -59,7 +60,10 @@ def saved(tmp_path: Path) -> Path:
 
 def test_what_is_saved_comes_back(saved: Path) -> None:
     tensors, config = load_checkpoint(saved)
-    assert config == CONFIG
+    weights = saved / "model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert config == {**CONFIG, "weights": {"sha256": digest, "bytes": weights.stat().st_size}}
+    assert weights.stat().st_mode == (saved / "config.json").stat().st_mode
     assert (saved / "README.md").read_text() == "# card\n"
     assert tensors.keys() == some_tensors().keys()
     for name, tensor in some_tensors().items():
@@ -216,8 +220,9 @@ def test_a_writer_that_dies_at_any_step(tmp_path: Path, monkeypatch: pytest.Monk
         (os, "rmdir"),
         (Path, "mkdir"),
         (Path, "write_text"),
+        (Path, "write_bytes"),
     ]
-    for owner, name in [*steps, (checkpoint, "save_file")]:
+    for owner, name in steps:
         monkeypatch.setattr(owner, name, mortal(getattr(owner, name)))
     while True:
         dies_at, calls = dies_at + 1, 0

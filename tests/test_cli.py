@@ -114,8 +114,8 @@ def test_toy_and_evaluate(run, tiny, tmp_path):
         "evaluate", "--data", tmp_path / "toy", "--split", "val", "--checkpoint", tiny, "--results", results
     )
     assert status == 0
-    figures = dict(line.split() for line in out.splitlines()[1:])
-    assert {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D"} <= figures.keys()
+    figures = {line.split()[0] for line in out.splitlines() if line}
+    assert {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr-D"} <= figures
     rows = json.loads(results.read_text())
     assert len(rows) == 2 and rows[0].keys() == {"image_id", "caption"}
     status, _, err = run("evaluate", "--data", tmp_path / "toy", "--split", "nope")
@@ -157,3 +157,27 @@ def test_a_photo_with_exif_rotation(run, tiny, tmp_path):
     _, out, _ = caption(run, tiny, tmp_path, "--json")
     one, other = (json.loads(line) for line in out.splitlines())
     assert one["caption"] == other["caption"] and one["log_probability"] == other["log_probability"]
+
+
+def test_score_and_compare(run, tmp_path):
+    captions = {1: ["a dog runs on grass", "a brown dog runs"], 2: ["two men sit on a bench", "men on a bench"]}
+    annotations = [
+        {"id": 10 * image + i, "image_id": image, "caption": text}
+        for image, texts in captions.items()
+        for i, text in enumerate(texts)
+    ]
+    references = tmp_path / "references.json"
+    references.write_text(json.dumps({"images": [{"id": image} for image in captions], "annotations": annotations}))
+    for name, texts in {"good": {1: "a dog runs", 2: "two men on a bench"}, "bad": {1: "a cat", 2: "a cat"}}.items():
+        rows = [{"image_id": image, "caption": text} for image, text in texts.items()]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+        files = ("--results", tmp_path / f"{name}.json", "-o", tmp_path / f"{name}.score")
+        status, out, _ = run("score", "--references", references, *files)
+        assert status == 0 and "CIDEr-D" in out
+    status, out, _ = run("compare", tmp_path / "bad.score", tmp_path / "good.score", "--json")
+    assert status == 0
+    differences = {row["name"]: row["difference"] for row in json.loads(out)}
+    assert differences["BLEU-1"] > 0.5
+    (tmp_path / "good.json").write_text("[{")
+    status, out, err = run("score", "--references", references, "--results", tmp_path / "good.json")
+    assert (status, out) == (2, "") and err.count("\n") == 1 and "good.json" in err

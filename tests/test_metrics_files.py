@@ -14,7 +14,7 @@ from captioner.metrics import java as java_module
 from captioner.metrics.habits import habits, rare_words, slices
 from captioner.metrics.intervals import compare, intervals
 from captioner.metrics.java import JavaMetricError, java_problem, meteor_counts, spice
-from captioner.metrics.report import ScoreFile, compare_files, score_files
+from captioner.metrics.report import ScoreFile, compare_files, score_files, score_people
 from captioner.metrics.results import (
     MAX_CAPTION,
     read_coco_references,
@@ -226,6 +226,12 @@ def test_one_image_says_so_instead_of_zero(files):
     found.write(files / "scores.json")
     assert json.loads((files / "scores.json").read_text())["scores"]["CIDEr-D"]["value"] is None
     assert format_scores(ScoreFile.read(files / "scores.json")) == text
+
+
+def test_the_human_score_is_of_first_captions():
+    found = score_people({1: ["a dog", "a dog runs"], 2: ["a cat"], "x": ["two cats", "cats", "two"]}, samples=10)
+    assert found.scores.ids == (1, "x") and found.provenance["references_per_image"] == [1, 2]
+    assert found.scores.parts["ROUGE-L"].shape == (2, 1) and "first caption" in found.provenance["results"]
 
 
 def test_comparing_files(files):

@@ -61,8 +61,8 @@ def make_scene(rng: np.random.Generator, size: int) -> Scene:
     shapes = sorted(rng.choice(SHAPES, 2, replace=False).tolist(), key=SHAPES.index)
     colours = rng.choice(list(COLOURS), 2).tolist()
     relation = str(rng.choice(RELATIONS))
-    widths = rng.uniform(0.28, 0.36, 2)
-    along = np.array([0.27, 0.73]) + rng.uniform(-0.04, 0.04, 2)
+    widths = rng.uniform(0.32, 0.40, 2)
+    along = np.array([0.27, 0.73]) + rng.uniform(-0.02, 0.02, 2)
     across = rng.uniform(0.3, 0.7) + rng.uniform(-0.06, 0.06, 2)
     if relation in ("below", "to the right of"):
         along = along[::-1]
@@ -96,12 +96,12 @@ def _draw_item(draw: ImageDraw.ImageDraw, item: Item, colour: tuple[int, ...]) -
 
 def draw_scene(scene: Scene, rng: np.random.Generator, size: int) -> Image.Image:
     """The picture, size x size: colours vary a little, and the pale background has a gradient and noise."""
-    pale, tint = rng.uniform(200, 245, 3), rng.uniform(-15, 15, 3)
+    pale, tint = rng.uniform(225, 240) + rng.uniform(-6, 6, 3), rng.uniform(-6, 6, 3)
     slope = np.linspace(-1, 1, size)
     ramp = slope[:, None] * rng.uniform(-1, 1) + slope * rng.uniform(-1, 1)  # (size, size)
     ground = pale + ramp[..., None] * tint  # (size, size, 3)
     large = (size * SUPERSAMPLING, size * SUPERSAMPLING)
-    picture = Image.fromarray(ground.astype(np.uint8)).resize(large, Image.Resampling.BILINEAR)
+    picture = Image.fromarray(ground.clip(0, 255).astype(np.uint8)).resize(large, Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(picture)
     for item in (scene.first, scene.second):
         varied = np.array(COLOURS[item.colour]) + rng.uniform(-12, 12, 3)

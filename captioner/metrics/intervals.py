@@ -6,6 +6,7 @@ the whole corpus, which describe the references and not the captions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ class Difference:
         return self.b - self.a
 
 
-def _draws(images: int, samples: int, seed: int):
+def _draws(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each image is drawn in each resample of as many images, some resamples at a time: (≤ CHUNK, images)."""
     random = np.random.default_rng(seed)
     for start in range(0, samples, CHUNK):

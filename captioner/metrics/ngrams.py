@@ -90,9 +90,18 @@ class Ngrams:
         first = np.flatnonzero(np.diff(keys, prepend=-1))
         entries = sorting[first]
         counts = np.diff(np.append(first, len(keys)))
-        rows, ids, counts = (array.astype(np.int32) for array in (rows[entries], ids[entries], counts))
+        rows = rows[entries]
         starts = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=len(captions)))))
-        return cls(rows, ids, orders[entries], codes[entries], counts, lengths, starts, known)
+        return cls(
+            rows.astype(np.int32),
+            ids[entries].astype(np.int32),
+            orders[entries],
+            codes[entries],
+            counts.astype(np.int32),
+            lengths,
+            starts,
+            known,
+        )
 
 
 def find(table: np.ndarray, wanted: np.ndarray) -> np.ndarray:

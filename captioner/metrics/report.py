@@ -199,6 +199,23 @@ def score_files(
     return score_results(captions, references, provenance={**names, **(provenance or {})}, **options)
 
 
+def score_people(
+    references: str | Path | Mapping[Id, Sequence[str]],
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> ScoreFile:
+    """The human score: the first caption of each image (by annotation id) against its others. Images with a single
+    caption are left out. Options are those of `score_results`."""
+    names: dict[str, Any] = {"results": "the first caption of each image, against the others"}
+    if isinstance(references, (str, Path)):
+        names["references"] = Path(references).name
+        references = read_coco_references(references)
+    others = {key: list(captions[1:]) for key, captions in references.items() if len(captions) > 1}
+    results = Results({key: references[key][0] for key in others})
+    return score_results(results, others, provenance={**names, **(provenance or {})}, **options)
+
+
 def differences_in_kind(a: ScoreFile, b: ScoreFile) -> list[str]:
     """Why the scores of two files cannot be compared; an empty list if they can."""
     reasons = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from captioner.metrics.ngrams import References, Shared, Tokens
 from captioner.metrics.rouge import rouge_l
 from captioner.vocabulary import tokenize
 
+Key = TypeVar("Key", bound=Hashable)
 # CIDEr-D is what the COCO toolkit prints as "CIDEr"; CIDEr-plain is what the paper first defines as CIDEr.
 METRICS = (*BLEUS, "ROUGE-L", "CIDEr-D", "CIDEr-plain")
 
@@ -93,8 +95,8 @@ def score_tokens(
 
 
 def score_captions(
-    candidates: Mapping[Hashable, str],
-    references: Mapping[Hashable, Sequence[str]],
+    candidates: Mapping[Key, str],
+    references: Mapping[Key, Sequence[str]],
     frequencies: DocumentFrequencies | None = None,
 ) -> dict[str, float]:
     """The official figures of captions against references, both by image id: `BLEU-1` to `BLEU-4`, `ROUGE-L`,
