@@ -12,21 +12,29 @@ def model_card(saved: Mapping[str, Any]) -> str:
     """Markdown from a checkpoint's config."""
     model, training, scores = saved["model"], saved.get("training") or {}, saved.get("scores") or {}
     settings = training.get("settings", {})
+    words, attention = len(saved["vocabulary"]), model["attention"]
     lines = [
         f"# An image captioner: {model['encoder']} and {model['cell']}",
         "",
-        f"A {model['encoder']} without its classifier gives features to a {model['cell']} decoder with "
-        f"{len(saved['vocabulary'])} words and `{model['attention']}` attention. Made with captioner; the files hold "
-        "tensors and settings only, nothing that runs.",
+        f"A {model['encoder']} without its softmax classifier gives features to a {model['cell']} decoder with "
+        f"{words} words and {'no' if attention == 'none' else f'Luong `{attention}`'} attention. Made with captioner; "
+        "the files hold tensors and settings only, nothing that runs.",
         "",
         "## Training",
         "",
-        f"Data: {training.get('data', 'unknown')}. Stages: {', '.join(settings.get('stages', []))}. "
-        f"Step {training.get('step', 'unknown')}, {training.get('hours', 'unknown')} hours.",
+        f"Data: {training.get('data', 'unknown')}, {training.get('photos', 'unknown')} photos. "
+        f"Stages: {', '.join(settings.get('stages', []))}. "
+        f"First weights of the CNN: {settings.get('weights', 'unknown')}. "
+        f"Step {training.get('step', 'unknown')}, after {training.get('hours', 'unknown')} hours. All settings are in "
+        "`config.json`.",
     ]
     if scores:
+        decoding = saved["decoding"]
         lines += ["", "## Scores on the validation split", "", "| score | value |", "|---|---|"]
         lines += [f"| {name} | {scores[name]:.4f} |" for name in SCORES if name in scores]
-        decoding = saved["decoding"]
-        lines += ["", f"Decoding: {decoding['method']}, beam {decoding['beam_size']}, free-running."]
+        lines += [
+            "",
+            f"One caption a photo, free-running, {decoding['method']} search, beam {decoding['beam_size']}, length "
+            f"penalty {decoding['length_penalty']}; tokens and scores as in the COCO evaluation.",
+        ]
     return "\n".join(lines) + "\n"

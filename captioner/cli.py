@@ -140,7 +140,7 @@ def attend(
             f"this model ({checkpoint}) has no attention, so there is nothing to show. "
             "Train one with --model.attention general."
         )
-    save_attention(output, image, found.words, found.attention, found.box, found.log_probabilities)
+    save_attention(output, image, found.words, found.attention, found.box, found.log_probabilities, found.text)
     print(f"{photo}: {found.text}\n{output}")
     return 0
 

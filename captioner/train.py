@@ -36,6 +36,9 @@ from captioner.optim import build_optimizer, optimizer_state, restore_optimizer,
 from captioner.visualize import save_curves
 from captioner.vocabulary import PAD, Vocabulary, tokenize
 
+# Settings that may differ when a run is resumed and that a checkpoint does not keep: they change nothing of the model.
+ABOUT_THE_MACHINE = ("data", "output", "cache", "device", "workers", "save_every", "resume")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -104,7 +107,8 @@ class Run:
         """Write `last/`: exact, with all that a resume needs."""
         self.progress.seconds = time.monotonic() - self.started
         state = {"progress": asdict(self.progress), "optimizer": optimizer_state(self.optimizer)}
-        save_run(self.config.output / "last", self.captioner, self.config, self.progress, state=state)
+        photos = len(self.training.records)
+        save_run(self.config.output / "last", self.captioner, self.config, self.progress, photos, state=state)
 
 
 def train(config: TrainConfig) -> Path:
@@ -225,7 +229,8 @@ def run_validation(run: Run) -> None:
     if better:
         progress.best, progress.best_step, progress.stale = scores["CIDEr-D"], progress.step, 0
         progress.seconds = time.monotonic() - run.started
-        save_run(config.output / "best", run.captioner, config, progress, scores=scores)
+        photos = len(run.training.records)
+        save_run(config.output / "best", run.captioner, config, progress, photos, scores=scores)
     progress.epoch, progress.batch = progress.epoch + 1, 0
     if config.patience and progress.stale >= config.patience:
         print(f"{run.stage.name}: no better CIDEr-D for {progress.stale} epochs; the stage ends here.")
@@ -277,8 +282,7 @@ def _resume(config: TrainConfig) -> tuple[Captioner, Progress, dict]:
         raise FileNotFoundError(f"{last} is not there, so there is nothing to go on with. Leave --resume out to start.")
     before = json.loads((config.output / "train.json").read_text(encoding="utf-8"))
     now = json.loads(json.dumps(asdict(config), default=str))
-    free = {"resume", "workers", "device", "save_every", "cache", "data", "output"}
-    for name in sorted(set(before) - free):
+    for name in sorted(set(before) - set(ABOUT_THE_MACHINE)):
         if before[name] != now.get(name):
             raise ValueError(
                 f"{config.output} was begun with {name} = {before[name]}, but now it is {now.get(name)}. "
@@ -306,19 +310,21 @@ def save_run(
     captioner: Captioner,
     config: TrainConfig,
     progress: Progress,
+    photos: int,
     scores: dict[str, float] | None = None,
     state: dict | None = None,
 ) -> None:
     """Write a checkpoint: `best/`, in half precision with its scores, or `last/`, exact, with the `state` to resume."""
-    saved = captioner.to_config() | {
-        "training": {
-            "data": config.data.name,
-            "settings": json.loads(json.dumps(asdict(config), default=str)),
-            "step": progress.step,
-            "hours": round(progress.seconds / 3600, 2),
-        },
-        "scores": scores,
+    settings = {name: value for name, value in asdict(config).items() if name not in ABOUT_THE_MACHINE}
+    settings["weights"] = Path(config.weights).name
+    training = {
+        "data": config.data.name,
+        "photos": photos,
+        "step": progress.step,
+        "hours": round(progress.seconds / 3600, 2),
+        "settings": json.loads(json.dumps(settings, default=str)),
     }
+    saved = captioner.to_config() | {"training": training, "scores": scores}
     tensors = captioner.backend.model.state_dict()
     save_checkpoint(directory, tensors, saved, model_card(saved), half=state is None, state=state)
 
