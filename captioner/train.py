@@ -21,7 +21,7 @@ from tqdm import tqdm
 from captioner.backend import TorchBackend
 from captioner.captioner import Captioner
 from captioner.card import model_card
-from captioner.checkpoint import load_checkpoint, load_into, load_state, save_checkpoint
+from captioner.checkpoint import has_checkpoint, load_checkpoint, load_into, load_state, save_checkpoint
 from captioner.config import TrainConfig
 from captioner.data.cache import cached_features
 from captioner.data.datasets import Augmenter, Batch, CachedFeatures, Photos, batches, encode_captions, epoch_order
@@ -257,7 +257,7 @@ def _start_stage(config: TrainConfig, model: CaptionModel, stage: Stage) -> torc
 
 
 def _begin(config: TrainConfig, records: list[Record]) -> tuple[Captioner, Progress, dict]:
-    if (config.output / "last").exists():
+    if has_checkpoint(config.output / "last"):
         raise ValueError(
             f"{config.output} holds a run already. Add --resume to go on with it, or choose another --output."
         )
@@ -278,7 +278,7 @@ def _begin(config: TrainConfig, records: list[Record]) -> tuple[Captioner, Progr
 
 def _resume(config: TrainConfig) -> tuple[Captioner, Progress, dict]:
     last = config.output / "last"
-    if not last.exists():
+    if not has_checkpoint(last):
         raise FileNotFoundError(f"{last} is not there, so there is nothing to go on with. Leave --resume out to start.")
     before = json.loads((config.output / "train.json").read_text(encoding="utf-8"))
     now = json.loads(json.dumps(asdict(config), default=str))

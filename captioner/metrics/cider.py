@@ -97,9 +97,7 @@ class Consensus:
         scale = norms[pairs.candidates] * self.norms[pairs.references]
         cosines = np.divide(products, scale, out=np.zeros(products.shape), where=scale > 0).mean(axis=1)
         if defended:
-            # The toolkit measures length in bigrams, which only matters for captions without any.
-            bigrams = np.maximum(ngrams.lengths, 1)[pairs.candidates]
-            difference = bigrams - np.maximum(self.ngrams.lengths, 1)[pairs.references]
+            difference = ngrams.lengths[pairs.candidates] - self.ngrams.lengths[pairs.references]
             cosines *= np.exp(-(difference**2) / (2 * SIGMA**2))
         return 10.0 * np.add.reduceat(cosines, pairs.starts) / np.bincount(pairs.candidates)
 
