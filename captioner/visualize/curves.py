@@ -72,7 +72,8 @@ def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) 
         if len(y) > 1:
             best = int(np.argmax(y))
             axes_scores.plot(x[best], y[best], "o", ms=9, mfc="none", mec=colour, clip_on=False)
-            _note(axes_scores, f"best {y[best]:.3f}", (x[best], y[best]), (0, 9), 8, colour, ha="center")
+            if best < len(y) - 1:  # the last value is written beside the line's end
+                _note(axes_scores, f"best {y[best]:.3f}", (x[best], y[best]), (0, 9), 8, colour, ha="center")
     axes_scores.set_ylim(0, 1.12 * axes_scores.get_ylim()[1])
     _name_ends(axes_scores, {name: (colour, y) for name, (colour, (_, y)) in scores.items()})
     return figure
