@@ -21,7 +21,6 @@ setup(
     },
     install_requires=[
         "matplotlib>=3.8",
-        "nltk>=3.8.1",
         "numpy>=1.26",
         "pillow>=11.3",
         "pycocotools>=2.0.8",
@@ -34,7 +33,7 @@ setup(
     ],
     extras_require={
         "java-metrics": ["pycocoevalcap>=1.2"],
-        "test": ["mypy", "pytest>=8", "pytest-xdist", "ruff"],
+        "test": ["mypy", "nltk>=3.8.1", "pytest>=8", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["captioner=captioner.cli:main"]},
 )

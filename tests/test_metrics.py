@@ -196,6 +196,8 @@ def test_scoring_needs_no_torch():
 
 
 @pytest.mark.reference
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the toolkit leaves METEOR's pipes open
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_golden_figures_are_the_toolkits(kind):
     pytest.importorskip("pycocoevalcap")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -352,7 +353,7 @@ def fake_java(tmp_path, monkeypatch):
         folder.mkdir(exist_ok=True)
         (folder / "program.py").write_text(program)
         script = '#!/bin/sh\nif [ "$1" = -version ]; then echo \'openjdk version "17"\' >&2; exit 0; fi\n'
-        (folder / "java").write_text(f'{script}exec python3 "{folder}/program.py" "$@"\n')
+        (folder / "java").write_text(f'{script}exec "{sys.executable}" "{folder}/program.py" "$@"\n')
         (folder / "java").chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
         return toolkit

@@ -25,6 +25,13 @@ def test_plain_captions_take_a_shortcut_to_the_same_words():
         assert [*tokenize(caption.rstrip(". ")), "-lrb-"] == tokenize(caption.rstrip(". ") + " ("), caption
 
 
+def test_stops_at_the_end():
+    assert tokenize("A man on Main St.") == ["a", "man", "on", "main", "st."]
+    assert tokenize("A man on his bench.") == ["a", "man", "on", "his", "bench"]
+    assert tokenize("A man and plan B.")[-1] == "b."
+    assert tokenize("it''s") == ["it", "s"]
+
+
 @pytest.mark.parametrize("caption", ["", " ", "\n", "...", "?", "“ ”", "😀", "\x00"])
 def test_captions_without_words(caption):
     assert tokenize(caption) == []
