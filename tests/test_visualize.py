@@ -361,7 +361,11 @@ def test_curves_show_the_log() -> None:
     assert (best_cider, best_bleu) == (([5], [0.4]), ([5], [0.1]))
     assert notes(figure, 0)[:2] == ["decoder", "features.14"]
     assert figure.axes[0].texts[1].xy[0] == 3
-    assert {"CIDEr-D\n0.400", "BLEU-4\n0.100", "best 0.400"} <= set(notes(figure, 1))
+    assert {"CIDEr-D\n0.400", "BLEU-4\n0.100"} <= set(notes(figure, 1))
+    assert "best 0.400" not in notes(figure, 1), "the best is the last, whose value stands at the line's end"
+    log = run_log()
+    [row for row in log if row["kind"] == "validation"][-1]["CIDEr-D"] = 0.1
+    assert {"CIDEr-D\n0.100", "best 0.320"} <= set(notes(training_curves(log), 1))
     assert {"training loss\n3.000", "validation loss\n2.000"} <= set(notes(figure, 0))
     assert figure.texts[0].get_text() == "A run"
 
