@@ -59,7 +59,7 @@ class TrainConfig:
     """Folder of the run: best/, last/, log.jsonl, curves.png, TensorBoard."""
     model: ModelConfig = field(default_factory=ModelConfig)
     weights: str = "DEFAULT"
-    """The CNN's first weights: a name of torchvision's, a .safetensors or .pth file, or none."""
+    """The CNN's first weights: a name of torchvision's, a .safetensors or .pth file, a checkpoint of ours, or none."""
     stages: tuple[str, ...] = ("decoder:10", "features.14:3", "features.7:7")
     """What learns, for how many epochs: `decoder:N` over the frozen CNN, `BLOCK:N` with the CNN from that block up."""
     batch_size: int = 16

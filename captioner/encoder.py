@@ -79,19 +79,23 @@ def is_file(weights: str | Path | None) -> bool:
     return weights is not None and str(weights).endswith((".safetensors", ".pth", ".pt"))
 
 
+def is_checkpoint(weights: str | Path | None) -> bool:
+    return weights is not None and Path(weights).is_dir()
+
+
 def enum_member(name: str, weights: str) -> Any:
     members = torchvision.models.get_model_weights(name)
     if weights not in members.__members__:
         raise ValueError(
             f"{name} has no weights {weights!r}; torchvision has: {', '.join(members.__members__)}. "
-            "Or pass a .safetensors or .pth file, or none."
+            "Or pass a .safetensors or .pth file, a captioner checkpoint, or none."
         )
     return members[weights]
 
 
 def expected_image(name: str, weights: str | Path | None) -> tuple[Triple, Triple, int]:
     """The mean and std (one a channel) and the side in pixels that the weights were trained for."""
-    from_enum = not (is_random(weights) or is_file(weights))
+    from_enum = not (is_random(weights) or is_file(weights) or is_checkpoint(weights))
     preset = enum_member(name, str(weights) if from_enum else "DEFAULT").transforms()
     size = int(preset.crop_size[0])
     if name in WITH_AUXILIARY:  # torchvision turns ImageNet's normalisation into this one inside the model
@@ -103,6 +107,9 @@ def expected_image(name: str, weights: str | Path | None) -> tuple[Triple, Tripl
 def read_weights(name: str, weights: str | Path | None) -> dict[str, Tensor]:
     if is_file(weights):
         return read_file(Path(str(weights)))
+    if is_checkpoint(weights):
+        state = read_file(Path(str(weights)) / "model.safetensors")
+        return {key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")}
     member = enum_member(name, str(weights))
     try:
         return member.get_state_dict(progress=True, check_hash=True, weights_only=True)
@@ -194,8 +201,8 @@ class Encoder(nn.Module):
     """A torchvision CNN without its classifier; its tensors keep torchvision's names (`features.0.0.weight`).
 
     `weights` is `"DEFAULT"` or another member of the model's torchvision enum (`"IMAGENET1K_V1"`; downloaded
-    once), the path of a torchvision state dict (`.safetensors`, or `.pth` read with `weights_only=True`), or
-    None for random weights (under `torch.device("meta")` none at all, to be loaded with `assign=True`).
+    once), the path of a torchvision state dict (`.safetensors`, or `.pth` read with `weights_only=True`), a
+    captioner checkpoint (its directory) whose CNN is of this name, or None for random weights (under `torch.device("meta")` none at all, to be loaded with `assign=True`).
     `mean`, `std` and `image_size` are what the weights expect of an image. Everything is frozen until
     `unfreeze_from` says otherwise. Raises ValueError or FileNotFoundError.
     """

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from captioner.checkpoint import load_checkpoint
 from captioner.encoder import Encoder, build_cnn, cnn_names, outline_cnn
 
 FAMILIES = {  # the smallest member of each family: pooled size, grid size, grid side of a 64-pixel image
@@ -260,6 +261,16 @@ def test_weights_from_files(tmp_path: Path) -> None:
         assert torch.equal(Encoder("mobilenet_v3_small", path)(images).pooled, expected.pooled)
     half = Encoder("mobilenet_v3_small", tmp_path / "half.safetensors")
     assert next(half.parameters()).dtype == torch.float32
+
+
+def test_weights_from_a_checkpoint(tiny: Path) -> None:
+    ours = Encoder("squeezenet1_1", tiny).state_dict()
+    saved = load_checkpoint(tiny)[0]
+    assert ours
+    for key, tensor in ours.items():
+        assert torch.equal(tensor, saved[f"encoder.{key}"]), key
+    with pytest.raises(ValueError, match="expected the state dict of this torchvision model, but it lacks"):
+        Encoder("alexnet", tiny)
 
 
 def test_old_files_load(tmp_path: Path) -> None:

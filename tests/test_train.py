@@ -11,9 +11,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from captioner.captioner import Captioner
+from captioner.captioner import Captioner, shipped_checkpoint
 from captioner.checkpoint import load_checkpoint
 from captioner.config import AugmentConfig, ModelConfig, TrainConfig
+from captioner.data.readers import read_dataset, select
 from captioner.data.toy import make_toy
 from captioner.encoder import Encoder
 from captioner.journal import read_log
@@ -173,3 +174,17 @@ def test_schedule():
     assert shares[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert shares[10:] == sorted(shares[10:], reverse=True)
     assert shares[55] == pytest.approx(0.51) and shares[-1] < 0.03
+
+
+def test_the_toy_world_is_learned(tmp_path):
+    """Nearly every caption is exactly right on pictures that the model has not seen."""
+    make_toy(tmp_path / "toy", images=1200)
+    settings = TrainConfig(
+        tmp_path / "toy", tmp_path / "run", ModelConfig(hidden_size=128, dropout=0), weights=str(shipped_checkpoint()), stages=("decoder:5",),
+        learning_rate=2e-3, batch_size=8, image_size=128, workers=0, device="cpu",
+    )  # fmt: skip
+    captioner = Captioner.load(train(settings), device="cpu")
+    unseen = select(read_dataset(settings.data), "test")
+    captions = captioner.caption([record.path for record in unseen])
+    right = sum(caption.text in record.captions for caption, record in zip(captions, unseen, strict=True))
+    assert right >= 0.9 * len(unseen), f"{right} of {len(unseen)}"
