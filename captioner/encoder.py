@@ -201,10 +201,10 @@ class Encoder(nn.Module):
     """A torchvision CNN without its classifier; its tensors keep torchvision's names (`features.0.0.weight`).
 
     `weights` is `"DEFAULT"` or another member of the model's torchvision enum (`"IMAGENET1K_V1"`; downloaded
-    once), the path of a torchvision state dict (`.safetensors`, or `.pth` read with `weights_only=True`), a
-    captioner checkpoint (its directory) whose CNN is of this name, or None for random weights (under `torch.device("meta")` none at all, to be loaded with `assign=True`).
-    `mean`, `std` and `image_size` are what the weights expect of an image. Everything is frozen until
-    `unfreeze_from` says otherwise. Raises ValueError or FileNotFoundError.
+    once), the path of a torchvision state dict (`.safetensors`, or `.pth` read with `weights_only=True`), the
+    directory of a captioner checkpoint with this CNN, or None for random weights (under `torch.device("meta")` none
+    at all, to be loaded with `assign=True`). `mean`, `std` and `image_size` are what the weights expect of an image.
+    Everything is frozen until `unfreeze_from` says otherwise. Raises ValueError or FileNotFoundError.
     """
 
     def __init__(self, name: str, weights: str | Path | None = "DEFAULT") -> None:

@@ -179,8 +179,9 @@ def test_schedule():
 def test_the_toy_world_is_learned(tmp_path):
     """Nearly every caption is exactly right on pictures that the model has not seen."""
     make_toy(tmp_path / "toy", images=1200)
+    model = ModelConfig(hidden_size=128, dropout=0)
     settings = TrainConfig(
-        tmp_path / "toy", tmp_path / "run", ModelConfig(hidden_size=128, dropout=0), weights=str(shipped_checkpoint()), stages=("decoder:5",),
+        tmp_path / "toy", tmp_path / "run", model, weights=str(shipped_checkpoint()), stages=("decoder:5",),
         learning_rate=2e-3, batch_size=8, image_size=128, workers=0, device="cpu",
     )  # fmt: skip
     captioner = Captioner.load(train(settings), device="cpu")
