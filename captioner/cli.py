@@ -161,6 +161,7 @@ def evaluate(
     checkpoint: Checkpoint = None,
     results: OptionalFile = None,
     scores: OptionalFile = None,
+    training: OptionalFile = None,
     submit: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
     java: tuple[Literal["METEOR", "SPICE"], ...] = (),
     limit: int = 0,
@@ -176,6 +177,7 @@ def evaluate(
         checkpoint: Directory of the model; the shipped one if not given.
         results: Write the captions here, in the COCO results format.
         scores: Write the scores here, with intervals, slices and provenance, for captioner compare.
+        training: Captions of the training set (an annotation file or a data set), to find copies of them.
         submit: Write captions_SPLIT2014_NAME_results.json and its zip for COCO's server into this folder.
         java: Also compute these, with Java.
         limit: Use only so many photos; 0 for all.
@@ -191,7 +193,9 @@ def evaluate(
     records = select(read_dataset(data), split)
     records = records[:limit] if limit else records
     captioner = _load(checkpoint, device)
-    scored, captions = run(captioner, records, options.over(captioner.decoding), split, batch_size, java)
+    scored, captions = run(
+        captioner, records, options.over(captioner.decoding), split, batch_size, java, _captions(training)
+    )
     if results is not None:
         results.parent.mkdir(parents=True, exist_ok=True)
         write_results(results, captions)
@@ -218,7 +222,7 @@ def score(
     """Score any COCO-format results file, whatever model wrote it, as the COCO evaluation does, without Java.
 
     Args:
-        references: COCO's annotation file (no photos needed), or a data set that captioner reads.
+        references: COCO's annotation file, or a data set that captioner reads; no photos are needed.
         results: The captions: [{"image_id": 42, "caption": "a dog"}, ...].
         people: Instead of results, score people: the first caption of each image against its others.
         split: Which split of a data set the results are of.
@@ -233,9 +237,7 @@ def score(
     if people == (results is not None):
         raise ValueError("give either --results FILE or --people.")
     known = _references(references, split)
-    seen = None
-    if training is not None:
-        seen = [caption for captions in _references(training, "train").values() for caption in captions]
+    seen = _captions(training)
     if results is None:
         scored = score_people(known, split=split, training=seen, java=java)
     else:
@@ -276,6 +278,27 @@ def compare(
 
 
 @app.command
+def check(file: tyro.conf.Positional[Path], /, val: OptionalFile = None, test: OptionalFile = None) -> int:
+    """Would COCO's evaluation server accept this file? Every problem is told, with its entry.
+
+    Args:
+        file: captions_val2014_NAME_results.json, the same of test2014, or a zip of both.
+        val: COCO's captions_val2014.json, to find missing and unknown images.
+        test: COCO's image_info_test2014.json, for the same.
+    """
+    from captioner.metrics.server import check_submission, read_image_ids
+
+    known = {split: read_image_ids(path) for split, path in (("val", val), ("test", test)) if path is not None}
+    problems = check_submission(file, known)
+    for problem in problems:
+        print(f"captioner: {problem}", file=sys.stderr)
+    if not problems:
+        unchecked = "" if known else " (with --val and --test the images' ids are checked, too)"
+        print(f"{file}: nothing is wrong with it{unchecked}.")
+    return 2 if problems else 0
+
+
+@app.command
 def toy(directory: tyro.conf.Positional[Path], /, images: int = 1000, size: int = 64, seed: int = 0) -> int:
     """Make a small synthetic data set: coloured shapes, what one can say of them, and where they are.
 
@@ -295,14 +318,20 @@ def toy(directory: tyro.conf.Positional[Path], /, images: int = 1000, size: int 
 
 
 def _references(source: Path, split: str) -> Mapping[int | str, Sequence[str]]:
-    """The captions of a COCO annotation file, or of a split of a data set, by image id."""
+    """The captions of a COCO annotation file, or of a split of a data set, by image id. No photo is needed."""
+    from captioner.data.coco import KARPATHY_FILES
+    from captioner.data.readers import read_captions, select
     from captioner.metrics.results import read_coco_references, references_of
 
-    if source.is_file() and source.suffix == ".json":
+    if source.is_file() and source.suffix == ".json" and source.name not in KARPATHY_FILES:
         return read_coco_references(source)
-    from captioner.data.readers import read_dataset, select
+    return references_of(select(read_captions(source), split))
 
-    return references_of(select(read_dataset(source), split))
+
+def _captions(training: Path | None) -> list[str] | None:
+    if training is None:
+        return None
+    return [caption for captions in _references(training, "train").values() for caption in captions]
 
 
 def _find(paths: Iterable[str], recursive: bool) -> list[Path]:

@@ -3,7 +3,7 @@ What the scores are is the business of `metrics`."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict
 
 import torch
@@ -74,9 +74,11 @@ def evaluate(
     split: str,
     batch_size: int = 32,
     java: Sequence[str] = (),
+    training: Iterable[str] | None = None,
 ) -> tuple[ScoreFile, dict[int | str, str]]:
     """Caption the records' photos, each once, and score the captions: a score file with intervals, slices and
-    provenance, and the caption of each image. Raises `ImageError` for a photo that cannot be read."""
+    provenance, and the caption of each image. `training`: captions to look copies up in. Raises `ImageError` for a
+    photo that cannot be read."""
     captions: dict[int | str, str] = {}
     unfinished = set()
     stream = captioner.caption_many((record.path for record in records), decoding, batch_size)
@@ -89,5 +91,7 @@ def evaluate(
             unfinished.add(record.id)
     results = Results(captions, frozenset(unfinished))
     provenance = {"decoding": asdict(decoding), "model": captioner.provenance}
-    scored = score_results(results, references_of(records), split=split, java=java, provenance=provenance)
+    scored = score_results(
+        results, references_of(records), split=split, training=training, java=java, provenance=provenance
+    )
     return scored, captions

@@ -181,3 +181,81 @@ def test_score_and_compare(run, tmp_path):
     (tmp_path / "good.json").write_text("[{")
     status, out, err = run("score", "--references", references, "--results", tmp_path / "good.json")
     assert (status, out) == (2, "") and err.count("\n") == 1 and "good.json" in err
+
+
+def results(path, *rows):
+    path.write_text(json.dumps([{"image_id": key, "caption": text} for key, text in rows]))
+    return path
+
+
+def annotations(path, captions):
+    rows = [{"id": i, "image_id": key, "caption": text} for i, (key, text) in enumerate(captions)]
+    path.write_text(json.dumps({"images": [{"id": key} for key, _ in captions], "annotations": rows}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([(1, "a dog"), (2, "a cat"), (3, "a cow")], "entry 2 (image_id 3): no references of this image"),
+        ([(1, "a dog")], "1 of 2 images have no caption (2); pass --allow-missing to score the others"),
+        ([(1, "a dog"), (1, "a dog"), (2, "a cat")], "entry 1 (image_id 1): the image already has a caption, entry 0"),
+        ([(1, 7), (2, "a cat")], "entry 0 (image_id 1): the caption is 7; expected a string"),
+        ([(1, " "), (2, "a cat")], "entry 0 (image_id 1): the caption is empty"),
+        ([(1, "dog " * 2_500_000), (2, "a cat")], "the caption has 10,000,000 characters; expected at most 10,000"),
+        ('{"1": "a dog"}', "found an object"),
+        ('[{"image_id": 1, "capt', "was it cut off?"),
+    ],
+)
+def test_bad_results_are_told_and_status_2(run, tmp_path, content, message):
+    path = tmp_path / "results.json"
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        results(path, *content)
+    known = annotations(tmp_path / "references.json", [(1, "a dog"), (2, "a cat")])
+    status, out, err = run("score", "--references", known, "--results", path)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"captioner: {path}: ") and message in err and len(err) < 500
+
+
+def test_references_without_captions(run, tmp_path):
+    path = results(tmp_path / "results.json", (1, "a dog"))
+    status, out, err = run("score", "--references", annotations(tmp_path / "r.json", []), "--results", path)
+    assert (status, out) == (2, "") and "there are no reference captions in it" in err
+
+
+def test_allow_missing_scores_what_is_there(run, tmp_path):
+    known = annotations(tmp_path / "references.json", [(1, "a dog"), (2, "a cat"), (3, "a red cow")])
+    path = results(tmp_path / "results.json", (1, "a dog"), (3, "a cow"))
+    status, out, _ = run("score", "--references", known, "--results", path, "--allow-missing")
+    assert status == 0 and "2 of 3 images have a caption and are scored" in out
+
+
+def test_references_of_a_data_set_without_its_photos(run, tmp_path):
+    images = [
+        {"filename": f"{name}.jpg", "split": split, "sentences": [{"raw": f"A {name}."}]}
+        for name, split in (("dog", "val"), ("cat", "val"), ("cow", "train"))
+    ]
+    (tmp_path / "dataset_flickr8k.json").write_text(json.dumps({"images": images}))
+    path = results(tmp_path / "results.json", ("dog.jpg", "a dog"), ("cat.jpg", "a cow"))
+    for source in (tmp_path, tmp_path / "dataset_flickr8k.json"):
+        status, out, _ = run("score", "--references", source, "--results", path, "--training", source)
+        assert status == 0 and "BLEU-1" in out
+    assert "0.75" in out  # three of four words
+    assert "copied" in out and "50" in out  # one of two captions
+
+
+def test_check(run, tmp_path):
+    path = results(tmp_path / "captions_val2014_mine_results.json", (1, "a dog"), (2, ""))
+    images = annotations(tmp_path / "images.json", [(1, ""), (3, "")])
+    status, out, err = run("check", path, "--val", images)
+    assert (status, out) == (2, "")
+    assert err.splitlines() == [
+        f"captioner: {path.name}: entry 1 (image_id 2): no such image in the split",
+        f"captioner: {path.name}: entry 1 (image_id 2): the caption is empty",
+        f"captioner: {path.name}: 1 of 2 images have no caption (first: 3)",
+    ]
+    results(path, (1, "a dog"), (3, "a cat"))
+    assert run("check", path, "--val", images)[0] == 0
+    assert "nothing is wrong" in run("check", path)[1]

@@ -295,7 +295,8 @@ def test_submission_has_the_right_names(tmp_path):
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == [f"captions_{part}2014_fake_cap_results.json" for part in ("val", "test")]
     assert check_submission(path) == []
-    assert check_submission(tmp_path / "captions_val2014_fake_cap_results.json", ids={1, 2}) == []
+    assert check_submission(tmp_path / "captions_val2014_fake_cap_results.json", {"val": {1, 2}}) == []
+    assert "no such image" in check_submission(path, {"val": {1, 2}, "test": {4}})[0]
     for name, split in [("a/b", "val"), ("", "val"), ("a", "train")]:
         with pytest.raises(ValueError, match="cannot name a submission"):
             write_submission(tmp_path, name, split, {1: "a"})
@@ -320,7 +321,7 @@ def test_submission_has_the_right_names(tmp_path):
 def test_bad_submissions_are_told(tmp_path, content, message):
     path = tmp_path / "captions_test2014_x_results.json"
     path.write_text(json.dumps(content))
-    assert any(message in problem for problem in check_submission(path, ids=[1, 2]))
+    assert any(message in problem for problem in check_submission(path, {"val": [], "test": [1, 2]}))
 
 
 def test_broken_submission_archives(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.readers import FORMATS, Record, read_dataset, select
+from captioner.data.readers import FORMATS, Record, read_captions, read_dataset, select
 from captioner.data.records import hash_split
 
 FLICKR8K = {"a.jpg": "train", "b.jpg": "train", "c.jpg": "dev"}
@@ -359,6 +359,7 @@ def test_coco_faults(tmp_path: Path, old: str, new: str, expected: str) -> None:
 def test_coco_photos_and_splits(tmp_path: Path) -> None:
     coco(tmp_path, {"train2017": (7, 5), "val2017": (7,)})
     assert "captions_val2017.json: image 7 is in two splits, train and val" in message(tmp_path)
+    coco(tmp_path, {"train2017": (7, 5), "val2017": (6,)})
     (tmp_path / "train2017" / "000000000005.jpg").unlink()
     assert "captions_train2017.json: 1 of 2 photos are missing" in message(tmp_path, FileNotFoundError)
     for part in ("train2017", "val2017"):
@@ -454,3 +455,14 @@ def test_flickr8k_itself() -> None:
     assert counts["train"] == 6000
     assert counts["val"] == 1000
     assert {len(record.captions) for record in records} == {5}
+
+
+def test_captions_are_read_without_photos(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text("image,caption,split\na.jpg,A dog.,val\nb.jpg,A cat.,train\n")
+    message(tmp_path, FileNotFoundError)
+    entries = read_captions(tmp_path)
+    assert [(entry.id, entry.captions, entry.split) for entry in entries] == [
+        ("a.jpg", ["A dog."], "val"),
+        ("b.jpg", ["A cat."], "train"),
+    ]
+    assert [entry.id for entry in select(entries, "dev")] == ["a.jpg"]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from captioner.data.records import Entry, Photos, Record, choose_file, clean_caption, split_name, to_records
+from captioner.data.records import Entry, Listing, Photos, choose_file, clean_caption, split_name
 
 COCO_FILES = ("annotations/captions_train20*.json", "annotations/captions_val20*.json")
 KARPATHY_FILES = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json", "dataset.json")
@@ -69,7 +69,7 @@ def _coco_entries(source: Path, split: str) -> list[Entry]:
     return entries
 
 
-def read_coco(root: Path, year: int | None = None) -> list[Record]:
+def read_coco(root: Path, year: int | None = None) -> list[Listing]:
     """COCO captions of 2014 or 2017 (year): annotations/captions_train2017.json with train2017/, and so on.
 
     A split whose folder of photos is absent is left out: the zip of annotations always brings both splits.
@@ -96,15 +96,17 @@ def read_coco(root: Path, year: int | None = None) -> list[Record]:
             f"{root}: COCO of 2014 and of 2017 share photos. Give the path of one caption file, for example "
             f"{sources[there[-1][1]]}, or the format coco{there[-1][1][-4:]}."
         )
-    records: dict[int | str, Record] = {}
+    split_of: dict[int | str, str] = {}
+    listings = []
     for split, part in there:
-        photos = Photos(root, (part, f"images/{part}"))
-        for record in to_records(_coco_entries(sources[part], split), photos, sources[part]):
-            if record.id in records:
-                what = f"image {record.id} is in two splits, {records[record.id].split} and {split}"
+        entries = _coco_entries(sources[part], split)
+        for entry in entries:
+            if entry.id in split_of:
+                what = f"image {entry.id} is in two splits, {split_of[entry.id]} and {split}"
                 raise ValueError(f"{sources[part]}: {what}; expected it in one")
-            records[record.id] = record
-    return list(records.values())
+            split_of[entry.id] = split
+        listings.append(Listing(entries, Photos(root, (part, f"images/{part}")), sources[part]))
+    return listings
 
 
 def _karpathy_image(image: Any, where: str) -> Entry:
@@ -128,7 +130,7 @@ def _karpathy_image(image: Any, where: str) -> Entry:
     return Entry(image.get("cocoid", name), tuple(names), captions, split_name(split, where))
 
 
-def read_karpathy(root: Path) -> list[Record]:
+def read_karpathy(root: Path) -> list[Listing]:
     """Karpathy's JSON beside the photos, or in a folder beside those of the photos; `restval` joins train.
     COCO's photos may also be those of 2017: the same pictures under shorter names."""
     root, source = choose_file(root, KARPATHY_FILES)
@@ -148,4 +150,4 @@ def read_karpathy(root: Path) -> list[Record]:
             what = "listed twice" if other == entry.split else f"in two splits, {other} and {entry.split}"
             raise ValueError(f"{where}: duplicate id: {entry.id} is {what}; expected it once")
         entries[entry.id] = entry
-    return to_records(entries.values(), Photos(root, KARPATHY_FOLDERS), source)
+    return [Listing([*entries.values()], Photos(root, KARPATHY_FOLDERS), source)]

@@ -14,6 +14,7 @@ from typing import Any
 from captioner.data.coco import COCO_FILES, KARPATHY_FILES, read_coco, read_karpathy
 from captioner.data.records import (
     Entry,
+    Listing,
     Photos,
     Record,
     choose_file,
@@ -26,7 +27,7 @@ from captioner.data.records import (
     to_records,
 )
 
-__all__ = ["FORMATS", "Record", "read_dataset", "select"]
+__all__ = ["FORMATS", "Record", "read_captions", "read_dataset", "select"]
 
 FLICKR8K_FILES = ("Flickr8k_text/Flickr8k.token.txt", "Flickr8k.token.txt")
 FLICKR8K_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", ".")  # "Flicker" is official
@@ -61,7 +62,7 @@ def _join(captions: dict[str, list[str]], lists: dict[str, tuple[str, str]], sou
     return [Entry(name, (name,), captions[name], split) for name, (split, _) in lists.items()]
 
 
-def read_flickr8k(root: Path) -> list[Record]:
+def read_flickr8k(root: Path) -> list[Listing]:
     """Flickr8k.token.txt (`NAME.jpg#0<TAB>caption`) and the split lists beside it; some may be absent."""
     root, source = choose_file(root, FLICKR8K_FILES)
     captions: dict[str, list[str]] = {}
@@ -80,7 +81,7 @@ def read_flickr8k(root: Path) -> list[Record]:
     if not lists:
         expected = ", ".join(FLICKR8K_LISTS.values())
         raise FileNotFoundError(f"{source}: no split lists; expected at least one of {expected} beside it")
-    return to_records(_join(captions, lists, source), Photos(root, FLICKR8K_FOLDERS), source)
+    return [Listing(_join(captions, lists, source), Photos(root, FLICKR8K_FOLDERS), source)]
 
 
 def _unquote(field: str) -> str:
@@ -90,7 +91,7 @@ def _unquote(field: str) -> str:
     return inner.replace('""', '"') if is_quoted else field
 
 
-def read_kaggle(root: Path) -> list[Record]:
+def read_kaggle(root: Path) -> list[Listing]:
     """Kaggle's captions.txt: the header `image,caption`, then a row a caption. Captions may hold commas
     without being quoted, so only the first comma of a row counts. Splits come from Flickr8k's split lists,
     where these lie beside it, else from `hash_split`."""
@@ -108,7 +109,7 @@ def read_kaggle(root: Path) -> list[Record]:
             raise ValueError(f"{where}: broken row {line[:60]!r}; expected NAME.jpg,caption")
         captions.setdefault(name, []).append(clean_caption(_unquote(caption.strip()), where))
     lists = _read_lists(root) or {name: (hash_split(name), "") for name in captions}
-    return to_records(_join(captions, lists, source), Photos(root, FLICKR8K_FOLDERS), source)
+    return [Listing(_join(captions, lists, source), Photos(root, FLICKR8K_FOLDERS), source)]
 
 
 def _csv_table(source: Path) -> Iterator[tuple[int, list[str]]]:
@@ -155,7 +156,7 @@ def _jsonl_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def read_folder(root: Path) -> list[Record]:
+def read_folder(root: Path) -> list[Listing]:
     """A plain folder: captions.csv (columns image, caption and perhaps split; a row a caption) or
     captions.jsonl (the same keys, or `captions` with a list; other keys are free). `image` is a path from the
     folder, or from images/ in it. Where no row has a split, `hash_split` gives them."""
@@ -185,10 +186,10 @@ def read_folder(root: Path) -> list[Record]:
         begun.setdefault(name, number)
         entry = entries.setdefault(name, Entry(name, (name,), [], split))
         entry.captions.extend(clean_caption(caption, where) for caption in captions)
-    return to_records(entries.values(), Photos(root, (".", "images", "Images")), source)
+    return [Listing([*entries.values()], Photos(root, (".", "images", "Images")), source)]
 
 
-FORMATS: dict[str, Callable[[Path], list[Record]]] = {
+FORMATS: dict[str, Callable[[Path], list[Listing]]] = {
     "flickr8k": read_flickr8k,
     "kaggle": read_kaggle,
     "coco": read_coco,
@@ -229,16 +230,30 @@ def find_format(root: Path) -> str:
     return fits[0]
 
 
-def read_dataset(root: str | Path, format: str | None = None) -> list[Record]:
-    """All records of the data set in the folder `root`. Where several lie in it, `root` is the caption file.
-
-    format: one of FORMATS; None finds it from what lies in the folder.
-    Anything wrong: ValueError or FileNotFoundError, with the file, the line and what was expected.
-    """
+def _read(root: str | Path, format: str | None) -> list[Listing]:
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist; expected the folder of a caption data set")
     format = find_format(root) if format is None else format
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
-    return FORMATS[format](root)
+    listings = FORMATS[format](root)
+    for listing in listings:
+        if not listing.entries:
+            raise ValueError(f"{listing.source}: expected captions of images; it has none")
+    return listings
+
+
+def read_dataset(root: str | Path, format: str | None = None) -> list[Record]:
+    """All records of the data set in the folder `root`. Where several lie in it, `root` is the caption file.
+
+    format: one of FORMATS; None finds it from what lies in the folder.
+    Anything wrong: ValueError or FileNotFoundError, with the file, the line and what was expected.
+    """
+    return [record for listing in _read(root, format) for record in to_records(listing)]
+
+
+def read_captions(root: str | Path, format: str | None = None) -> list[Entry]:
+    """The same without the photos, which need not be there: ids, captions and splits. (COCO's: of the splits whose
+    folders of photos are there; `metrics.results.read_coco_references` reads its annotation files alone.)"""
+    return [entry for listing in _read(root, format) for entry in listing.entries]

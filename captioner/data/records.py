@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 SPLITS = ("train", "val", "test")
 # Other names that data sets use. restval is the part of COCO's val2014 that Karpathy gives to training.
@@ -37,8 +37,11 @@ class Entry:
     split: str
 
 
-def select(records: Sequence[Record], split: str) -> list[Record]:
-    """The records of one split ("dev" is accepted for "val"); ValueError lists the splits there are."""
+Image = TypeVar("Image", Record, Entry)
+
+
+def select(records: Sequence[Image], split: str) -> list[Image]:
+    """The records (or entries) of one split ("dev" is accepted for "val"); ValueError lists the splits there are."""
     wanted = SPLIT_ALIASES.get(split, split)
     chosen = [record for record in records if record.split == wanted]
     if not chosen:
@@ -135,8 +138,17 @@ class Photos:
         return listing
 
 
-def to_records(entries: Iterable[Entry], photos: Photos, source: Path) -> list[Record]:
+class Listing(NamedTuple):
+    """What a reader makes of a caption file: its images, and where their photos may lie."""
+
+    entries: list[Entry]
+    photos: Photos
+    source: Path
+
+
+def to_records(listing: Listing) -> list[Record]:
     """Looks every photo up. FileNotFoundError tells how many are missing, and the first three."""
+    entries, photos, source = listing
     records, missing = [], []
     for entry in entries:
         path = photos.find(entry.names)
@@ -144,8 +156,6 @@ def to_records(entries: Iterable[Entry], photos: Photos, source: Path) -> list[R
             missing.append(entry.names[0])
         else:
             records.append(Record(entry.id, path, tuple(entry.captions), entry.split))
-    if not records and not missing:
-        raise ValueError(f"{source}: expected captions of images; it has none")
     if missing:
         many = f"{len(missing)} of {len(records) + len(missing)} photos are missing"
         what = many if records else f"no photos found, of {len(missing)}"

@@ -10,16 +10,28 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from captioner.metrics.results import Id, caption_problem, raise_problems, results_json, shorten, write_results
+from captioner.metrics.results import (
+    Id,
+    caption_problem,
+    raise_problems,
+    read_json,
+    results_json,
+    shorten,
+    write_results,
+)
 
 SERVER_FILE = re.compile(r"captions_(val|test)2014_([A-Za-z0-9][A-Za-z0-9.+-]*(?:_[A-Za-z0-9.+-]+)*)_results\.json")
 
 
-def check_submission(path: str | Path, ids: Collection[int] | None = None) -> list[str]:
+Splits = Mapping[str, Collection[int]]
+
+
+def check_submission(path: str | Path, ids: Splits | None = None) -> list[str]:
     """What COCO's evaluation server would refuse in a results file or a zip of such files; an empty list if nothing.
 
-    `ids`: the images of the split, if known: then missing and unknown ones are problems.
+    `ids`: the images of "val" and of "test", as far as known: then missing and unknown ones are problems.
     """
+    ids = ids or {}
     path = Path(path)
     if path.suffix != ".zip":
         if not path.exists():
@@ -36,9 +48,20 @@ def check_submission(path: str | Path, ids: Collection[int] | None = None) -> li
     return problems
 
 
-def _check_member(name: str, content: bytes, ids: Collection[int] | None) -> list[str]:
+def read_image_ids(path: str | Path) -> set[int]:
+    """The ids of the images of a COCO file with a list `images`: captions_val2014.json, image_info_test2014.json."""
+    content = read_json(Path(path))
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not all(isinstance(image, dict) and "id" in image for image in images):
+        raise ValueError(f'{path}: expected a COCO file with a list "images" of objects with an id; there is none')
+    return {image["id"] for image in images}
+
+
+def _check_member(name: str, content: bytes, splits: Splits) -> list[str]:
     problems = []
-    if not SERVER_FILE.fullmatch(name):
+    match = SERVER_FILE.fullmatch(name)
+    ids = splits.get(match[1]) if match else None
+    if not match:
         problems.append(
             f"{name}: expected the name captions_val2014_NAME_results.json or captions_test2014_NAME_results.json, "
             "in no folder"
@@ -84,7 +107,7 @@ def write_submission(folder: str | Path, name: str, split: str, captions: Mappin
             f"cannot name a submission {file!r}; expected split val or test, and a name of A-Z a-z 0-9 . + - _"
         )
     folder = Path(folder)
-    problems = _check_member(file, results_json(captions).encode("utf-8", "surrogatepass"), None)
+    problems = _check_member(file, results_json(captions).encode("utf-8", "surrogatepass"), {})
     raise_problems(folder / file, problems, "expected what COCO's server accepts")
     folder.mkdir(parents=True, exist_ok=True)
     write_results(folder / file, captions)
