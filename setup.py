@@ -13,7 +13,14 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     # The shipped model lies in checkpoints/ of the repository and in captioner/checkpoints/ of an installation.
-    packages=["captioner", "captioner.data", "captioner.metrics", "captioner.visualize", "captioner.checkpoints"],
+    packages=[
+        "captioner",
+        "captioner.cli",
+        "captioner.data",
+        "captioner.metrics",
+        "captioner.visualize",
+        "captioner.checkpoints",
+    ],
     package_dir={"captioner": "captioner", "captioner.checkpoints": "checkpoints"},
     package_data={
         "captioner": ["py.typed"],

@@ -1,0 +1,39 @@
+"""The verbs train and toy: a model, and a small world to train it on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from captioner.cli.options import app
+from captioner.config import TrainConfig
+
+
+@app.command
+def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
+    """Train a model: CNN and RNN jointly, in stages, on Flickr8k, Flickr30k, COCO or your own photos."""
+    from captioner.train import train as run
+
+    print(f"best checkpoint: {run(config)}")
+    return 0
+
+
+@app.command
+def toy(directory: tyro.conf.Positional[Path], /, images: int = 1000, size: int = 64, seed: int = 0) -> int:
+    """Make a small synthetic data set: coloured shapes, what one can say of them, and where they are.
+
+    Args:
+        directory: Where to write it.
+        images: How many.
+        size: Their side in pixels.
+        seed: The same seed makes the same data set.
+    """
+    from captioner.data.toy import make_toy
+
+    make_toy(directory, images=images, size=size, seed=seed)
+    print(
+        f"{directory}: {images} images of {size} x {size} pixels. Train on it: captioner train --data {directory} ..."
+    )
+    return 0
