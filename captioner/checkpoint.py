@@ -1,13 +1,11 @@
 """A checkpoint is one directory: `model.safetensors`, `config.json` and `README.md` (the model card); a run's
 `last/` also holds `state.safetensors` and `state.json`, its training state. Here lives how such a directory
-is written, so that a kill at any moment leaves either the old or the new one whole, and how it is read, with
-one clear line for each thing that can be wrong. Nothing is ever unpickled. What a config means is not known
-here.
+is written, so that a kill at any moment leaves either the old or the new one whole, and how its tensors are read;
+what needs no torch of it is in `manifest`. Nothing is ever unpickled. What a config means is not known here.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -23,14 +21,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-FORMAT_VERSION = 1
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-STATE_TENSORS, STATE = "state.safetensors", "state.json"
-
-
-class CheckpointError(ValueError):
-    """What is wrong with a checkpoint: the file, what was found, what was expected, what to do."""
-
+from captioner.manifest import (
+    AGAIN,
+    CARD,
+    CONFIG,
+    FORMAT_VERSION,
+    STATE,
+    STATE_TENSORS,
+    WEIGHTS,
+    CheckpointError,
+    beside,
+    check_file,
+    find_checkpoint,
+    first_few,
+    has_checkpoint,
+    read_config,
+    read_json,
+    sha256_of,
+)
 
 # Writing
 
@@ -51,7 +59,7 @@ def save_checkpoint(
     """
     assert not {"format_version", "weights"} & config.keys(), "these two entries are the format's own"
     directory = Path(os.path.realpath(directory))  # a link stays a link, to what is replaced
-    writing, new, old = _beside(directory)
+    writing, new, old = beside(directory)
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not has_checkpoint(directory)):
         raise CheckpointError(
             f"{directory} exists and is no checkpoint (it has no {CONFIG}), and would be replaced by one. "
@@ -95,12 +103,6 @@ def halve(tensor: Tensor) -> Tensor:
     return rounded if change <= 1e-3 * size else tensor
 
 
-def _beside(directory: Path) -> tuple[Path, Path, Path]:
-    """The names a checkpoint has before it is whole, when it is whole, and when it has been replaced."""
-    parent, name = directory.parent, directory.name
-    return parent / f".{name}.writing", parent / f".{name}.new", parent / f".{name}.old"
-
-
 def _remove(directory: Path) -> None:
     if directory.exists():
         shutil.rmtree(directory)
@@ -122,7 +124,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], half: bool) -> dic
     }
     path.write_bytes(save(stored, metadata={"tied": json.dumps(tied)}))  # save_file would hide it from other users
     _sync(path)
-    return {"sha256": _sha256(path), "bytes": path.stat().st_size}
+    return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -144,43 +146,23 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 # Reading
-
-
-def has_checkpoint(directory: str | Path) -> bool:
-    """Whether a checkpoint can be loaded from there, even if its writer was killed between two renamings."""
-    return (_locate(directory) / CONFIG).is_file()
 
 
 def load_checkpoint(directory: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, floating ones in float32, and the config as it was saved, with the `sha256` and size of its
     `weights`. Raises CheckpointError."""
-    directory = _directory(directory)
-    path = directory / CONFIG
-    config = _read_json(path)
-    found = config.pop("format_version", None)
-    if found != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} is of format version {found}, but this captioner reads version {FORMAT_VERSION}. "
-            "Use the captioner that wrote it, or train or download the model again."
-        )
-    tensors = _read_tensors(directory / WEIGHTS, config.get("weights"), path, torch.float32)
+    directory = find_checkpoint(directory)
+    config = read_config(directory)
+    tensors = _read_tensors(directory / WEIGHTS, config.get("weights"), directory / CONFIG, torch.float32)
     return tensors, config
 
 
 def load_state(directory: str | Path) -> Any:
     """The training state of a checkpoint that was saved with one, to the bit. Raises CheckpointError."""
-    directory = _directory(directory)
+    directory = find_checkpoint(directory)
     path = directory / STATE
-    content = _read_json(path)
+    content = read_json(path)
     tensors = _read_tensors(directory / STATE_TENSORS, content.get("tensors"), path)
     return _decode(content.get("state"), tensors)
 
@@ -195,8 +177,8 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Pa
     unknown = [name for name in tensors if name not in wanted]
     remedy = "Was it made by another model, or another version of captioner?"
     if missing or unknown:
-        lacks = [f"lacks {_first_few(missing)}"] if missing else []
-        holds = [f"holds the unknown {_first_few(unknown)}"] if unknown else []
+        lacks = [f"lacks {first_few(missing)}"] if missing else []
+        holds = [f"holds the unknown {first_few(unknown)}"] if unknown else []
         raise CheckpointError(f"{source} does not fit the model: it {' and '.join(lacks + holds)}. {remedy}")
     for name, tensor in wanted.items():
         if tensors[name].shape != tensor.shape:
@@ -221,62 +203,9 @@ def _tie(module: nn.Module, before: Mapping[str, nn.Parameter]) -> None:
             setattr(module.get_submodule(owner), attribute, module.get_parameter(other))
 
 
-def _locate(directory: str | Path) -> Path:
-    """Where a reader finds the checkpoint; it renames nothing, as a writer may be at work."""
-    path = Path(os.path.realpath(directory))
-    _, new, _ = _beside(path)
-    return new if new.is_dir() and not path.exists() else Path(directory)
-
-
-def _directory(directory: str | Path) -> Path:
-    path = _locate(directory)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{path} is {'a file' if path.exists() else 'not there'}; expected a checkpoint: a directory "
-            f"with {CONFIG} and {WEIGHTS}. Pass that of a trained model, such as best/ of a training run."
-        )
-    return path
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        files = sorted(file.name for file in path.parent.iterdir())
-        training = " Only last/ of a training run keeps it." if path.name in (STATE, STATE_TENSORS) else ""
-        raise CheckpointError(
-            f"{path} is not there; the directory has: {_first_few(files) or 'no files'}.{training} "
-            "Copy or save the checkpoint again, whole."
-        )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    _check_file(path)
-    again = "It was edited or cut short: copy or save the checkpoint again."
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}). {again}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a JSON object. {again}")
-    return content
-
-
 def _read_tensors(path: Path, expected: Any, source: Path, floating: torch.dtype | None = None) -> dict[str, Tensor]:
     """The tensors of a file that must be as `source` says; floating-point ones as `floating`, if given."""
-    again = "Copy or download the checkpoint again."
-    match expected:
-        case {"sha256": str(sha256), "bytes": int(size)}:
-            pass
-        case _:
-            raise CheckpointError(f"{source} does not say the size and sha256 of {path.name}. {again}")
-    _check_file(path)
-    if (found := path.stat().st_size) != size:
-        fault = "is cut short" if found < size else "is too long"
-        raise CheckpointError(f"{path} {fault}: it has {found} bytes, {source.name} says {size}. {again}")
-    if (digest := _sha256(path)) != sha256:
-        raise CheckpointError(
-            f"{path} is damaged or belongs to another checkpoint: its sha256 is {digest[:12]}…, "
-            f"{source.name} says {sha256[:12]}…. {again}"
-        )
+    check_file(path, expected, source)
     tensors = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -288,12 +217,8 @@ def _read_tensors(path: Path, expected: Any, source: Path, floating: torch.dtype
                 tensors[name] = tensor.to(kind, copy=True)
             tied = json.loads((file.metadata() or {}).get("tied", "{}"))
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is no safetensors file ({error}). {again}") from None
+        raise CheckpointError(f"{path} is no safetensors file ({error}). {AGAIN}") from None
     return tensors | {name: tensors[other] for name, other in tied.items()}
-
-
-def _first_few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 # A training state as JSON and tensors. What JSON has not is a tagged object, such as {"<tuple>": [...]}.

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from captioner.backend import TorchBackend
 from captioner.captioner import Captioner
 from captioner.card import model_card
-from captioner.checkpoint import has_checkpoint, load_checkpoint, load_into, load_state, save_checkpoint
+from captioner.checkpoint import load_checkpoint, load_into, load_state, save_checkpoint
 from captioner.config import TrainConfig
 from captioner.data.cache import cached_features
 from captioner.data.datasets import Augmenter, Batch, CachedFeatures, Photos, batches, encode_captions, epoch_order
@@ -30,6 +30,7 @@ from captioner.device import autocast, choose_device, has_bfloat16
 from captioner.evaluate import validate
 from captioner.images import Preprocess
 from captioner.journal import Journal, read_log
+from captioner.manifest import has_checkpoint
 from captioner.model import CaptionModel, build_model
 from captioner.objectives import cross_entropy
 from captioner.optim import build_optimizer, optimizer_state, restore_optimizer, schedule, set_learning_rates

@@ -19,15 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from captioner import checkpoint
-from captioner.checkpoint import (
-    CheckpointError,
-    has_checkpoint,
-    load_checkpoint,
-    load_into,
-    load_state,
-    save_checkpoint,
-)
+from captioner.checkpoint import load_checkpoint, load_into, load_state, save_checkpoint
+from captioner.manifest import CheckpointError, has_checkpoint, sha256_of
 
 CONFIG = {
     "model": {"encoder": "mobilenet_v2"},
@@ -378,7 +371,7 @@ def test_damaged_tensors(saved: Path, file: str) -> None:
 def test_no_safetensors_file(saved: Path) -> None:
     path = saved / "model.safetensors"
     path.write_bytes(b"\x80\x04 a pickle, say")
-    edit(saved / "config.json", weights={"sha256": checkpoint._sha256(path), "bytes": path.stat().st_size})
+    edit(saved / "config.json", weights={"sha256": sha256_of(path), "bytes": path.stat().st_size})
     assert "model.safetensors is no safetensors file (" in fault(saved)
 
 

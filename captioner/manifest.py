@@ -1,0 +1,113 @@
+"""The files of a checkpoint, and whether they are as they were written: where a directory is found, its config, sizes
+and hashes. Tensors are not read here, and nothing needs torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+STATE_TENSORS, STATE = "state.safetensors", "state.json"
+AGAIN = "Copy or download the checkpoint again."
+
+
+class CheckpointError(ValueError):
+    """What is wrong with a checkpoint: the file, what was found, what was expected, what to do."""
+
+
+def has_checkpoint(directory: str | Path) -> bool:
+    """Whether a checkpoint can be loaded from there, even if its writer was killed between two renamings."""
+    return (locate(directory) / CONFIG).is_file()
+
+
+def find_checkpoint(directory: str | Path) -> Path:
+    """Where the checkpoint of that name lies. Raises CheckpointError if it does not."""
+    path = locate(directory)
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path} is {'a file' if path.exists() else 'not there'}; expected a checkpoint: a directory "
+            f"with {CONFIG} and {WEIGHTS}. Pass that of a trained model, such as best/ of a training run."
+        )
+    return path
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The config as it was saved, with the `sha256` and size of its `weights`."""
+    path = directory / CONFIG
+    config = read_json(path)
+    found = config.pop("format_version", None)
+    if found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} is of format version {found}, but this captioner reads version {FORMAT_VERSION}. "
+            "Use the captioner that wrote it, or train or download the model again."
+        )
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    _must_be_there(path)
+    again = "It was edited or cut short: copy or save the checkpoint again."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}). {again}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a JSON object. {again}")
+    return content
+
+
+def check_file(path: Path, expected: Any, source: Path) -> None:
+    """Raise CheckpointError unless the file has the size and sha256 that `source` expects of it."""
+    match expected:
+        case {"sha256": str(sha256), "bytes": int(size)}:
+            pass
+        case _:
+            raise CheckpointError(f"{source} does not say the size and sha256 of {path.name}. {AGAIN}")
+    _must_be_there(path)
+    if (found := path.stat().st_size) != size:
+        fault = "is cut short" if found < size else "is too long"
+        raise CheckpointError(f"{path} {fault}: it has {found} bytes, {source.name} says {size}. {AGAIN}")
+    if (digest := sha256_of(path)) != sha256:
+        raise CheckpointError(
+            f"{path} is damaged or belongs to another checkpoint: its sha256 is {digest[:12]}…, "
+            f"{source.name} says {sha256[:12]}…. {AGAIN}"
+        )
+
+
+def beside(directory: Path) -> tuple[Path, Path, Path]:
+    """The names a checkpoint has before it is whole, when it is whole, and when it has been replaced."""
+    parent, name = directory.parent, directory.name
+    return parent / f".{name}.writing", parent / f".{name}.new", parent / f".{name}.old"
+
+
+def locate(directory: str | Path) -> Path:
+    """Where a reader finds the checkpoint; it renames nothing, as a writer may be at work."""
+    path = Path(os.path.realpath(directory))
+    _, new, _ = beside(path)
+    return new if new.is_dir() and not path.exists() else Path(directory)
+
+
+def _must_be_there(path: Path) -> None:
+    if not path.is_file():
+        files = sorted(file.name for file in path.parent.iterdir())
+        training = " Only last/ of a training run keeps it." if path.name in (STATE, STATE_TENSORS) else ""
+        raise CheckpointError(
+            f"{path} is not there; the directory has: {first_few(files) or 'no files'}.{training} "
+            "Copy or save the checkpoint again, whole."
+        )
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def first_few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
