@@ -1,5 +1,6 @@
 """The torch backend: runs a `CaptionModel` for the search, on any device. The search sees NumPy arrays only; logits and
-states stay where they were computed."""
+states stay where they were computed. In float32 on every machine, so that a photo has one caption, whoever runs it and
+beside whatever other photos."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from captioner.checkpoint import load_into
 from captioner.config import ModelConfig
 from captioner.decoder import Decoder, Memory, State
 from captioner.decoding import Choices, Choose
-from captioner.device import autocast, choose_device
+from captioner.device import choose_device
 from captioner.model import CaptionModel, build_model
 
 
@@ -25,8 +26,7 @@ class TorchBackend:
         """Preprocessed photos (B, 3, S, S) -> what the decoder needs of them."""
         self.model.eval()
         batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
-        with autocast(self.device):
-            return self.model.remember(batch)
+        return self.model.remember(batch)
 
     def step(self, memory: Memory) -> TorchStep:
         return TorchStep(self.model.decoder, memory)
@@ -54,8 +54,7 @@ class TorchStep:
                 kept = torch.from_numpy(np.searchsorted(self.images, images)).to(device)
                 self.memory, self.images = self.memory.select(kept), images
         tokens = torch.from_numpy(words)[:, None].to(device)  # (N, 1)
-        with autocast(device):
-            logits, attention, self.state = self.decoder(tokens, self.memory, self.state)
+        logits, attention, self.state = self.decoder(tokens, self.memory, self.state)
         return choose_words(logits[:, 0], choose, None if attention is None else attention[:, 0])
 
 

@@ -14,7 +14,6 @@ from captioner.captioner import Caption, Captioner
 from captioner.data.datasets import batches, in_order
 from captioner.data.readers import Record
 from captioner.decoding import Decoding
-from captioner.device import autocast
 from captioner.encoder import Features
 from captioner.images import ImageError
 from captioner.metrics import score_captions
@@ -44,10 +43,9 @@ def validate(
     for batch in tqdm(batches(dataset, order, workers), total=len(order), desc="validation", leave=False):
         batch = batch.to(device)
         real = batch.targets != PAD
-        with autocast(device):
-            features = batch.images if isinstance(batch.images, Features) else model.encoder(batch.images)
-            memory = model.decoder.remember(features)
-            logits, _, _ = model.decoder(batch.inputs, memory, real=real)
+        features = batch.images if isinstance(batch.images, Features) else model.encoder(batch.images)
+        memory = model.decoder.remember(features)
+        logits, _, _ = model.decoder(batch.inputs, memory, real=real)
         loss += cross_entropy(logits, batch.targets[real]).item()
         tokens += int(real.sum())
         captions += captioner.search(memory, len(batch.ids), decoding)
