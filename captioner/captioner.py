@@ -5,16 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
 
 import numpy as np
 
 from captioner.config import ModelConfig
 from captioner.decoding import Decoding, Hypothesis, search
 from captioner.images import ImageError, Preprocess, Source, open_image
+from captioner.metrics.attention import Looking, looking
+from captioner.visualize.files import save_caption
+from captioner.visualize.html import frame
+from captioner.visualize.record import record
 from captioner.vocabulary import EOS, Vocabulary, detokenize
 
 if TYPE_CHECKING:
@@ -46,9 +51,16 @@ class Caption:
     """For each word the runners-up with their log-probabilities, if asked for."""
     others: tuple[Caption, ...] = ()
     """The next best captions, if more than one was asked for."""
+    photo: Source | None = field(default=None, repr=False)
+    """What was captioned, as it was given; opened again to show it."""
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def looking(self) -> Looking | None:
+        """How still, sharp and wide the attention was, and a warning if its maps tell nothing; None without maps."""
+        return None if self.attention is None else looking(self.attention)
 
     def to_dict(self) -> dict[str, Any]:
         """All but the maps, for JSON."""
@@ -64,9 +76,54 @@ class Caption:
         if self.word_alternatives is not None:
             for word, runners_up in zip(entry["words"], self.word_alternatives, strict=True):
                 word["alternatives"] = [{"word": w, "log_probability": round(p, 6)} for w, p in runners_up]
+        if (look := self.looking) is not None:
+            entry["attention"] = look.to_dict()
         if self.others:
             entry["alternatives"] = [other.to_dict() for other in self.others]
         return entry
+
+    def of(self, photo: Source) -> Caption:
+        """The same caption, which now knows its photo."""
+        return replace(self, photo=photo, others=tuple(other.of(photo) for other in self.others))
+
+    def record(self, width: int, height: int) -> dict[str, Any]:
+        """What the interactive page shows over a photo of that size: `captioner.visualize.record`."""
+        return record((width, height), **self._parts())
+
+    def save(self, path: str | Path) -> None:
+        """Where it looked, as a file: a picture (.png, .svg, .pdf), a film (.gif, .webp), the interactive page (.html)
+        or data (.json, .npz), by the ending of its name. The photo is opened again for it."""
+        if self.photo is None:
+            raise ValueError("this caption does not know its photo. Tell it: caption.of(photo).save(path).")
+        save_caption(path, open_image(self.photo), **self._parts())
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "caption": self.text,
+            "words": self.words,
+            "log_probabilities": self.log_probabilities,
+            "log_probability": self.log_probability,
+            "finished": self.finished,
+            "attention": self.attention,
+            "box": self.box,
+            "alternatives": self.word_alternatives,
+        }
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the interactive page, or the text if the photo cannot be opened any more."""
+        try:
+            image = open_image(cast("Source", self.photo))
+        except (ImageError, TypeError, ValueError):  # ValueError: a file that was closed meanwhile
+            return f"<p>{escape(self.text)}</p>"
+        return frame(image, self.record(*image.size), longest=800)
+
+
+class _Read(NamedTuple):
+    """A photo that was read."""
+
+    pixels: np.ndarray  # (3, S, S)
+    size: tuple[int, int]  # width, height of the original
+    photo: Source
 
 
 class Captioner:
@@ -159,16 +216,17 @@ class Captioner:
                 for item in read:
                     yield item if isinstance(item, ImageError) else next(captions)
 
-    def _read(self, photo: Source) -> tuple[np.ndarray, tuple[int, int]] | ImageError:
+    def _read(self, photo: Source) -> _Read | ImageError:
         try:
             image = open_image(photo)
         except ImageError as error:
             return error
-        return self.preprocess(image), image.size
+        return _Read(self.preprocess(image), image.size, photo)
 
-    def _caption_batch(self, read: Sequence[tuple[np.ndarray, tuple[int, int]]], decoding: Decoding) -> list[Caption]:
-        memory = self.backend.remember(np.stack([pixels for pixels, _ in read]))
-        return self.search(memory, len(read), decoding, [size for _, size in read])
+    def _caption_batch(self, read: Sequence[_Read], decoding: Decoding) -> list[Caption]:
+        memory = self.backend.remember(np.stack([each.pixels for each in read]))
+        captions = self.search(memory, len(read), decoding, [each.size for each in read])
+        return [caption.of(each.photo) for caption, each in zip(captions, read, strict=True)]
 
     def search(
         self, memory: Any, photos: int, decoding: Decoding, sizes: Sequence[tuple[int, int]] | None = None

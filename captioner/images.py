@@ -42,6 +42,14 @@ class ImageError(ValueError):
     """A photo that cannot be used: its message names the file, what happened and what was expected."""
 
 
+class UnknownFormatError(ImageError):
+    """A file that is no photo, or one of a kind that cannot be read here."""
+
+
+class TooManyPixelsError(ImageError):
+    """A photo with more pixels than were allowed."""
+
+
 def find_images(paths: Iterable[str | Path], recursive: bool = False) -> list[Path]:
     """Files as they are given, in order; a folder is replaced by its photos (by ending), sorted by name.
 
@@ -129,12 +137,12 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
             return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError as error:
         if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
-            raise ImageError(
+            raise UnknownFormatError(
                 f"{name}: a HEIC photo, which Pillow cannot decode; expected JPEG, for instance. Convert it, "
                 "or install pillow-heif and call pillow_heif.register_heif_opener() first."
             ) from error
         known = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
-        raise ImageError(f"{name}: not a photo, or damaged at its start; expected {known}.") from error
+        raise UnknownFormatError(f"{name}: not a photo, or damaged at its start; expected {known}.") from error
     except Exception as error:  # decoders raise whatever a damaged header makes them trip over
         raise _damaged(name, error) from error
 
@@ -142,7 +150,7 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
 def _upright_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(
+        raise TooManyPixelsError(
             f"{name}: {width} x {height} is {width * height / 1e6:,.0f} megapixels; expected at most "
             f"{max_pixels / 1e6:g}. Scale it down, or raise max_pixels."
         )

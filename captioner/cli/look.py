@@ -2,41 +2,87 @@
 
 from __future__ import annotations
 
-import tyro
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from captioner.cli.options import AS_SAVED, Checkpoint, Options, Output, app, load_captioner
+from captioner.cli.options import (
+    AS_SAVED,
+    Checkpoint,
+    Options,
+    Output,
+    Paths,
+    app,
+    find_photos,
+    load_captioner,
+)
+
+ALTERNATIVES = 4  # other words that are told at each step
 
 
 @app.command
 def attend(
-    photo: tyro.conf.Positional[str],
+    paths: Paths = (),
     /,
+    *,
     output: Output,
     checkpoint: Checkpoint = None,
     options: Options = AS_SAVED,
+    batch_size: int = 32,
     device: str = "auto",
 ) -> int:
-    """Show where the model looked for each word: the photo once a word, with a heat map over it.
+    """Show where the model looked for each word: a picture, a film, an interactive page, or data.
 
     Args:
-        photo: The photo.
-        output: The picture to write: .png, .svg or .pdf.
+        paths: Photos, folders of photos, or - for a list of paths on standard input.
+        output: The file to write. Its ending chooses what: .png, .svg, .pdf a picture; .gif, .webp a film; .html a
+            page to explore; .npz, .json data. For several photos with {name}, each photo's: 'maps/{name}.html'.
         checkpoint: Directory of the model; the shipped one if not given.
+        batch_size: Photos captioned at a time.
         device: auto, cpu, cuda, mps.
     """
-    from captioner.images import open_image
-    from captioner.visualize import save_attention
+    from captioner.images import ImageError
+
+    photos = find_photos(paths, recursive=False)
+    outputs = name_outputs(str(output), photos)
+    captioner = load_captioner(checkpoint, device)
+    decoding = options.over(captioner.decoding)
+    decoding = replace(decoding, alternatives=max(decoding.alternatives, ALTERNATIVES))
+    failed = 0
+    results = captioner.caption_many(photos, decoding, batch_size)
+    for photo, path, result in zip(photos, outputs, results, strict=True):
+        if isinstance(result, ImageError):
+            failed += 1
+            print(f"captioner: {result}", file=sys.stderr, flush=True)
+        else:
+            result.save(path)
+            print(f"{photo}: {result.text}\n{path}", flush=True)
+    if failed:
+        print(f"captioner: {failed} of {len(photos)} photos could not be captioned.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def name_outputs(output: str, photos: Sequence[Path]) -> list[Path]:
+    """The file to write for each photo, {name} replaced; ValueError if two would be one, or one a photo itself."""
+    from captioner.visualize.files import ENDINGS
     from captioner.visualize.page import check_path
 
-    check_path(output)
-    image = open_image(photo)
-    captioner = load_captioner(checkpoint, device)
-    found = captioner.caption(image, options.over(captioner.decoding))
-    if found.attention is None:
+    if len(photos) > 1 and "{name}" not in output:
         raise ValueError(
-            f"this model ({checkpoint}) has no attention, so there is nothing to show. "
-            "Train one with --model.attention general."
+            f"{len(photos)} photos, one file {output}. Put {{name}} into its name, which stands for each photo's: "
+            f"-o '{Path(output).with_name('{name}' + Path(output).suffix)}'."
         )
-    save_attention(output, image, found.words, found.attention, found.box, found.log_probabilities, found.text)
-    print(f"{photo}: {found.text}\n{output}")
-    return 0
+    outputs = [Path(output.replace("{name}", photo.stem)) for photo in photos]
+    taken: dict[Path, Path] = {}
+    originals = {photo.resolve() for photo in photos}
+    for photo, path in zip(photos, outputs, strict=True):
+        check_path(path, ENDINGS)
+        if path.resolve() in originals:
+            raise ValueError(f"{path} is one of the photos; it would be lost. Choose another name or folder.")
+        if path in taken:
+            raise ValueError(
+                f"{taken[path]} and {photo} would both be written to {path}. Rename one, or do them apart."
+            )
+        taken[path] = photo
+    return outputs

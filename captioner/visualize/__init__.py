@@ -1,17 +1,25 @@
 """Pictures from arrays: where the words of a caption look, and how a training went. Nothing here knows a model, a data
 set or a screen."""
 
+from captioner.visualize.animation import save_animation
 from captioner.visualize.attention import attention_figure, save_attention
 from captioner.visualize.curves import save_curves, training_curves
+from captioner.visualize.files import save_caption
 from captioner.visualize.heatmap import heat_map, level, overlay, scale_top
+from captioner.visualize.html import save_page
+from captioner.visualize.record import record
 
 __all__ = [
     "attention_figure",
     "heat_map",
     "level",
     "overlay",
+    "record",
+    "save_animation",
     "save_attention",
+    "save_caption",
     "save_curves",
+    "save_page",
     "scale_top",
     "training_curves",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from captioner.visualize.heatmap import Box, heat_map, level, overlay, scale_top
-from captioner.visualize.page import FAINT, INK, check_path, fonts, new_figure, save
+from captioner.visualize.page import FAINT, INK, at_most, check_path, fonts, new_figure, percent, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,11 +51,11 @@ def attention_figure(
     layout = _Layout(picture.width / picture.height, len(words), title or "", columns)
     figure = new_figure(layout.width, layout.height)
     _write(figure, layout, (0, 0), layout.title, layout.TITLE_SIZE)
-    _show(figure, layout, layout.photo, np.asarray(_at_most(picture, 2 * PANEL_PIXELS)))
+    _show(figure, layout, layout.photo, np.asarray(at_most(picture, 2 * PANEL_PIXELS)))
     if not words:
         return figure
 
-    small = np.asarray(_at_most(picture, PANEL_PIXELS))  # heat maps are drawn in its pixels
+    small = np.asarray(at_most(picture, PANEL_PIXELS))  # heat maps are drawn in its pixels
     across, down = small.shape[1] / picture.width, small.shape[0] / picture.height
     left, top, right, bottom = box or (0, 0, picture.width, picture.height)
     small_box = (left * across, top * down, right * across, bottom * down)
@@ -67,7 +67,7 @@ def attention_figure(
         _write(figure, layout, (x, y + height + 0.07), word, min(10.5, 110 * layout.step / len(word or "-")))
         if log_probabilities is not None:
             probability = math.exp(min(log_probabilities[index], 0.0))
-            _write(figure, layout, (x, y + height + 0.26), _percent(probability), 8, FAINT)
+            _write(figure, layout, (x, y + height + 0.26), percent(probability), 8, FAINT)
     _legend(figure, layout, scale)
     return figure
 
@@ -184,19 +184,6 @@ def _legend(figure: Figure, layout: _Layout, top: float) -> None:
     ramp = np.linspace(0, 1, 256)[None].repeat(2, axis=0)  # (2, 256) levels
     _show(figure, layout, (x, y, width, 0.09), overlay(np.full((2, 256, 3), 120, dtype=np.uint8), ramp))
     _write(figure, layout, (x, y + 0.14), "0", 8, FAINT)
-    _write(figure, layout, (x + width / 2, y + 0.14), _percent(top / 4), 8, FAINT, "center")  # level(top / 4) = 1/2
-    _write(figure, layout, (x + width, y + 0.14), _percent(top), 8, FAINT, "right")
+    _write(figure, layout, (x + width / 2, y + 0.14), percent(top / 4), 8, FAINT, "center")  # level(top / 4) = 1/2
+    _write(figure, layout, (x + width, y + 0.14), percent(top), 8, FAINT, "right")
     _write(figure, layout, (x, y + 0.32), "attention in a cell of the grid", 8, FAINT)
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}" if share >= 0.0005 else "<0.1%"
-
-
-def _at_most(picture: Image.Image, pixels: int) -> Image.Image:
-    """The picture, scaled down if its longer side has more pixels than that."""
-    scale = pixels / max(picture.size)
-    if scale >= 1:
-        return picture
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    return picture.resize(size, Image.Resampling.LANCZOS)

@@ -1,12 +1,16 @@
 """What all pictures share: the colours and type of a page, a figure without pyplot or screen, and a safe way to write
-it. Matplotlib is imported where it is used, so that captioning does not wait for it."""
+any file. Matplotlib is imported where it is used, so that captioning does not wait for it."""
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,11 +21,11 @@ SUFFIXES = (".png", ".svg", ".pdf")
 DPI = 200
 
 
-def check_path(path: str | Path) -> None:
+def check_path(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Raise now what would go wrong when a picture is written there."""
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"cannot draw {path.name!r}: its ending must be one of {', '.join(SUFFIXES)}.")
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"cannot draw {path.name!r}: its ending must be one of {', '.join(suffixes)}.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to put {path.name} in; make it first.")
 
@@ -42,11 +46,33 @@ def fonts() -> list[str]:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Written beside and renamed, so that a picture is never half there."""
+    """A figure as a file, in the format of its ending."""
+    with beside(path) as partial:
+        figure.savefig(partial, format=partial.suffix[1:].lower(), dpi=DPI)
+
+
+@contextmanager
+def beside(path: str | Path) -> Iterator[Path]:
+    """Another name in the same folder, with the same ending, to write to; renamed when the block has run, so that a
+    file is never half there."""
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        figure.savefig(partial, format=path.suffix[1:].lower(), dpi=DPI)
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def percent(share: float) -> str:
+    """A probability as people read it: 63%, 3.4%, <0.1%."""
+    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}" if share >= 0.0005 else "<0.1%"
+
+
+def at_most(picture: Image.Image, pixels: int) -> Image.Image:
+    """The picture, scaled down if its longer side has more pixels than that."""
+    scale = pixels / max(picture.size)
+    if scale >= 1:
+        return picture
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.LANCZOS)

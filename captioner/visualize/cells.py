@@ -1,0 +1,95 @@
+"""The picture of cells: captions as rows of words, each coloured by what a cell of the network says after it. Takes
+words and arrays, never a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from captioner.visualize.page import FAINT, INK, check_path, fonts, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# From -1 over 0 to 1. Blue and orange are told apart by all kinds of eyes; words stay legible on both.
+COLOURS = ((84, 142, 214), (178, 207, 242), (255, 255, 255), (252, 205, 147), (240, 138, 36))
+MARGIN, ROW, TITLE, AFTER, PADDING = 0.3, 0.26, 0.34, 0.22, 0.06  # inches
+SIZE = 9.5  # points
+
+
+def save_cells(path: str | Path, *args: Any, **kwargs: Any) -> None:
+    """`cells_figure`, with the same arguments, written as .png, .svg or .pdf."""
+    check_path(path)
+    save(cells_figure(*args, **kwargs), path)
+
+
+def cells_figure(captions: Sequence[Sequence[str]], cells: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Figure:
+    """A panel a cell: its title, then a row a caption. `cells` has for each panel the title and for each caption the
+    activations (T,) after its words. White is 0; the strongest colours are the panel's largest absolute value."""
+    for title, values in cells:
+        if [len(row) for row in values] != [len(words) for words in captions]:
+            raise ValueError(f"{title}: expected one activation a word of each caption.")
+    widths = [[_width(word, SIZE) + 2 * PADDING for word in words] for words in captions]
+    across = max(sum(row) for row in widths)
+    across = max(across, *(_width(title, 10.5) + 1.9 for title, _ in cells))
+    panel = TITLE + ROW * len(captions) + AFTER
+    page = (across + 2 * MARGIN, panel * len(cells) - AFTER + 2 * MARGIN)
+    figure = new_figure(*page)
+    axes = figure.add_axes((0, 0, 1, 1))  # in inches from the top left
+    axes.set_xlim(0, page[0])
+    axes.set_ylim(page[1], 0)
+    axes.set_axis_off()
+    for index, (title, values) in enumerate(cells):
+        top = MARGIN + index * panel
+        largest = max((float(np.abs(row).max(initial=0.0)) for row in values), default=0.0) or 1.0
+        _write(axes, MARGIN, top + TITLE / 2 - 0.04, title, 10.5, INK)
+        _legend(axes, page[0] - MARGIN, top + TITLE / 2 - 0.04, largest)
+        for row, (words, row_widths, row_values) in enumerate(zip(captions, widths, values, strict=True)):
+            x, y = MARGIN, top + TITLE + row * ROW
+            for word, width, value in zip(words, row_widths, row_values, strict=True):
+                _box(axes, x, y + 0.015, width, ROW - 0.03, colour(float(value) / largest))
+                _write(axes, x + PADDING, y + ROW / 2, word, SIZE, INK)
+                x += width
+    return figure
+
+
+def colour(value: float) -> tuple[float, ...]:
+    """Of an activation from -1 to 1, as matplotlib wants it."""
+    steps = np.linspace(-1, 1, len(COLOURS))
+    return tuple(float(np.interp(value, steps, channel)) / 255 for channel in zip(*COLOURS, strict=True))
+
+
+def _width(text: str, size: float) -> float:
+    """In inches."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    quoted = text.replace("$", r"\$")
+    # With a full stop on both sides, so that a space counts.
+    font = FontProperties(family=fonts())
+    whole, stops = (TextPath((0, 0), each, size=size, prop=font).get_extents().width for each in (f".{quoted}.", ".."))
+    return float(whole - stops) / 72
+
+
+def _legend(axes: Any, right: float, middle: float, largest: float) -> None:
+    steps = 41
+    width = 0.8 / steps
+    left = right - 0.8 - _width(f"{largest:.2f}", 8) - 0.06
+    for step in range(steps):
+        _box(axes, left + step * width, middle - 0.05, width * 1.05, 0.1, colour(2 * step / (steps - 1) - 1))
+    low = f"\N{MINUS SIGN}{largest:.2f}"
+    _write(axes, left - 0.06 - _width(low, 8), middle, low, 8, FAINT)
+    _write(axes, left + 0.86, middle, f"{largest:.2f}", 8, FAINT)
+
+
+def _box(axes: Any, x: float, y: float, width: float, height: float, colour: tuple[float, ...]) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((x, y), width, height, facecolor=colour, edgecolor="none"))
+
+
+def _write(axes: Any, x: float, y: float, text: str, size: float, colour: str) -> None:
+    axes.text(x, y, text, size=size, color=colour, va="center_baseline", family=fonts(), parse_math=False)

@@ -1,0 +1,86 @@
+"""The picture of the vanishing gradient: how far back from the last word its loss still reaches. Takes arrays, never a
+model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from captioner.visualize.page import FAINT, INK, RULE, check_path, fonts, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {"rnn": "#b8451b", "gru": "#2b7a5b", "lstm": "#1f4e79"}
+LEAST = 1e-8  # below it a gradient is rounding
+
+
+def save_gradients(path: str | Path, norms: Mapping[str, np.ndarray]) -> None:
+    """`gradients_figure` written as .png, .svg or .pdf."""
+    check_path(path)
+    save(gradients_figure(norms), path)
+
+
+def gradients_figure(norms: Mapping[str, np.ndarray]) -> Figure:
+    """A line a network: gradient norms (S,), or (seeds, S) with their range as a band, the last step at the right.
+    Each is drawn as a share of its last step's norm, so that networks of other scales can be compared."""
+    figure = new_figure(8, 4.6)
+    axes = figure.add_axes((0.09, 0.12, 0.7, 0.72))
+    ends = []
+    for name, values in norms.items():
+        shares = np.atleast_2d(values) / np.atleast_2d(values)[:, -1:]  # (seeds, S)
+        mean = np.exp(np.log(np.maximum(shares, LEAST)).mean(0))
+        back = np.arange(1 - len(mean), 1)
+        colour = COLOURS.get(name, INK)
+        axes.plot(back, mean, color=colour, lw=1.8, marker="o", ms=3)
+        if len(shares) > 1:
+            axes.fill_between(back, shares.min(0), shares.max(0), color=colour, alpha=0.15, lw=0)
+        ends.append((mean, name, colour))
+    axes.set_yscale("log")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+    axes.grid(axis="y", color=RULE, lw=0.5)
+    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=FAINT, labelfontfamily=fonts())
+    axes.minorticks_off()
+    axes.invert_xaxis()  # the last word at the left, so that the lines end, and are named, at the right
+    axes.set_xlabel("words before the last one that was read", size=9, color=FAINT, family=fonts())
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
+    figure.text(
+        0.09, 0.96, "How far back the loss of the last word reaches", size=13, color=INK, va="top", family=fonts()
+    )
+    what = "norm of its gradient with respect to each word's embedding, as a share of the last one's"
+    figure.text(0.09, 0.9, what, size=9, color=FAINT, va="top", family=fonts())
+    _name_ends(axes, ends)
+    return figure
+
+
+def _name_ends(axes: object, ends: list[tuple[np.ndarray, str, str]]) -> None:
+    """Beside the end of each line its name and last share, moved apart where they would cover each other."""
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes)
+    low, high = np.log(axes.get_ylim())
+    places: list[float] = []
+    for mean, name, colour in sorted(ends, key=lambda end: end[0][0]):
+        place = (np.log(mean[0]) - low) / (high - low)
+        place = max(place, places[-1] + 0.1) if places else place
+        places.append(place)
+        text = f"{name}\n{_share(mean[0])}, {len(mean) - 1} words back"
+        axes.text(
+            1.02, place, text, transform=axes.transAxes, size=8.5, color=colour, va="center", family=fonts(),
+            parse_math=False,
+        )  # fmt: skip
+
+
+def _share(share: float) -> str:
+    """0.026, or 9.7·10⁻⁶."""
+    if share >= 0.001:
+        return f"{share:.2g}"
+    digits, _, power = f"{share:.1e}".partition("e")
+    return f"{digits}·10" + str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

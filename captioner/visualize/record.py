@@ -1,0 +1,117 @@
+"""A caption as plain data: what the interactive page, the web service and the .json and .npz files say of it. Pictures
+are not here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captioner.visualize.heatmap import Box, scale_top
+from captioner.visualize.page import beside
+
+Alternatives = Sequence[Sequence[tuple[str, float]]]
+
+
+def record(
+    size: tuple[int, int],
+    caption: str,
+    words: Sequence[str],
+    log_probabilities: Sequence[float],
+    log_probability: float,
+    finished: bool = True,
+    attention: np.ndarray | None = None,
+    box: Box | None = None,
+    alternatives: Alternatives | None = None,
+) -> dict[str, Any]:
+    """What the page's script shows, and the .json file: see the head of static/attention.js.
+
+    `size` is the upright photo's (width, height) in pixels; `attention` is (T, h, w), or None for a model without;
+    `box` is what its grid covers, in the photo's pixels, by default all of it; `alternatives` has for each word other
+    words and their log-probabilities. Raises ValueError where these do not fit together."""
+    attention = _checked(len(words), log_probabilities, attention, alternatives)
+    return {
+        "caption": caption,
+        "log_probability": round(float(log_probability), 6),
+        "finished": bool(finished),
+        "words": [
+            {
+                "word": word,
+                "log_probability": round(float(value), 6),
+                "alternatives": [
+                    {"word": other, "log_probability": round(float(p), 6)}
+                    for other, p in (alternatives[index] if alternatives else [])
+                ],
+            }
+            for index, (word, value) in enumerate(zip(words, log_probabilities, strict=True))
+        ],
+        "photo": {"width": int(size[0]), "height": int(size[1])},
+        "attention": None if attention is None else _geometry(attention, size, box),
+    }
+
+
+def _geometry(attention: np.ndarray, size: tuple[int, int], box: Box | None) -> dict[str, Any]:
+    regions = attention.shape[1] * attention.shape[2]
+    maps = attention.reshape(len(attention), regions).astype(np.float64)  # (T, R)
+    return {
+        "grid": list(attention.shape[1:]),
+        "box": [float(edge) for edge in box or (0, 0, *size)],
+        "top": round(scale_top(attention), 6) if len(attention) else 1.0,
+        "maps": maps.round(5).tolist(),
+    }
+
+
+def _checked(
+    words: int,
+    log_probabilities: Sequence[float],
+    attention: np.ndarray | None,
+    alternatives: Alternatives | None,
+) -> np.ndarray | None:
+    """The attention as an array."""
+    for name, values in {"log-probabilities": log_probabilities, "lists of alternatives": alternatives}.items():
+        if values is not None and len(values) != words:
+            raise ValueError(f"{len(values)} {name} for {words} words; expected one a word.")
+    if attention is None:
+        return None
+    attention = np.asarray(attention)
+    if attention.ndim != 3 or len(attention) != words:
+        raise ValueError(f"attention of shape {attention.shape} for {words} words; expected ({words}, h, w).")
+    if not np.isfinite(attention).all() or (attention < 0).any():
+        raise ValueError("attention has weights that are negative or no number; expected shares between 0 and 1.")
+    return attention
+
+
+def save_json(path: str | Path, entry: dict[str, Any]) -> None:
+    """A record as a .json file, UTF-8."""
+    with beside(path) as partial:
+        partial.write_text(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def save_arrays(path: str | Path, entry: dict[str, Any], attention: np.ndarray | None) -> None:
+    """A record as an .npz file that `numpy.load` reads without pickle: caption, words (T), log_probabilities (T),
+    log_probability, finished, size (width, height), alternatives and alternative_log_probabilities (T, A), where there
+    are fewer filled with "" and minus infinity; and with attention, which is (T, h, w) and kept unrounded, also
+    attention and box (left, top, right, bottom)."""
+    words = entry["words"]
+    most = max((len(step["alternatives"]) for step in words), default=0)
+    missing = {"word": "", "log_probability": -np.inf}
+    others = [other for step in words for other in [*step["alternatives"], *[missing] * most][:most]]
+    arrays: dict[str, Any] = {
+        "caption": entry["caption"],
+        "words": np.array([step["word"] for step in words], dtype=np.str_),
+        "log_probabilities": np.array([step["log_probability"] for step in words], dtype=np.float64),
+        "log_probability": entry["log_probability"],
+        "finished": entry["finished"],
+        "size": np.array([entry["photo"]["width"], entry["photo"]["height"]]),
+        "alternatives": np.array([other["word"] for other in others], dtype=np.str_).reshape(len(words), most),
+        "alternative_log_probabilities": np.array(
+            [other["log_probability"] for other in others], dtype=np.float64
+        ).reshape(len(words), most),
+    }
+    if attention is not None:
+        arrays |= {"attention": np.asarray(attention), "box": np.array(entry["attention"]["box"])}
+    with beside(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)

@@ -1,0 +1,486 @@
+/* The interactive picture of a caption: a photo, the words said of it, and where the model looked for each. The HTML
+ * report, notebooks and the web page all show captions with this script and attention.css; it needs nothing else, asks
+ * no network, and leaves the rest of the document alone. What it shows is made in Python by captioner.visualize.record.
+ *
+ * captionerPage.show(container, data, photoUrl, options) -> { select(index | null), destroy() }
+ *
+ *   container  an element; what it holds is replaced. Call show again (same container) for another caption.
+ *   data       {"caption": "a dog runs", "log_probability": -3.2, "finished": true,
+ *               "words": [{"word": "dog", "log_probability": -0.4,
+ *                          "alternatives": [{"word": "cat", "log_probability": -1.9}, ...]}, ...],   // may be []
+ *               "photo": {"width": 640, "height": 427},            // upright, in pixels of the original
+ *               "attention": {"grid": [h, w],                      // rows, columns
+ *                             "box": [left, top, right, bottom],   // what the grid covers, in the photo's pixels
+ *                             "top": 0.31,                         // weight at the top of the colour scale
+ *                             "maps": [[h * w shares, row by row], ...]}   // one a word
+ *                            or null for a model without attention}
+ *   photoUrl   of the upright photo at any scale: data:, blob: or same-origin (its pixels are read). A browser turns
+ *              a JPEG as its EXIF data says, so the bytes that a person picked may be shown as they are.
+ *   options    all optional:
+ *                opacity   of the maps, 0..1 (1)
+ *                selected  index of the word that is chosen at first (null: the bare photo)
+ *                reveal    milliseconds a word: words appear one by one with their maps, until a person interferes
+ *                          (0: all at once; also for those who prefer reduced motion)
+ *                onSelect  function (index | null), called when another word, or none, is shown
+ *
+ *   select     shows the map and the alternatives of a word and tells screen readers; null shows the bare photo.
+ *   destroy    empties the container and takes back all listeners; show does it for what it replaces.
+ *
+ * An error in data throws a TypeError before anything is replaced. A photo that does not load leaves words, numbers
+ * and a message. Also exported, as in heatmap.py: heatMap, level, overlay, place.
+ *
+ * Styles: everything lies inside one .captioner element; its custom properties (--ink, --faint, --paper, --rule,
+ * --accent in attention.css) follow prefers-color-scheme, and a page may set them. */
+"use strict";
+
+(() => {
+  // From nothing to all, as in heatmap.py: violet, magenta, orange, pale yellow.
+  const HEAT_COLOURS = [[44, 17, 96], [120, 28, 109], [188, 55, 84], [237, 105, 37], [251, 166, 47], [253, 231, 140]];
+  const STEPS = 4095; // levels of the colour scale in the tables below
+  const STAGE_PIXELS = [480, 900]; // the longest side of the map over the photo: at least, at most
+  const THUMBNAIL_PIXELS = 160;
+  const FADE = 220; // milliseconds from one map to the next
+  const DWELL = 60; // milliseconds that a mouse stays on a word before it is shown
+  const OPACITY = 1; // of the maps at first: as in the legend
+
+  // Numbers: heatmap.py, in JavaScript. A test compares the two, pixel by pixel.
+
+  /** One map (h * w shares) over width * height pixels, zero where the grid does not reach: cubic convolution. */
+  function heatMap(weights, [rows, columns], width, height, [left, top, right, bottom]) {
+    const across = taps(width, columns, left, right);
+    const down = taps(height, rows, top, bottom);
+    const wide = new Float32Array(rows * width); // each row of the grid, stretched
+    for (let row = 0; row < rows; row++) {
+      for (let x = 0; x < width; x++) {
+        let sum = 0;
+        for (let k = 4 * x; k < 4 * x + 4; k++) sum += across.weight[k] * weights[row * columns + across.cell[k]];
+        wide[row * width + x] = sum;
+      }
+    }
+    const heat = new Float32Array(width * height);
+    for (let y = 0; y < height; y++) {
+      const [a, b, c, d] = down.weight.subarray(4 * y, 4 * y + 4);
+      const [i, j, k, l] = down.cell.subarray(4 * y, 4 * y + 4).map((row) => row * width);
+      for (let x = 0; x < width; x++) {
+        heat[y * width + x] = Math.max(a * wide[i + x] + b * wide[j + x] + c * wide[k + x] + d * wide[l + x], 0);
+      }
+    }
+    return heat;
+  }
+
+  /** For the centre of each pixel the four nearest cells and what it takes of them (Keys 1981, a = -1/2). */
+  function taps(pixels, cells, start, stop) {
+    const weight = new Float32Array(4 * pixels);
+    const cell = new Int32Array(4 * pixels);
+    for (let pixel = 0; pixel < pixels; pixel++) {
+      const share = (pixel + 0.5 - start) / (stop - start);
+      const first = Math.floor(share * cells - 0.5);
+      const t = share * cells - 0.5 - first;
+      const near = [
+        ((-0.5 * t + 1) * t - 0.5) * t,
+        (1.5 * t - 2.5) * t * t + 1,
+        ((-1.5 * t + 2) * t + 0.5) * t,
+        (0.5 * t - 0.5) * t * t,
+      ];
+      for (let k = 0; k < 4; k++) {
+        weight[4 * pixel + k] = share < 0 || share > 1 ? 0 : near[k];
+        cell[4 * pixel + k] = Math.min(Math.max(first - 1 + k, 0), cells - 1);
+      }
+    }
+    return { weight, cell };
+  }
+
+  /** Weights 0..top as levels 0..1 of the colour scale. */
+  const level = (weight, top) => Math.sqrt(Math.min(Math.max(weight / top, 0), 1));
+
+  /** For STEPS + 1 levels: how strongly they cover the photo, and their colour times that. */
+  const STRENGTH = new Float32Array(STEPS + 1);
+  const COLOUR = new Float32Array(3 * (STEPS + 1));
+  for (let step = 0; step <= STEPS; step++) {
+    STRENGTH[step] = 0.9 * (step / STEPS) ** 0.9;
+    const place = (Math.round((255 * step) / STEPS) / 255) * (HEAT_COLOURS.length - 1);
+    const below = Math.min(Math.floor(place), HEAT_COLOURS.length - 2);
+    for (let k = 0; k < 3; k++) {
+      const [from, to] = [HEAT_COLOURS[below][k], HEAT_COLOURS[below + 1][k]];
+      COLOUR[3 * step + k] = (from + (to - from) * (place - below)) * STRENGTH[step];
+    }
+  }
+
+  /** How light each pixel of RGBA data is, 0..1; a dark photo is lifted. */
+  function lightness(rgba) {
+    const grey = new Float32Array(rgba.length / 4);
+    for (let i = 0; i < grey.length; i++) {
+      grey[i] = 0.299 * rgba[4 * i] + 0.587 * rgba[4 * i + 1] + 0.114 * rgba[4 * i + 2];
+    }
+    const sorted = Float32Array.from(grey).sort();
+    const place = 0.98 * (sorted.length - 1);
+    const below = Math.floor(place);
+    const high = sorted[below] + ((sorted[below + 1] ?? sorted[below]) - sorted[below]) * (place - below);
+    const gain = Math.min(Math.max(200 / Math.max(high, 1), 1), 2.5);
+    return grey.map((value) => Math.min((value * gain) / 255, 1));
+  }
+
+  /** The photo in muted grey, lit by a heat map: RGBA. */
+  function overlay(light, heat, top) {
+    const rgba = new Uint8ClampedArray(4 * light.length);
+    for (let i = 0; i < light.length; i++) {
+      const step = Math.round(STEPS * level(heat[i], top));
+      const photo = (30 + 150 * light[i]) * (1 - STRENGTH[step]);
+      const shade = 0.7 + 0.3 * light[i];
+      for (let k = 0; k < 3; k++) rgba[4 * i + k] = photo + COLOUR[3 * step + k] * shade;
+      rgba[4 * i + 3] = 255;
+    }
+    return rgba;
+  }
+
+  /** Where a map looks, in words: "mostly at the centre left". */
+  function place(weights, [rows, columns], [left, top, right, bottom], photo) {
+    let peak = 0;
+    weights.forEach((weight, cell) => { if (weight > weights[peak]) peak = cell; });
+    if (weights[peak] * weights.length < 2) return "everywhere alike";
+    const x = (left + ((peak % columns + 0.5) / columns) * (right - left)) / photo.width;
+    const y = (top + ((Math.floor(peak / columns) + 0.5) / rows) * (bottom - top)) / photo.height;
+    if (x < 0 || x > 1 || y < 0 || y > 1) return "mostly beside the photo";
+    const third = (share, names) => names[Math.min(Math.floor(3 * share), 2)];
+    const names = [third(y, ["top", "centre", "bottom"]), third(x, ["left", "centre", "right"])];
+    return `mostly at the ${names[0] === names[1] ? "centre" : names.join(" ")}`;
+  }
+
+  /** A probability as people read it: 63 %, 3.4 %, <0.1 %. */
+  function percent(share) {
+    if (share < 0.0005) return "<0.1\u00a0%";
+    return `${share < 0.0995 ? (100 * share).toFixed(1) : Math.round(100 * share)}\u00a0%`;
+  }
+
+  const probability = (entry) => Math.exp(Math.min(entry.log_probability, 0));
+
+  // Elements
+
+  /** make("p.hint", {textContent: "..."}, children...): properties; attributes if the name has a hyphen or is role. */
+  function make(what, properties = {}, ...children) {
+    const [name, ...classes] = what.split(".");
+    const element = document.createElement(name);
+    element.className = classes.join(" ");
+    for (const [key, value] of Object.entries(properties)) {
+      if (key.includes("-") || key === "role") element.setAttribute(key, value);
+      else element[key] = value;
+    }
+    element.append(...children);
+    return element;
+  }
+
+  function canvasOf(what, width, height) {
+    const [across, down] = [Math.max(1, Math.round(width)), Math.max(1, Math.round(height))];
+    return make(what, { width: across, height: down, "aria-hidden": "true" });
+  }
+
+  /** Draws maps over a photo on a canvas: a function of (weights, top). The photo's light is computed once. */
+  function painter(canvas, image, photo, { grid, box }) {
+    const { width, height } = canvas;
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0, width, height);
+    const light = lightness(context.getImageData(0, 0, width, height).data);
+    const [across, down] = [width / photo.width, height / photo.height];
+    const here = [box[0] * across, box[1] * down, box[2] * across, box[3] * down];
+    return (weights, top) => {
+      const heat = heatMap(weights, grid, width, height, here);
+      context.putImageData(new ImageData(overlay(light, heat, top), width, height), 0, 0);
+    };
+  }
+
+  /** The colour scale as it looks over grey, with its numbers. */
+  function legend(top) {
+    const canvas = canvasOf("canvas.ramp", 256, 1);
+    const light = new Float32Array(256).fill(120 / 255);
+    const ramp = Float32Array.from(light, (_, x) => (x / 255) ** 2 * top); // even in levels
+    canvas.getContext("2d").putImageData(new ImageData(overlay(light, ramp, top), 256, 1), 0, 0);
+    const numbers = [0, top / 4, top].map((share) => make("span", { textContent: share ? percent(share) : "0" }));
+    return make("div.legend", {}, canvas, make("div.numbers", {}, ...numbers),
+      make("p", { textContent: "attention in a cell of the grid" }));
+  }
+
+  function check(container, data, photoUrl) {
+    const maps = data?.attention?.maps;
+    if (!(container instanceof Element)) throw new TypeError("captionerPage.show: container is no element.");
+    if (!Array.isArray(data?.words) || !data.photo) throw new TypeError("captionerPage.show: data is no caption.");
+    if (typeof photoUrl !== "string") throw new TypeError("captionerPage.show: photoUrl is no string.");
+    if (maps && maps.length !== data.words.length) {
+      throw new TypeError(`captionerPage.show: ${maps.length} maps for ${data.words.length} words.`);
+    }
+  }
+
+  /** The words, each a button with its probability, that says where it looks to those who do not see. */
+  function wordButtons(words, where) {
+    return words.map((entry, i) => {
+      const share = percent(probability(entry));
+      return make("button.word", {
+        type: "button",
+        tabIndex: i ? -1 : 0, // one stop for the tabulator; arrow keys move inside
+        "aria-pressed": "false",
+        "aria-label": [entry.word, share, where[i] && `looks ${where[i]}`].filter(Boolean).join(", "),
+      }, make("span.text", { textContent: entry.word }), make("span.share", { textContent: share }));
+    });
+  }
+
+  /** What is told of one step beside the photo and on it. write(index) turns to a word, write(null) to none. */
+  function stepView(words, where, attention) {
+    const element = make("div.step");
+    const badge = make("figcaption.badge", { "aria-hidden": "true" });
+    const map = attention ? "The model looks before it chooses: this map is the step's, whatever the word." : "";
+
+    function writeBadge(word, share) {
+      badge.hidden = word === null;
+      badge.replaceChildren(make("b", { textContent: word }), ` ${share}`);
+    }
+
+    function write(index) {
+      if (index === null) {
+        const seen = attention ? "see where the model looked for it, and" : "see";
+        const hint = `Hover or tap a word, or use the arrow keys, to ${seen} what else it thought of.`;
+        writeBadge(null);
+        element.replaceChildren(make("p.hint", { textContent: hint }));
+        return;
+      }
+      const { word, alternatives } = words[index];
+      const share = percent(probability(words[index]));
+      writeBadge(word, share);
+      element.replaceChildren(make("p.chosen", {}, make("b", { textContent: word }), ` ${share}`),
+        make("p.where", { textContent: where[index] ? `looks ${where[index]}` : "" }));
+      if (!alternatives?.length) return;
+      const note = make("p.note", { "aria-hidden": "true", textContent: map });
+      const rows = alternatives.map((other) => otherRow(other, (on, theirs) => {
+        writeBadge(on ? `${other.word}?` : word, on ? theirs : share);
+        note.textContent = on ? `“${other.word}” had ${theirs} at this step. ${map}` : map;
+      }));
+      element.append(make("p.label", { textContent: "instead it might have said" }),
+        make("ol.others", { role: "list", "aria-label": "Other words at this step" }, ...rows), note);
+    }
+
+    /** A word that was not chosen; preview(on, share) is called as it is hovered or focused, and no more. */
+    function otherRow(other, preview) {
+      const share = percent(probability(other));
+      const bar = make("span.bar");
+      bar.style.setProperty("--share", probability(other));
+      const row = make("button.other", {
+        type: "button", title: map, "aria-label": `${other.word}, ${share}, not chosen. ${map}`,
+      }, make("span.text", { textContent: other.word }), bar, make("span.share", { textContent: share }));
+      const turn = (on) => { row.classList.toggle("on", on); preview(on, share); };
+      row.addEventListener("pointerenter", () => turn(true));
+      row.addEventListener("pointerleave", () => turn(document.activeElement === row));
+      row.addEventListener("focus", () => turn(true));
+      row.addEventListener("blur", () => turn(false));
+      return make("li", {}, row);
+    }
+
+    return { element, badge, write };
+  }
+
+  /** The canvas over the photo. turnTo(index) fades to the map of a word, turnTo(null) to the bare photo. */
+  function mapView(photo, attention, opacity, calm) {
+    const longest = Math.max(photo.width, photo.height);
+    const scale = Math.min(Math.max(longest, STAGE_PIXELS[0]), STAGE_PIXELS[1]) / longest;
+    const canvas = canvasOf("canvas.map", photo.width * scale, photo.height * scale);
+    let index = null;
+    let paint = null; // once the photo is there
+    let painted = null; // the weights that the canvas shows, to fade from
+    let frame = 0;
+    canvas.style.opacity = 0;
+
+    function draw() {
+      cancelAnimationFrame(frame);
+      canvas.style.opacity = index === null ? 0 : opacity;
+      if (index === null) painted = null;
+      if (!paint || index === null) return;
+      const [from, target, start] = [painted, attention.maps[index], performance.now()];
+      const blend = (now) => {
+        const t = from && !calm ? Math.min(Math.max((now - start) / FADE, 0), 1) : 1;
+        painted = t < 1 ? target.map((weight, cell) => from[cell] + (weight - from[cell]) * t) : target;
+        paint(painted, attention.top);
+        if (t < 1) frame = requestAnimationFrame(blend);
+      };
+      blend(start);
+    }
+
+    return {
+      canvas,
+      turnTo(other) { index = other; draw(); },
+      setOpacity(value) { opacity = value; canvas.style.opacity = index === null ? 0 : opacity; },
+      load(image) { paint = painter(canvas, image, photo, attention); draw(); },
+      stop() { cancelAnimationFrame(frame); },
+    };
+  }
+
+  /** A small picture of a word's map. */
+  function thumbnailOf(image, photo, attention, word, i) {
+    const scale = THUMBNAIL_PIXELS / Math.max(photo.width, photo.height);
+    const canvas = canvasOf("canvas", photo.width * scale, photo.height * scale);
+    painter(canvas, image, photo, attention)(attention.maps[i], attention.top);
+    return make("div.thumbnail", {}, canvas, make("span", { textContent: word }));
+  }
+
+  const showing = new WeakMap(); // container -> the handle of what stands in it
+
+  function show(container, data, photoUrl, options = {}) {
+    check(container, data, photoUrl);
+    showing.get(container)?.destroy();
+    const { words, photo, attention } = data;
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const opacity = options.opacity ?? OPACITY;
+    const listeners = new AbortController();
+    const listen = (element, type, act) => element.addEventListener(type, act, { signal: listeners.signal });
+    let shown = null; // the word whose map is on the photo
+    let pinned = null; // the word that was tapped or focused: it comes back after others were hovered
+    let revealing = 0; // a timer
+
+    const where = words.map((_, i) => attention && place(attention.maps[i], attention.grid, attention.box, photo));
+    const buttons = wordButtons(words, where);
+    const list = make("ol.words", { role: "list", "aria-label": "Words; left and right arrows go to the next" },
+      ...buttons.map((button) => make("li", {}, button)));
+    if (!data.finished) list.append(make("li.unfinished", { textContent: "…", title: "cut at the longest length" }));
+    const step = stepView(words, where, attention);
+    const map = attention && mapView(photo, attention, opacity, calm);
+    const image = make("img", { alt: `The photo: ${data.caption}` });
+    const stage = make("figure.stage", {}, image, ...(map ? [map.canvas] : []));
+    if (photo.width < 4 * photo.height) stage.append(step.badge); // on a panorama it would hide the photo
+    const side = make("div.side", {}, step.element);
+    const strip = make("div.strip", { "aria-hidden": "true" }); // for pointers; words say the same to all others
+    const status = make("p.status", { role: "status" });
+    const root = make("section.captioner", { "aria-label": `Caption: ${data.caption}` },
+      list, make("div.body", {}, stage, side), strip, status);
+    root.style.setProperty("--shape", photo.width / photo.height);
+    root.style.setProperty("--widest", `${Math.max(2 * photo.width, 360)}px`); // tiny photos are not blown up much
+
+    if (map) {
+      const slider = make("input", { type: "range", min: 0, max: 100, value: Math.round(100 * opacity) });
+      listen(slider, "input", () => map.setOpacity(slider.value / 100));
+      side.append(legend(attention.top), make("label.slider", {}, make("span", { textContent: "map" }), slider));
+    } else if (words.length) {
+      const why = "This model has no attention: it sees the photo once, as a whole, so no word has a map.";
+      side.append(make("p.note", { textContent: why }));
+    }
+
+    /** Tell screen readers, which notice a change. */
+    function say(text) {
+      status.textContent = "";
+      setTimeout(() => { status.textContent = text; }, 50);
+    }
+
+    /** Where the strip is one row: bring a thumbnail to its middle, but not under a pointer that hovers over it. */
+    function scrollStrip(thumbnail) {
+      if (!thumbnail || strip.scrollWidth <= strip.clientWidth || strip.matches(":hover")) return;
+      const left = thumbnail.offsetLeft - (strip.clientWidth - thumbnail.clientWidth) / 2;
+      strip.scrollTo({ left, behavior: calm ? "instant" : "smooth" });
+    }
+
+    function turnTo(index) {
+      if (index === shown) return;
+      shown = index;
+      buttons.forEach((button, i) => button.setAttribute("aria-pressed", i === index));
+      [...strip.children].forEach((each, i) => each.classList.toggle("on", i === index));
+      scrollStrip(strip.children[index]);
+      step.write(index);
+      map?.turnTo(index);
+      options.onSelect?.(index);
+    }
+
+    function pin(index) {
+      pinned = index;
+      if (index !== null) buttons.forEach((button, i) => { button.tabIndex = i === index ? 0 : -1; });
+      turnTo(index);
+    }
+
+    function select(index) {
+      if (index !== null && !(index in words)) throw new RangeError(`no word ${index} in ${words.length} words.`);
+      stopReveal();
+      pin(index);
+      say(index === null ? data.caption : buttons[index].getAttribute("aria-label"));
+    }
+
+    /** A hovered word stays until another is hovered; one that is tapped stays for good, until it is tapped again. */
+    function follow(element, i) {
+      let again = false; // was it pinned before this tap?
+      let dwell = 0; // a pointer on its way to something else passes over words
+      listen(element, "pointerenter", (event) => {
+        if (event.pointerType === "mouse") dwell = setTimeout(() => { stopReveal(); turnTo(i); }, DWELL);
+      });
+      listen(element, "pointerleave", () => {
+        clearTimeout(dwell);
+        if (pinned !== null) turnTo(pinned);
+      });
+      listen(element, "pointerdown", () => {
+        clearTimeout(dwell);
+        again = pinned === i;
+      });
+      listen(element, "click", () => { stopReveal(); pin(again ? null : i); again = false; });
+    }
+
+    function moveFocus(event) {
+      const [at, last] = [buttons.indexOf(document.activeElement), words.length - 1];
+      const to = {
+        ArrowLeft: at - 1, ArrowUp: at - 1, ArrowRight: at + 1, ArrowDown: at + 1, Home: 0, End: last,
+      }[event.key];
+      if (at < 0 || to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      buttons[Math.min(Math.max(to, 0), last)].focus();
+    }
+
+    function unsaid(from) {
+      [...buttons, ...strip.children].forEach((each, i) => each.classList.toggle("unsaid", i % words.length >= from));
+    }
+
+    function reveal(count) {
+      unsaid(count);
+      if (count > 0) turnTo(count - 1);
+      const next = () => (count < words.length ? reveal(count + 1) : (stopReveal(), pin(options.selected ?? null)));
+      revealing = setTimeout(next, options.reveal);
+    }
+
+    function stopReveal() {
+      if (!revealing) return;
+      clearTimeout(revealing);
+      revealing = 0;
+      unsaid(words.length);
+    }
+
+    function destroy() {
+      stopReveal();
+      map?.stop();
+      listeners.abort();
+      root.remove();
+      if (showing.get(container) === handle) showing.delete(container);
+    }
+
+    buttons.forEach((button, i) => {
+      follow(button, i);
+      listen(button, "focus", () => { if (button.matches(":focus-visible")) { stopReveal(); pin(i); } });
+    });
+    listen(list, "keydown", moveFocus);
+    listen(root, "keydown", (event) => { if (event.key === "Escape") { stopReveal(); pin(null); } });
+    listen(image, "load", () => {
+      if (!map || !words.length) return;
+      map.load(image);
+      words.forEach((entry, i) => {
+        const thumbnail = thumbnailOf(image, photo, attention, entry.word, i);
+        thumbnail.classList.toggle("on", i === shown);
+        thumbnail.classList.toggle("unsaid", buttons[i].classList.contains("unsaid"));
+        follow(thumbnail, i);
+        strip.append(thumbnail);
+      });
+    });
+    listen(image, "error", () => {
+      stage.replaceChildren(make("p.note", { textContent: "The photo could not be shown." }));
+    });
+
+    const handle = { select, destroy };
+    showing.set(container, handle);
+    container.replaceChildren(root);
+    image.src = photoUrl;
+    step.write(null);
+    say(`Caption: ${data.caption}${data.finished ? "" : ", unfinished"}`);
+    if (options.reveal > 0 && !calm && words.length) reveal(0);
+    else if (options.selected != null) pin(options.selected);
+    return handle;
+  }
+
+  window.captionerPage = { show, heatMap, level, lightness, overlay, place };
+})();

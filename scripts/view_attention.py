@@ -1,0 +1,38 @@
+"""See where the model looked, from Python:  python scripts/view_attention.py datasets/sample/dog.jpg maps
+
+Writes an interactive page, a picture, a film and the numbers for each photo into a folder."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from captioner import Captioner, ImageError
+from captioner.images import find_images
+
+*paths, output = sys.argv[1:] if len(sys.argv) > 2 else ["datasets/sample/dog.jpg", "maps"]
+folder = Path(output)
+folder.mkdir(parents=True, exist_ok=True)
+photos = find_images(paths)
+
+captioner = Captioner.load()  # the shipped model; or the directory of your own: Captioner.load("runs/mine/best")
+for photo in photos:
+    try:
+        caption = captioner.caption(photo, alternatives=4)
+    except ImageError as error:
+        print(error)
+        continue
+    print(f"{photo}: {caption}")
+    for ending in (".html", ".png", ".gif", ".npz"):  # also .svg, .pdf, .webp and .json
+        caption.save(folder / f"{photo.stem}{ending}")
+
+    # The maps themselves: (words, rows, columns), over `box` of the upright photo's pixels.
+    if caption.attention is None or caption.box is None:
+        continue
+    left, top, right, bottom = caption.box
+    for word, weights in zip(caption.words, caption.attention, strict=True):
+        row, column = np.unravel_index(weights.argmax(), weights.shape)
+        x = left + (column + 0.5) / weights.shape[1] * (right - left)
+        y = top + (row + 0.5) / weights.shape[0] * (bottom - top)
+        print(f"  {word:14s} {weights.max():4.0%} of its look went to the cell around pixel ({x:.0f}, {y:.0f})")
+print(f"See {folder}. In a notebook, a caption shows itself: captioner.caption('photo.jpg', alternatives=4)")
