@@ -3,7 +3,7 @@ What the scores are is the business of `metrics`."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict
 
 import torch
@@ -17,6 +17,7 @@ from captioner.decoding import Decoding
 from captioner.encoder import Features
 from captioner.images import ImageError
 from captioner.metrics import score_captions
+from captioner.metrics.attention import summary
 from captioner.metrics.report import ScoreFile, score_results
 from captioner.metrics.results import Results, references_of
 from captioner.objectives import cross_entropy
@@ -73,18 +74,24 @@ def evaluate(
     batch_size: int = 32,
     java: Sequence[str] = (),
     training: Iterable[str] | None = None,
+    watch: Callable[[Record, Caption], None] | None = None,
 ) -> tuple[ScoreFile, dict[int | str, str]]:
     """Caption the records' photos, each once, and score the captions: a score file with intervals, slices and
-    provenance, and the caption of each image. `training`: captions to look copies up in. Raises `ImageError` for a
-    photo that cannot be read."""
+    provenance, and the caption of each image. `training`: captions to look copies up in. `watch` is called
+    with each caption. Raises `ImageError` for a photo that cannot be read."""
     captions: dict[int | str, str] = {}
     unfinished = set()
+    looks = []
     stream = captioner.caption_many((record.path for record in records), decoding, batch_size)
     bar = tqdm(stream, total=len(records), desc="captions", unit="photo")
     for record, result in zip(records, bar, strict=True):
         if isinstance(result, ImageError):
             raise result
         captions[record.id] = result.text
+        if watch is not None:
+            watch(record, result)
+        if (look := result.looking) is not None:
+            looks.append(look)
         if not result.finished:
             unfinished.add(record.id)
     results = Results(captions, frozenset(unfinished))
@@ -92,4 +99,5 @@ def evaluate(
     scored = score_results(
         results, references_of(records), split=split, training=training, java=java, provenance=provenance
     )
+    scored.habits |= summary(looks)
     return scored, captions

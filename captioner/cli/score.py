@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from captioner.cli.options import AS_SAVED, Checkpoint, OptionalFile, Options, app, load_captioner, print_json
+
+if TYPE_CHECKING:
+    from captioner.captioner import Caption, Captioner
+    from captioner.data.readers import Record
+    from captioner.metrics.pointing import Pointing
 
 
 @app.command
@@ -20,6 +25,7 @@ def evaluate(
     results: OptionalFile = None,
     scores: OptionalFile = None,
     training: OptionalFile = None,
+    pointing: bool = False,
     submit: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
     java: tuple[Literal["METEOR", "SPICE"], ...] = (),
     limit: int = 0,
@@ -36,6 +42,7 @@ def evaluate(
         results: Write the captions here, in the COCO results format.
         scores: Write the scores here, with intervals, slices and provenance, for captioner compare.
         training: Captions of the training set (an annotation file or a data set), to find copies of them.
+        pointing: Also tell whether words look at the objects that they name, where the data set says where these are.
         submit: Write captions_SPLIT2014_NAME_results.json and its zip for COCO's server into this folder.
         java: Also compute these, with Java.
         limit: Use only so many photos; 0 for all.
@@ -51,9 +58,11 @@ def evaluate(
     records = select(read_dataset(data), split)
     records = records[:limit] if limit else records
     captioner = load_captioner(checkpoint, device)
-    scored, captions = run(
-        captioner, records, options.over(captioner.decoding), split, batch_size, java, _captions(training)
-    )
+    game, watch = _pointing(data, captioner) if pointing else (None, None)
+    decoding = options.over(captioner.decoding)
+    scored, captions = run(captioner, records, decoding, split, batch_size, java, _captions(training), watch)
+    if game is not None:
+        scored.habits |= game.to_dict()
     if results is not None:
         results.parent.mkdir(parents=True, exist_ok=True)
         write_results(results, captions)
@@ -61,6 +70,8 @@ def evaluate(
         scores.parent.mkdir(parents=True, exist_ok=True)
         scored.write(scores)
     print(format_scores(scored))
+    if game is not None:
+        print(f"\n{game}")
     if submit is not None:
         print(write_submission(Path.cwd(), submit, split, captions))
     return 0
@@ -154,6 +165,22 @@ def check(file: tyro.conf.Positional[Path], /, val: OptionalFile = None, test: O
         unchecked = "" if known else " (with --val and --test the images' ids are checked, too)"
         print(f"{file}: nothing is wrong with it{unchecked}.")
     return 2 if problems else 0
+
+
+def _pointing(data: Path, captioner: Captioner) -> tuple[Pointing, Callable[[Record, Caption], None]]:
+    """A pointing game over a data set, and what plays it with each caption."""
+    from captioner.data.objects import read_objects
+    from captioner.metrics.pointing import Pointing
+
+    objects, game = read_objects(data), Pointing()
+    if captioner.config.attention == "none":
+        raise ValueError("this model has no attention, so its words point nowhere. Leave --pointing out.")
+
+    def watch(record: Record, caption: Caption) -> None:
+        assert caption.attention is not None and caption.box is not None
+        game.add(caption.words, caption.attention, caption.box, objects.masks(record), objects.names)
+
+    return game, watch
 
 
 def _references(source: Path, split: str) -> Mapping[int | str, Sequence[str]]:

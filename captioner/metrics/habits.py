@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,12 @@ def habits(candidates: Tokens, training: Iterable[Sequence[str]] | None = None) 
         known = set(map(tuple, training))
         found["copied"] = sum(number for caption, number in kinds.items() if caption in known) / count
     return found
+
+
+def repeats(words: Sequence[str]) -> bool:
+    """Whether a word comes twice running, or a sequence of three words a second time."""
+    triples = list(zip(words, words[1:], words[2:], strict=False))
+    return len(set(triples)) < len(triples) or any(a == b for a, b in pairwise(words))
 
 
 def rare_words(references: References) -> frozenset[str]:

@@ -38,6 +38,11 @@ def format_scores(file: ScoreFile) -> str:
             f"distinct captions {share['distinct']}, mean length {file.habits['mean_length']:.1f} words, "
             f"{file.habits['words']:.0f} different words, bad endings {share['bad_endings']}{copied}"
         )
+    if "attention_entropy" in file.habits:
+        lines.append(
+            f"attention: entropy {share['attention_entropy']} of an even look's, moves {share['attention_movement']} a "
+            f"word, covers {share['attention_coverage']} of the photo, warnings {share['attention_warnings']}"
+        )
     if file.slices:
         columns = [name for name in ("BLEU-4", "ROUGE-L", "CIDEr-D") if name in file.scores.names]
         lines.append("")

@@ -1,0 +1,95 @@
+"""Where the objects of a photo are: masks from COCO's instances (through pycocotools), boxes from a plain folder's
+captions.jsonl, such as the toy world's. What attention is compared with; nothing here imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from captioner.data.readers import Record, find_format
+from captioner.data.records import lines
+
+Masks = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """`names` of all objects that a photo may have, and `masks`: a record's objects by name, each (H, W) bool over the
+    photo's pixels, all objects of a name in one mask."""
+
+    names: frozenset[str]
+    masks: Callable[[Record], Masks]
+
+
+def read_objects(root: str | Path) -> Objects:
+    """The objects of the data set in `root`. ValueError or FileNotFoundError if it tells of none."""
+    root = Path(root)
+    format = find_format(root)
+    if format == "coco":
+        return _coco_objects(root if root.is_dir() else root.parent.parent)
+    source = root if root.is_file() else root / "captions.jsonl"
+    if format == "folder" and source.suffix == ".jsonl" and source.is_file():
+        return _folder_objects(source)
+    raise ValueError(
+        f"{root}: this data set does not say where objects are; expected COCO with annotations/instances_*.json, or "
+        'captions.jsonl with "objects": [{"word": "dog", "box": [left, top, width, height]}, ...]'
+    )
+
+
+def _coco_objects(root: Path) -> Objects:
+    from pycocotools.coco import COCO
+
+    files = sorted(root.glob("annotations/instances_*.json"))
+    if not files:
+        raise FileNotFoundError(f"{root}: expected COCO's annotations/instances_*.json there; none is")
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        parts = [COCO(str(file)) for file in files]
+    names = {key: category["name"] for part in parts for key, category in part.cats.items()}
+
+    def masks(record: Record) -> Masks:
+        found: Masks = {}
+        for part in parts:
+            for annotation in part.imgToAnns.get(record.id, ()):
+                name, mask = names[annotation["category_id"]], part.annToMask(annotation).astype(bool)  # (H, W)
+                found[name] = found[name] | mask if name in found else mask
+        return found
+
+    return Objects(frozenset(names.values()), masks)
+
+
+def _folder_objects(source: Path) -> Objects:
+    boxes: dict[str, dict[str, list[list[float]]]] = {}
+    for number, line in lines(source):
+        try:
+            row = json.loads(line)
+            by_word = boxes.setdefault(row["image"], defaultdict(list))
+            for item in row["objects"]:
+                left, top, width, height = map(float, item["box"])
+                by_word[str(item["word"])].append([left, top, left + width, top + height])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{source}:{number}: no objects ({type(error).__name__}: {error}); expected "
+                '"objects": [{"word": "dog", "box": [left, top, width, height]}, ...]'
+            ) from None
+
+    def masks(record: Record) -> Masks:
+        with Image.open(record.path) as image:
+            width, height = image.size
+        x, y = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
+        return {
+            word: np.any(
+                [(x >= left) & (x < right) & (y >= top) & (y < bottom) for left, top, right, bottom in rectangles],
+                axis=0,
+            )
+            for word, rectangles in boxes[str(record.id)].items()
+        }
+
+    return Objects(frozenset(word for by_word in boxes.values() for word in by_word), masks)

@@ -1,0 +1,157 @@
+"""The pointing game: which words name objects, where attention peaks, and where the objects are."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioner.captioner import Captioner
+from captioner.cli import main
+from captioner.data.objects import read_objects
+from captioner.data.readers import read_dataset
+from captioner.data.toy import SHAPES, make_toy
+from captioner.metrics.categories import OTHER_WORDS, WORDS, plural
+from captioner.metrics.pointing import Pointing, cell_centres, object_words, wilson_interval
+
+COCO = frozenset(OTHER_WORDS)
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("two men sit on a bench", [(1, "person"), (5, "bench")]),
+        ("a puppy under the tables", [(1, "dog"), (4, "dining table")]),
+        ("a traffic light beside a light", [(2, "traffic light")]),
+        ("hot dogs and dogs", [(1, "hot dog"), (3, "dog")]),
+        ("teddy bears", [(1, "teddy bear")]),
+        ("an orange cat eats oranges", [(2, "cat"), (4, "orange")]),
+        ("the unicorn sleeps", []),
+        ("dog", [(0, "dog")]),
+        ("", []),
+    ],
+)
+def test_words_that_name_objects(caption, expected):
+    assert list(object_words(caption.split(), COCO)) == expected
+
+
+def test_names_that_the_data_set_does_not_have_are_no_objects():
+    assert list(object_words(["a", "circle", "dog"], {"circle"})) == [(1, "circle")]
+
+
+def test_the_table_has_cocos_categories_and_no_word_twice():
+    assert len(COCO) == 80
+    nouns = [noun for name, others in OTHER_WORDS.items() for noun in (name, *others.split())]
+    assert len(nouns) == len(set(nouns))
+    assert [plural(noun) for noun in ("bus", "man", "knife", "toothbrush", "kitty", "toy")] == [
+        *("buses", "men", "knives", "toothbrushes", "kitties", "toys")
+    ]
+    assert WORDS["women"] == "person" and "orange" not in WORDS
+
+
+def test_centres_of_cells_in_the_photos_pixels():
+    x, y = cell_centres((2, 4), (100, 0, 180, 60))
+    assert x.tolist() == [[110, 130, 150, 170]] * 2
+    assert y.tolist() == [[15] * 4, [45] * 4]
+
+
+def test_the_game():
+    """A dog in the right fifth of a wide photo, of which the grid covers the middle 80 pixels."""
+    mask = np.zeros((60, 100), bool)
+    mask[:, 70:] = True
+    box, words = (10.0, 0.0, 90.0, 60.0), ["a", "dog", "cat"]
+    attention = np.zeros((3, 2, 4))
+    attention[1, 1, 3] = 1  # its cell's centre is (80, 45)
+    game = Pointing()
+    game.add(words, attention, box, {"dog": mask}, COCO)
+    assert (game.named, game.present, game.hits, game.centre, game.even) == (2, 1, 1, 0, 1 / 4)
+    attention[1, 1] = (0, 0, 1, 0)
+    game.add(words, attention, box, {"dog": mask}, COCO)
+    assert (game.present, game.hits) == (2, 1)
+    game.add(words, attention, box, {"dog": ~mask}, COCO)
+    assert (game.hits, game.centre, game.even) == (2, 1, 1 / 4 + 1 / 4 + 3 / 4)
+    assert game.to_dict()["pointing"] == 2 / 3 and "0.667" in str(game)
+    assert "no word names" in str(Pointing())
+
+
+def test_wilsons_interval_holds_the_share_and_its_equation():
+    for hits, count in ((1, 7), (3, 7), (90, 100)):
+        for bound in wilson_interval(hits, count):  # |share - p| = z sqrt(p (1 - p) / n) at both ends
+            assert abs(hits / count - bound) == pytest.approx(1.959964 * np.sqrt(bound * (1 - bound) / count), abs=1e-9)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_boxes_of_the_toy_world(tmp_path):
+    make_toy(tmp_path, images=10)
+    objects = read_objects(tmp_path)
+    assert objects.names <= set(SHAPES)
+    rows = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
+    for record, row in zip(read_dataset(tmp_path), rows, strict=True):
+        masks = objects.masks(record)
+        for item in row["objects"]:
+            ys, xs = np.nonzero(masks[item["word"]])
+            left, top, width, height = item["box"]
+            assert np.allclose([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1],
+                               [left, top, left + width, top + height], atol=0.51)  # fmt: skip
+
+
+def coco(root):
+    """A photo of 100 x 60 pixels with a dog in two parts, one of them a crowd as run lengths, and a cat."""
+    (root / "annotations").mkdir()
+    (root / "val2017").mkdir()
+    Image.new("RGB", (100, 60)).save(root / "val2017" / "7.jpg")
+    images = [{"id": 7, "file_name": "7.jpg", "width": 100, "height": 60}]
+    captions = [{"id": 1, "image_id": 7, "caption": "A dog."}]
+    crowd = {"size": [60, 100], "counts": [0, 600, 5400]}  # column by column: the ten at the left
+    common = {"image_id": 7, "area": 1, "bbox": [0, 0, 1, 1]}
+    instances = [
+        {"id": 1, "category_id": 18, "iscrowd": 0, "segmentation": [[50, 0, 60, 0, 60, 60, 50, 60]], **common},
+        {"id": 2, "category_id": 18, "iscrowd": 1, "segmentation": crowd, **common},
+        {"id": 3, "category_id": 17, "iscrowd": 0, "segmentation": [[80, 0, 100, 0, 100, 60, 80, 60]], **common},
+    ]
+    categories = [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}, {"id": 1, "name": "person"}]
+    for name, annotations in {"captions": captions, "instances": instances}.items():
+        content = {"images": images, "annotations": annotations}
+        content |= {"categories": categories} if name == "instances" else {}
+        (root / "annotations" / f"{name}_val2017.json").write_text(json.dumps(content))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools
+def test_masks_of_coco(tmp_path):
+    coco(tmp_path)
+    objects = read_objects(tmp_path)
+    assert objects.names == {"dog", "cat", "person"}
+    (record,) = read_dataset(tmp_path)
+    masks = objects.masks(record)
+    assert masks.keys() == {"dog", "cat"} and masks["dog"].shape == (60, 100)
+    columns = masks["dog"].all(axis=0)
+    assert columns[:10].all() and columns[51:59].all() and not columns[10:50].any() and not columns[61:].any()
+
+
+def test_data_that_does_not_say_where_things_are(tmp_path):
+    (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog\n")
+    with pytest.raises(ValueError, match="does not say where objects are; expected COCO"):
+        read_objects(tmp_path)
+    (tmp_path / "captions.csv").unlink()
+    (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg", "captions": ["a dog"]}\n')
+    with pytest.raises(ValueError, match=r"captions.jsonl:1: no objects \(KeyError"):
+        read_objects(tmp_path)
+
+
+def test_evaluate_prints_the_game(tmp_path, tiny, monkeypatch, capsys):
+    make_toy(tmp_path / "toy", images=20)
+    said = Captioner.load(tiny, device="cpu").caption(tmp_path / "toy" / "images" / "0000.png").words[0]
+    source = tmp_path / "toy" / "captions.jsonl"
+    source.write_text(re.sub("circle|square|triangle|cross", said, source.read_text()))
+    command = ["captioner", "evaluate", "--data", str(tmp_path / "toy"), "--split", "train", "--checkpoint", str(tiny)]
+    scores = tmp_path / "scores.json"
+    monkeypatch.setattr("sys.argv", [*command, "--pointing", "--scores", str(scores), "--device", "cpu"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 0, err
+    assert "if each pointed at the centre of the photo" in out
+    habits = json.loads(scores.read_text())["habits"]
+    assert habits["object_words"] >= habits["object_words_in_the_photo"] > 0
+    assert 0 <= habits["pointing"] <= 1
