@@ -1,0 +1,78 @@
+"""The verb diagnose: why are my captions bad?"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from captioner.cli.options import app, load_captioner, print_json
+
+if TYPE_CHECKING:
+    from captioner.diagnose import Finding
+
+
+@app.command
+def diagnose(
+    checkpoint: tyro.conf.Positional[Path],
+    /,
+    data: Path,
+    split: str = "val",
+    limit: int = 200,
+    json: bool = False,
+    device: str = "auto",
+) -> int:
+    """Why are my captions bad? Checks of a model on a data set: each with its figure, a verdict and what to try.
+
+    Args:
+        checkpoint: Directory of the model.
+        data: Folder of the data set; its format is found from what lies in it.
+        split: train, val (or dev) or test: photos that the model was not trained on.
+        limit: Use so many photos, spread over the split (and over the training split); 0 for all.
+        json: One JSON object, for programs.
+        device: auto, cpu, cuda, mps.
+    """
+    from dataclasses import asdict
+
+    from captioner.data.readers import read_dataset, select
+    from captioner.diagnose import diagnose as run
+
+    everything = read_dataset(data)
+    records = _spread(select(everything, split), limit)
+    seen = {record.id for record in records}
+    training = _spread([record for record in everything if record.split == "train" and record.id not in seen], limit)
+    if split == "train":
+        print("captioner: the model may know these photos by heart; val tells more.", file=sys.stderr)
+        training = []
+    findings = run(load_captioner(checkpoint, device), records, training)
+    if json:
+        entry = {"checkpoint": str(checkpoint), "data": str(data), "split": split, "photos": len(records)}
+        print_json({**entry, "findings": [asdict(finding) for finding in findings]})
+    else:
+        print(f"{checkpoint} on {len(records)} photos of {data}, {split}\n")
+        print(_table(findings))
+    return 0
+
+
+def _spread(records: Sequence, limit: int) -> list:
+    """So many of the records, at even distances."""
+    count = min(limit, len(records)) if limit > 0 else len(records)
+    return [records[i * len(records) // count] for i in range(count)]
+
+
+def _table(findings: Sequence[Finding]) -> str:
+    """A line a finding, what to try below it, and how many there are of each verdict."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        verdict = finding.verdict.upper() if finding.verdict == "bad" else finding.verdict
+        lines.append(f"{verdict:<8}{finding.name:<{width}}  {finding.figure}")
+        margin = " " * (8 + width + 2)
+        lines += textwrap.wrap(finding.advice, 118, initial_indent=margin + "-> ", subsequent_indent=margin + "   ")
+    counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in ("bad", "look", "good")}
+    counts_told = f"{counts['bad']} bad, {counts['look']} to look at, {counts['good']} good"
+    return "\n".join([*lines, "", counts_told + "."])

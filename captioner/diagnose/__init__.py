@@ -1,0 +1,54 @@
+"""Why are my captions bad? All checks of a trained model on a data set: `measure` takes the figures, `checks` judges
+them. How well a model scores is the business of `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from captioner.captioner import Captioner
+from captioner.data.readers import Record
+from captioner.diagnose import checks, measure
+from captioner.diagnose.checks import Finding, Verdict
+from captioner.vocabulary import tokenize
+
+__all__ = ["Finding", "Verdict", "diagnose"]
+
+PROBE = 64  # photos that the CNN sees in other ways, too: differences are paired, so that few are enough
+
+
+@torch.inference_mode()
+def diagnose(captioner: Captioner, records: Sequence[Record], training: Sequence[Record] = ()) -> list[Finding]:
+    """All findings about a model from photos that it was not trained on, two or more, and some that it was trained on,
+    if there are any. Raises `ImageError` for a photo that cannot be read."""
+    if len(records) < 2:
+        raise ValueError(f"{len(records)} photos; expected two or more, some dozens better: take a larger split.")
+    captioner.backend.model.eval()
+    probe = records[:PROBE]
+    features = measure.encode(captioner, records, "photos")
+    losses = measure.teacher_forced(captioner, records, features)
+    captions = measure.free_captions(captioner, features)
+    words = [caption.words for caption in captions]
+    references = [tokenize(text) for record in records for text in record.captions]
+    looks = [look for caption in captions if (look := caption.looking) is not None]
+    frequencies = checks.unigram_entropy(references, captioner.vocabulary)
+    trained = None
+    if training:
+        trained = measure.teacher_forced(captioner, training, measure.encode(captioner, training, "training photos"))
+    return [
+        checks.learning(losses, frequencies),
+        checks.overfitting(losses, trained, frequencies),
+        checks.looks_at_photo(*measure.shuffled_losses(captioner, records, features), losses),
+        checks.preprocessing(
+            captioner.preprocess, captioner.backend.model.encoder, measure.losses_of_views(captioner, probe)
+        ),
+        checks.batch_norm(*measure.batch_norm_drift(captioner, probe)),
+        checks.unknown_words(references, captioner.vocabulary),
+        checks.distinct(words),
+        checks.same_caption(words),
+        checks.unfinished(captions),
+        checks.endings(words, references),
+        checks.repetition(words, references),
+        checks.attention(looks),
+    ]

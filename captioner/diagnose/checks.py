@@ -1,0 +1,255 @@
+"""From measurements to findings: one small function a check, with its limits and their reasons. Nothing is measured
+here."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from captioner.captioner import Caption
+from captioner.diagnose.measure import MOST_WORDS, Losses
+from captioner.encoder import Encoder
+from captioner.images import Preprocess
+from captioner.metrics.attention import Looking
+from captioner.metrics.habits import BAD_ENDINGS, repeats
+from captioner.vocabulary import EOS, UNK, Vocabulary
+
+Verdict = Literal["good", "look", "bad", "skipped"]
+
+RARELY, OFTEN = 0.02, 0.1  # shares of captions with a fault: up to one in fifty is good, one in ten is bad
+CLEAR = 3.0  # standard errors that a difference of losses must be from zero: a dozen are looked at, none by chance
+MATTERS = 0.05  # nats a word: 5 % of perplexity, about an epoch's progress near the end of a training
+
+
+@dataclass(frozen=True)
+class Finding:
+    name: str
+    figure: str
+    """What was measured, in words."""
+    verdict: Verdict
+    advice: str = ""
+    """What to try; nothing if all is well."""
+    values: dict[str, float] = field(default_factory=dict)
+    """The same figures for programs."""
+
+
+def learning(losses: Losses, frequencies: float) -> Finding:
+    """Against a model that knows only how frequent each word is."""
+    return _finding(
+        "has learned",
+        f"loss {losses.mean:.2f} nats a word; of the words' frequencies alone {frequencies:.2f}",
+        _grade(losses.mean / frequencies, 0.8, 1.0),
+        "It predicts words hardly better than their frequencies do. Train longer; look at the curves of the run; try "
+        "a learning rate ten times larger or smaller. If the run's own loss was good, these weights are not its best.",
+        {"loss": losses.mean, "frequencies": frequencies},
+    )
+
+
+def unigram_entropy(references: Sequence[Sequence[str]], vocabulary: Vocabulary) -> float:
+    """Nats a word (the end is one) that a model loses which knows the frequencies of these words, and nothing else."""
+    counts = Counter(index for words in references for index in vocabulary.encode(words[:MOST_WORDS]))
+    counts[EOS] = len(references)
+    total = sum(counts.values())
+    return -sum(count / total * math.log(count / total) for count in counts.values())
+
+
+def overfitting(losses: Losses, trained: Losses | None, frequencies: float) -> Finding:
+    """Of what it has learned about its training captions, in nats below the words' frequencies, the share that is lost
+    on other photos. (The shipped model loses a fifth.)"""
+    if trained is None:
+        return _finding("over-fitting", "no training photos to compare with", "skipped")
+    gap, learned = losses.mean - trained.mean, max(frequencies - trained.mean, 0.0)
+    return _finding(
+        "over-fitting",
+        f"loss {trained.mean:.2f} on training photos, {losses.mean:.2f} on these",
+        _grade(gap, max(learned / 4, MATTERS), max(learned / 2, 2 * MATTERS)),
+        "It knows its training captions by heart. Use best/, not last/; train for fewer epochs or with fewer CNN "
+        "blocks; more --model.dropout; a smaller --augment.smallest-crop; a smaller model; more data.",
+        {"training_loss": trained.mean, "loss": losses.mean},
+    )
+
+
+def looks_at_photo(other: Losses, other_grid: Losses, losses: Losses) -> Finding:
+    """Does it matter which photo it is? A word that the photo decides costs nats when the photo is another's."""
+    (gap, error), (grid_gap, _) = other.above(losses), other_grid.above(losses)
+    verdict = "bad" if gap < CLEAR * error else _grade(-gap, -4 * MATTERS, -MATTERS)
+    return _finding(
+        "looks at the photo",
+        f"another photo costs {gap:+.2f} nats a word; another grid only, {grid_gap:+.2f}",
+        verdict,
+        "The captions hardly depend on the photo: this is a language model. Are the photos paired with their own "
+        "captions? Is the CNN pretrained (--weights)? Let it learn too (--stages decoder:5 features.7:5).",
+        {"shuffled": gap, "shuffled_grid": grid_gap, "standard_error": error},
+    )
+
+
+def preprocessing(now: Preprocess, encoder: Encoder, losses: dict[str, Losses]) -> Finding:
+    """Photos must be prepared now as they were in training: no other way of seeing them may lower the loss."""
+    stored = losses["as stored"]
+    gains = {name: stored.above(other) for name, other in losses.items() if (other.nats != stored.nats).any()}
+    if not gains:
+        return _finding("preprocessing", "no other way of seeing the photos changes the loss", "skipped")
+    best, (gain, error) = max(gains.items(), key=lambda item: item[1][0])
+    values = {name: -gain for name, (gain, _) in gains.items()}
+    if gain >= MATTERS and gain > CLEAR * error:
+        advice = (
+            f"Photos are prepared otherwise than in training. Seen {best}, they fit the weights better: change "
+            "`preprocess` in the checkpoint's config.json, or (colours, or no other fits) train again."
+        )
+        return _finding("preprocessing", f"seen {best}: {-gain:+.2f} nats a word", "bad", advice, values)
+    if not np.allclose([now.mean, now.std], [encoder.mean, encoder.std], atol=0.01):
+        figure = f"mean {_triple(now.mean)}, std {_triple(now.std)}; {encoder.name} expects {_triple(encoder.mean)}, "
+        advice = "Fine for weights of your own that were trained so; else train with the mean and std that fit the CNN."
+        return _finding("preprocessing", figure + _triple(encoder.std), "look", advice, values)
+    return _finding("preprocessing", f"no other way is better; the next, {best}: {-gain:+.2f} nats", "good", "", values)
+
+
+def batch_norm(drift: dict[str, tuple[float, float]], running: Losses | None, batch: Losses | None) -> Finding:
+    """Running statistics that are not those of the data. It is bad where the data's own would lower the loss, or where
+    the middle layer's mean is three standard deviations off, or its variance by a factor of 16; one standard
+    deviation, or a factor of 4, is worth a look. (The shipped model on Flickr8k: 0.1 and 1.1; a decoder trained
+    over the same CNN on drawings, which no photo is like: 0.5 and 1.7.)"""
+    if running is None or batch is None:
+        return _finding("batch norm", "this CNN has none", "skipped")
+    gain, error = running.above(batch)
+    off, wider = np.median(list(drift.values()), axis=0).tolist()
+    furthest = max(drift, key=lambda name: max(drift[name][0], drift[name][1] / 2))
+    helps = gain >= MATTERS and gain > CLEAR * error
+    verdict: Verdict = (
+        "bad" if helps else max(_grade(off, 1, 3), _grade(wider, 2, 4), key=["good", "look", "bad"].index)
+    )
+    return _finding(
+        "batch norm",
+        f"with the data's own statistics {-gain:+.2f} nats; middle layer: mean {off:.1f} std off, variance "
+        f"x {2**wider:.1f}",
+        verdict,
+        f"The running statistics are not those of these photos (the furthest in {furthest}). If the preprocessing is "
+        "bad, mend that first. Else do not train batch norm (leave --train-batch-norm out) or use larger batches, and "
+        "start from pretrained weights.",
+        {"gain": gain, "mean_drift": off, "variance_drift": wider},
+    )
+
+
+def unknown_words(references: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Finding:
+    """(Words seen at least five times are 97 % of Flickr8k's.)"""
+    missing = Counter(word for words in references for word in words if vocabulary.encode([word]) == [UNK])
+    share = sum(missing.values()) / max(1, sum(map(len, references)))
+    some = ", ".join(word for word, _ in missing.most_common(5))
+    return _finding(
+        "unknown words",
+        f"{share:.1%} of the words that people use" + (f": {some}, ..." if missing else ""),
+        _grade(share, 0.05, OFTEN),
+        "It cannot say these words. Train with a smaller --min-count, or on captions like these. Are they another "
+        "language's, or tokenized already?",
+        {"unknown": share},
+    )
+
+
+def distinct(captions: Sequence[Sequence[str]]) -> Finding:
+    """(The shipped model writes 89 different captions for 100 photos of Flickr8k.)"""
+    share = len(set(map(tuple, captions))) / len(captions)
+    return _finding(
+        "distinct captions",
+        f"{share:.0%} of {len(captions)}",
+        _grade(-share, -0.5, -0.2),
+        "Few different captions. If it looks at the photo, train longer, let the CNN learn, or decode with a smaller "
+        "beam or by sampling (--method sample --top-p 0.9).",
+        {"distinct": share},
+    )
+
+
+def same_caption(captions: Sequence[Sequence[str]]) -> Finding:
+    """The most frequent caption's share of the photos beside the first that has it."""
+    caption, count = Counter(map(tuple, captions)).most_common(1)[0]
+    share = (count - 1) / max(1, len(captions) - 1)
+    return _finding(
+        "the same caption",
+        f'"{" ".join(caption)}" for {count} of {len(captions)} photos',
+        _grade(share, OFTEN, 0.5),
+        "One caption serves for many photos: training has just begun or has collapsed (see the loss), or the photo "
+        "does not reach the words (see above).",
+        {"share": share},
+    )
+
+
+def unfinished(captions: Sequence[Caption]) -> Finding:
+    return _faults(
+        "unfinished captions",
+        "reach the maximum length without an end",
+        [not caption.finished for caption in captions],
+        [],
+        "Raise --max-length; if they go on and on, set --no-repeat-ngram 3, and see that the training captions were "
+        "not cut before their end (max_length of the training).",
+    )
+
+
+def endings(captions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Finding:
+    return _faults(
+        "bad endings",
+        'end in words such as "with a"',
+        _bad_endings(captions),
+        _bad_endings(references),
+        "They are cut (see unfinished), or were rewarded for such ends: the end token must count in the reward.",
+    )
+
+
+def repetition(captions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Finding:
+    return _faults(
+        "repetition",
+        "say a word twice running, or three words again",
+        [*map(repeats, captions)],
+        [*map(repeats, references)],
+        "Decode with --no-repeat-ngram 3; if greedy captions loop too, train longer.",
+    )
+
+
+def attention(looks: Sequence[Looking]) -> Finding:
+    if not looks:
+        return _finding("attention", "this model has none", "skipped")
+    warnings = Counter(look.warning for look in looks if look.warning is not None)
+    share = sum(warnings.values()) / len(looks)
+    moves = float(np.mean([look.mean_movement for look in looks]))
+    entropy = float(np.mean([look.entropy_share for look in looks]))
+    first = f" In {share:.0%} of captions {warnings.most_common(1)[0][0]}" if warnings else ""
+    return _finding(
+        "attention",
+        f"{moves:.0%} of it moves from word to word; entropy {entropy:.0%} of an even look's; {share:.0%} warnings",
+        _grade(share, OFTEN, 0.5),
+        f"Do not believe its maps.{first} Train longer, with --model.attention general, over a finer grid "
+        "(--image-size); if another grid costs nothing (see above), the words are made without it.",
+        {"warnings": share, "movement": moves, "entropy": entropy},
+    )
+
+
+def _bad_endings(captions: Sequence[Sequence[str]]) -> list[bool]:
+    return [bool(words) and words[-1] in BAD_ENDINGS for words in captions]
+
+
+def _faults(name: str, what: str, faulty: Sequence[bool], people: Sequence[bool], advice: str) -> Finding:
+    """The share of captions with a fault, above that of people's if there are any, less a standard error: one caption
+    of a few dozen proves nothing."""
+    share, usual = (sum(group) / max(1, len(group)) for group in (faulty, people))
+    error = math.sqrt(share * (1 - share) / len(faulty))
+    figure = f"{share:.1%} {what}" + (f"; of people's {usual:.1%}" if people else "")
+    verdict = _grade(share - usual - error, RARELY, OFTEN)
+    return _finding(name, figure, verdict, advice, {"share": share, "people": usual})
+
+
+def _finding(
+    name: str, figure: str, verdict: Verdict, advice: str = "", values: dict[str, float] | None = None
+) -> Finding:
+    return Finding(name, figure, verdict, advice if verdict in ("look", "bad") else "", values or {})
+
+
+def _grade(value: float, look: float, bad: float) -> Verdict:
+    """The smaller, the better."""
+    return "bad" if value >= bad else "look" if value > look else "good"
+
+
+def _triple(values: Sequence[float]) -> str:
+    return "/".join(f"{value:.3g}" for value in values)
