@@ -1,0 +1,298 @@
+"""Inside the recurrent network: cells are read as other code computes them, planted meanings are found, and gradients
+are those of finite differences and of the Jacobian written by hand."""
+
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from captioner.captioner import Captioner
+from captioner.cli import main
+from captioner.data.readers import read_dataset, select
+from captioner.data.toy import make_toy
+from captioner.decoder import Decoder
+from captioner.encoder import Features
+from captioner.images import open_image
+from captioner.inside import (
+    PROPERTIES,
+    Reading,
+    activations,
+    fresh_gradients,
+    gradient_norms,
+    meanings,
+    meanings_of,
+    read_cells,
+    trained_gradients,
+)
+from captioner.visualize.cells import cells_figure, colour
+from captioner.visualize.gradients import gradients_figure
+from captioner.vocabulary import BOS, EOS
+
+WORDS = ["a", "man", "in", "a", "red", "shirt", "plays", "with", "two", "dogs"]
+
+
+def decoder(cell="lstm", **changes) -> Decoder:
+    torch.manual_seed(0)
+    settings = {"embedding_size": 5, "hidden_size": 6, "cell": cell, "layers_above": 0} | changes
+    return Decoder(12, 7, 8, **settings).double().eval()
+
+
+def memory_of(model: Decoder):
+    return model.remember(Features(torch.randn(2, 7).double(), torch.randn(2, 9, 8).double()))
+
+
+def tokens() -> torch.Tensor:
+    return torch.tensor([[BOS, 4, 5, 6, 7, 8], [BOS, 9, 10, 11, 4, 6]])  # no word twice in a caption
+
+
+def lstm_cells(lstm: nn.LSTM, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, T, E) -> h and tanh(c), both (N, T, H), by torch's single cell."""
+    single = nn.LSTMCell(lstm.input_size, lstm.hidden_size).double()
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        setattr(single, name, getattr(lstm, f"{name}_l0"))
+    state, found = None, []
+    for t in range(inputs.shape[1]):
+        state = single(inputs[:, t], state)
+        found.append((state[0], torch.tanh(state[1])))
+    hidden, cells = zip(*found, strict=True)
+    return torch.stack(hidden, 1), torch.stack(cells, 1)
+
+
+@torch.no_grad()
+def test_cells_of_an_lstm():
+    model = decoder(layers_above=1)
+    below, cells = lstm_cells(model.below, model.embedding(tokens()))
+    _, cells_above = lstm_cells(model.above, below)
+    found = activations(model, tokens())
+    assert torch.allclose(found["below"], cells) and torch.allclose(found["above"], cells_above)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cell", ["rnn", "gru"])
+def test_cells_of_the_others(cell):
+    model = decoder(cell, layers_below=2)
+    whole, _ = model.below(model.embedding(tokens()))
+    assert torch.allclose(activations(model, tokens())["below"], whole)
+
+
+def test_cells_of_captions(tiny, photos):
+    captioner = Captioner.load(tiny, device="cpu")
+    paths = [photos / "b.jpg", photos / "a.png"]
+    readings = read_cells(captioner, paths, "above", best=2)
+    captions = captioner.caption(paths, num_captions=2, beam_size=3)
+    ranked = [*captions, *(caption.others[0] for caption in captions)]
+    assert [reading.words for reading in readings] == [caption.words for caption in ranked]
+    alone = captioner.backend.remember(captioner.preprocess(open_image(paths[1]))[None])
+    with torch.inference_mode():
+        ids = torch.tensor([[BOS, *captioner.vocabulary.encode(readings[1].words)]])
+        expected = activations(captioner.backend.model.decoder, ids, alone)["above"][0, 1:]
+    assert readings[1].cells == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_properties():
+    found = {name: property(WORDS).tolist() for name, property in PROPERTIES.items()}
+    assert found == {
+        "how many words are written": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+        "how near the end is": [-10, -9, -8, -7, -6, -5, -4, -3, -2, -1],
+        "a colour was just said": [0, 0, 0, 0, 1, 0, 0, 0, 0, 0],
+        "a preposition, up to two words ago": [0, 0, 1, 1, 1, 0, 0, 1, 1, 1],
+        "a preposition was just said": [0, 0, 1, 0, 0, 0, 0, 1, 0, 0],
+        "an article was just said": [1, 0, 0, 1, 0, 0, 0, 0, 0, 0],
+        "a plural noun comes next": [0, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+        "a person was named": [0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        "an animal was named": [0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+    }
+
+
+def readings(seed=0, captions=12, width=40):
+    random = np.random.default_rng(seed)
+    words = [random.permutation(WORDS)[: random.integers(5, 11)].tolist() for _ in range(captions)]
+    return [Reading(each, random.uniform(-1, 1, (len(each), width))) for each in words]
+
+
+def test_a_planted_meaning_is_found():
+    planted = readings()
+    for words, cells in planted:
+        cells[:, 17] = 0.3 - 0.2 * PROPERTIES["a colour was just said"](words)
+        cells[:, 5] = 0.1 * PROPERTIES["how near the end is"](words) + 0.1 * cells[:, 6]
+    first, second, *_ = meanings(planted)
+    assert (first.cell, first.property) == (17, "a colour was just said")
+    assert first.correlation == pytest.approx(-1) and first.chance < 0.5
+    assert (second.cell, second.property) == (5, "how near the end is") and 0.9 < second.correlation < 1
+    assert meanings_of([5, 17], planted) == [second, first]
+    cell, name = 3, meanings_of([3], planted)[0].property
+    ours = np.concatenate([PROPERTIES[name](words) for words, _ in planted])
+    theirs = np.corrcoef(ours, np.concatenate([cells[:, cell] for _, cells in planted]))[0, 1]
+    assert meanings_of([3], planted)[0].correlation == pytest.approx(theirs)
+
+
+def test_chance_is_what_noise_reaches():
+    found = [meaning for seed in range(12) for meaning in meanings(readings(seed))]
+    above = np.mean([abs(meaning.correlation) > meaning.chance for meaning in found])
+    assert 0 < above < 0.15
+
+
+def test_no_such_cell():
+    with pytest.raises(ValueError, match=r"no cell 40; this layer has 40, counted from 0: pass one up to 39\."):
+        meanings_of([40], readings())
+
+
+def test_gradients_by_the_jacobian_written_by_hand():
+    """dL/dh of a vanilla network goes back by W_hhᵀ diag(1 - h²) a step, and to the input by W_ihᵀ diag(1 - h²)."""
+    model = decoder("rnn", attention="none")
+    ids = tokens()
+    found = gradient_norms(model, ids).numpy()
+    rnn = model.below
+    recurrent, inward = (weight.detach().numpy() for weight in (rnn.weight_hh_l0, rnn.weight_ih_l0))
+    bias = (rnn.bias_hh_l0 + rnn.bias_ih_l0).detach().numpy()
+    out, out_bias = model.output.weight.detach().numpy(), model.output.bias.detach().numpy()
+    for row, caption in enumerate(ids.numpy()):
+        hidden = [np.zeros(6)]
+        for token in caption[:-1]:
+            embedded = model.embedding.weight.detach().numpy()[token]
+            hidden.append(np.tanh(inward @ embedded + recurrent @ hidden[-1] + bias))
+        odds = np.exp(out @ hidden[-1] + out_bias)
+        error = odds / odds.sum() - np.eye(12)[caption[-1]]
+        gradient, expected = out.T @ error, []
+        for h in hidden[:0:-1]:
+            expected.insert(0, np.linalg.norm(inward.T @ ((1 - h**2) * gradient)))
+            gradient = recurrent.T @ ((1 - h**2) * gradient)
+        assert found[row] == pytest.approx(np.array(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_gradients_by_finite_differences(cell):
+    """Of the whole decoder, with attention and a layer above it, the photo's step included."""
+    model = decoder(cell, layers_above=1)
+    memory, ids = memory_of(model), tokens()
+    found = gradient_norms(model, ids, memory)
+    assert found.shape == (2, 6)  # the photo, BOS and four words
+    embeddings, small = model.embedding.weight, 1e-5
+
+    @torch.no_grad()
+    def loss(first):
+        logits, _, _ = model(ids[:, :-1], memory._replace(first=first))
+        return F.cross_entropy(logits[:, -1], ids[:, -1], reduction="none")
+
+    @torch.no_grad()
+    def slope(vector: torch.Tensor, row: int) -> float:
+        """Norm of the difference quotients of the caption's loss by each number of this vector, in place."""
+        squares = 0.0
+        for i in range(len(vector)):
+            vector[i] += small
+            high = loss(memory.first)[row]
+            vector[i] -= 2 * small
+            low = loss(memory.first)[row]
+            vector[i] += small
+            squares += float((high - low) / (2 * small)) ** 2
+        return squares**0.5
+
+    for row in range(2):
+        expected = [slope(memory.first.data[row], row)]
+        expected += [slope(embeddings.data[token], row) for token in ids[row, :-1]]
+        assert found[row].tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradients_leave_no_trace():
+    model = decoder()
+    gradient_norms(model, tokens())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not model.below._forward_pre_hooks
+
+
+def test_the_vanishing_gradient():
+    """A plain network forgets soonest, an LSTM last."""
+    left = {cell: fresh_gradients(cell, 12, 2, 4, 32, 64) for cell in ("rnn", "gru", "lstm")}
+    assert all(values.shape == (2, 12) for values in left.values())
+    rnn, gru, lstm = ((values[:, 0] / values[:, -1]).max() for values in left.values())
+    assert rnn < gru < lstm < 1
+
+
+def test_gradients_of_a_trained_model(tiny, tmp_path):
+    """Twenty times one caption: the mean is that caption's."""
+    make_toy(tmp_path / "toy", images=10)
+    captioner = Captioner.load(tiny, device="cpu")
+    record = select(read_dataset(tmp_path / "toy"), "val")[0]
+    captions = ["a dog sleeps on the sofa"]
+    same = [type(record)(record.id, record.path, captions, record.split)] * 20
+    found = trained_gradients(captioner, same)
+    memory = captioner.backend.remember(captioner.preprocess(open_image(record.path))[None])
+    ids = torch.tensor([[BOS, *captioner.vocabulary.encode(captions[0].split())]])
+    expected = gradient_norms(captioner.backend.model.decoder, ids, type(memory)(*(part.clone() for part in memory)))
+    assert len(found) == 5 and EOS not in ids
+    assert found == pytest.approx(expected[0, 2:].numpy(), rel=1e-4)
+    with pytest.raises(ValueError, match="fewer than 20 captions"):
+        trained_gradients(captioner, same[:19])
+
+
+def test_the_picture_of_cells():
+    captions = [WORDS, ["two", "dogs", "$x"]]
+    values = [np.linspace(-0.5, 0.5, 10), np.array([0.25, -0.25, 0.0])]
+    figure = cells_figure(captions, [("cell 7: a title", values), ("cell 8", [row * 0 for row in values])])
+    (axes,) = figure.axes
+    boxes = [patch for patch in axes.patches if patch.get_height() > 0.2]
+    assert len(boxes) == 2 * (10 + 3)
+    faces = [box.get_facecolor()[:3] for box in boxes[:13]]
+    expected = [colour(value / 0.5) for value in np.concatenate(values)]
+    assert np.allclose(faces, expected)
+    assert all(np.allclose(box.get_facecolor()[:3], 1) for box in boxes[13:])
+    for first, second in pairwise(boxes[:10]):  # words stand side by side
+        assert second.get_x() == pytest.approx(first.get_x() + first.get_width())
+    assert max(box.get_x() + box.get_width() for box in boxes) < figure.get_figwidth()
+    assert colour(0) == (1, 1, 1) and colour(-1)[2] > colour(-1)[0] and colour(1)[0] > colour(1)[2]
+    with pytest.raises(ValueError, match="one activation a word"):
+        cells_figure(captions, [("cell 7", values[:1])])
+
+
+def test_the_picture_of_gradients():
+    rnn = np.array([[0.02, 0.2, 2.0], [0.08, 0.4, 2.0]])
+    figure = gradients_figure({"rnn": rnn, "lstm, trained": np.array([1.0, 2.0, 4.0, 10.0])})
+    lines = [line.get_xydata() for line in figure.axes[0].lines]
+    assert lines[0][:, 0].tolist() == [-2, -1, 0]
+    assert lines[0][:, 1] == pytest.approx(np.sqrt(rnn[0] * rnn[1]) / 2)
+    assert lines[1][:, 1] == pytest.approx([0.1, 0.2, 0.4, 1])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["rnn\n0.02, 2 words back", "lstm, trained\n0.1, 3 words back"]
+    tiny = gradients_figure({"rnn": np.array([9.7e-6, 0.1, 1.0])})
+    assert tiny.axes[0].texts[0].get_text() == "rnn\n9.7·10⁻⁶, 2 words back"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["captioner", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_the_verb_cells(run, tiny, photos, tmp_path):
+    common = ("--checkpoint", tiny, "--device", "cpu")
+    for more, lines in ((("--count", 3), 3), (("--cell", 5, 2, "--layer", "above"), 2)):
+        output = tmp_path / f"cells{lines}.png"
+        status, out, _ = run("cells", photos, "-o", output, *more, *common)
+        assert status == 0 and output.stat().st_size > 3000
+        *cells, last = out.splitlines()
+        assert len(cells) == lines and last == str(output)
+        assert all(line.startswith("cell ") and "by chance up to 0." in line for line in cells)
+    assert [line.split(":")[0] for line in cells] == ["cell 5", "cell 2"]
+    status, _, err = run("cells", photos, "-o", tmp_path / "a.png", "--cell", 24, *common)
+    assert status == 2 and "no cell 24" in err
+
+
+def test_the_verb_gradients(run, tiny, tmp_path):
+    make_toy(tmp_path / "toy", images=80)
+    output = tmp_path / "gradients.svg"
+    arguments = ("--data", tmp_path / "toy", "--words", 6, "--checkpoint", tiny, "--device", "cpu")
+    status, out, _ = run("gradients", "-o", output, *arguments)
+    assert status == 0 and output.stat().st_size > 3000
+    assert [line.split()[0] for line in out.splitlines()[:4]] == ["rnn", "gru", "lstm", "lstm,"]
+    status, _, err = run("gradients", "-o", output, "--checkpoint", tiny)
+    assert status == 2 and "Pass --data" in err
