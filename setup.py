@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import setup
 
+WEB = ["fastapi>=0.115", "python-multipart>=0.0.20", "uvicorn>=0.30"]
+
 setup(
     name="captioner",
     version="0.1.0",
@@ -17,13 +19,17 @@ setup(
         "captioner",
         "captioner.cli",
         "captioner.data",
+        "captioner.diagnose",
         "captioner.metrics",
         "captioner.visualize",
+        "captioner.web",
         "captioner.checkpoints",
     ],
     package_dir={"captioner": "captioner", "captioner.checkpoints": "checkpoints"},
     package_data={
         "captioner": ["py.typed"],
+        "captioner.visualize": ["static/*"],
+        "captioner.web": ["static/*"],
         "captioner.checkpoints": ["README.md", "flickr8k-mobilenet_v2/*"],
     },
     install_requires=[
@@ -40,7 +46,8 @@ setup(
     ],
     extras_require={
         "java-metrics": ["pycocoevalcap>=1.2"],
-        "test": ["mypy", "nltk>=3.8.1", "pytest>=8", "pytest-xdist", "ruff"],
+        "web": WEB,
+        "test": [*WEB, "mypy", "nltk>=3.8.1", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
     },
     entry_points={"console_scripts": ["captioner=captioner.cli:main"]},
 )

@@ -1,6 +1,10 @@
-"""What several test files share: a tiny model with random weights, on disk."""
+"""What several test files share: a tiny model with random weights, on disk; photos; a browser."""
 
 import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +54,72 @@ def photos(tmp_path_factory) -> Path:
         small = random.integers(0, 256, (5, 5, 3), dtype=np.uint8)
         Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path)
     return folder
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[..., int]]:
+    """Serves an ASGI application, in a thread and until the tests end; returns the port on 127.0.0.1."""
+    from captioner.web.serve import listen, server
+
+    running = []
+
+    def serve(application) -> int:
+        listening, process = listen("127.0.0.1", 0), server(application)
+        thread = threading.Thread(target=process.run, kwargs={"sockets": [listening]})
+        thread.start()
+        running.append((listening, process, thread))
+        while not process.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        return listening.getsockname()[1]
+
+    yield serve
+    for listening, process, thread in running:
+        process.should_exit = True
+        thread.join(timeout=20)
+        listening.close()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium, one for all tests of a process."""
+    driver, program = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
+    if not driver or not program:
+        pytest.skip("no Chromium and its driver here: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "hide-scrollbars"):
+        options.add_argument(f"--{argument}")
+    for argument in ("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream"):  # a camera of moving colours
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.set_script_timeout(20)
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def look(chromium):
+    """Changes the window, in CSS pixels, the theme, and whether a person wants less motion."""
+
+    def look(width: int = 1200, height: int = 800, dark: bool = False, calm: bool = False) -> None:
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        theme, motion = "dark" if dark else "light", "reduce" if calm else ""
+        wishes = {"prefers-color-scheme": theme, "prefers-reduced-motion": motion}
+        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        features = [{"name": name, "value": value} for name, value in wishes.items()]
+        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    return look
+
+
+@pytest.fixture
+def browser(chromium, look):
+    """Chromium as on a laptop: an empty page, a light theme, motion allowed."""
+    chromium.get("about:blank")
+    chromium.get_log("browser")  # forgets what was there
+    look()
+    return chromium

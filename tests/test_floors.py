@@ -21,13 +21,13 @@ FLOORS = (
     ("vocabulary", "config", "images", "decoding", "metrics", "visualize"),
     ("encoder", "decoder", "device", "distributed"),
     ("model",),
-    ("data", "checkpoint", "card", "optim", "objectives"),
-    ("backend", "captioner", "evaluate", "journal", "diagnose", "export"),
+    ("data", "manifest", "checkpoint", "card", "optim", "objectives"),
+    ("backend", "captioner", "evaluate", "journal", "diagnose", "inside", "export"),
     ("train", "pretrain", "bulk", "web"),
     ("cli", "__main__", ""),  # "" is captioner/__init__.py
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-WITHOUT_TORCH = (*FLOORS[0], "data.readers", "data.toy")
+WITHOUT_TORCH = (*FLOORS[0], "manifest", "data.readers", "data.toy")
 LONGEST = 400
 NO_NAMES = {"utils", "helpers", "common", "misc", "legacy"}
 

@@ -10,10 +10,11 @@ import sys
 
 import tyro
 
-from captioner.cli import caption, look, score, train
+from captioner.cli import caption, diagnose, inside, look, score, train, web
 from captioner.cli.options import app
 
-__all__ = ["caption", "look", "main", "score", "train"]  # the files of verbs: imported, they join the application
+# The files of verbs: imported, they join the application.
+__all__ = ["caption", "diagnose", "inside", "look", "main", "score", "train", "web"]
 
 DESCRIPTION = "Photos in, sentences out, and a picture of where the model looked for each word."
 
@@ -27,7 +28,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except KeyboardInterrupt as interrupt:
-        print(f"captioner: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"captioner: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         status = 130
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"captioner: {error}", file=sys.stderr)

@@ -1,0 +1,55 @@
+"""The verb that serves the page and the HTTP API: web."""
+
+from __future__ import annotations
+
+import sys
+
+import tyro
+
+from captioner.cli.options import Checkpoint, app, load_captioner
+
+
+@app.command
+def web(
+    checkpoint: Checkpoint = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    open: bool = False,
+    allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    max_megabytes: float = 20,
+    max_megapixels: float = 50,
+    max_requests: int = 16,
+    device: str = "auto",
+) -> int:
+    """A page to drop photos on, and an HTTP API, both on this machine only. Nothing that is sent is kept.
+
+    Args:
+        checkpoint: Directory of the model; the shipped one if not given.
+        host: Address to listen on; 0.0.0.0 lets in the whole network.
+        port: Port to listen on; 0 for any that is free.
+        open: Show the page in the browser.
+        allow_host: A further name by which this server may be called; may be given more than once.
+        max_megabytes: Largest file of a photo.
+        max_megapixels: Largest photo.
+        max_requests: Photos that may wait at once; the next is told to come again.
+        device: auto, cpu, cuda, mps.
+    """
+    try:
+        from captioner.web.app import create_app
+        from captioner.web.guard import Guard, is_loopback
+        from captioner.web.serve import address, listen, serve
+        from captioner.web.service import Limits
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "captioner":
+            raise
+        raise ValueError(f"the web page needs {package}: pip install 'captioner[web]'") from error
+
+    limits = Limits(int(max_megabytes * 1e6), int(max_megapixels * 1e6), max_requests)
+    with listen(host, port) as listening:
+        application = create_app(load_captioner(checkpoint, device), limits)
+        if not is_loopback(listening.getsockname()[0]):
+            print("captioner: whoever reaches this machine over the network can use this page.", file=sys.stderr)
+        print(f"{address(listening)} (Ctrl-C ends it)", flush=True)
+        serve(Guard(application, host, allow_host), listening, open)
+    return 0

@@ -1,0 +1,161 @@
+"""The routes: the page and its files, the API and its description. What stands behind them is in the other files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from captioner import __version__
+from captioner.captioner import Captioner
+from captioner.images import FORMATS
+from captioner.visualize.html import page
+from captioner.visualize.record import record
+from captioner.web.errors import SETTING, Problem, wrong_setting
+from captioner.web.schema import ERRORS, PHOTO_BODY, CaptionReply, Health, Info
+from captioner.web.service import CaptionService, Limits
+from captioner.web.settings import Settings
+from captioner.web.upload import read_photo
+
+STATIC = Path(__file__).parent / "static"
+SHARED = Path(__file__).parents[1] / "visualize" / "static"  # the script that HTML reports and notebooks use, too
+FILES = {
+    "/": (STATIC / "index.html", "text/html"),
+    "/docs": (STATIC / "docs.html", "text/html"),
+    **{
+        f"/static/{path.name}": (path, "text/css" if path.suffix == ".css" else "text/javascript")
+        for folder in (STATIC, SHARED)
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".css", ".js")
+    },
+}
+DESCRIPTION = "A photo in, a sentence out, and where the model looked for each word. Nothing that is sent is kept."
+
+Result = TypeVar("Result")
+
+
+def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
+    """The web page and the API over one model, still without its `Guard`."""
+    limits = limits or Limits()
+    service = CaptionService(captioner, limits)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    # FastAPI's own documentation page loads its script from a foreign host; /docs is ours.
+    app = FastAPI(
+        title="captioner",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    _answer_errors(app)
+    for address, (path, kind) in FILES.items():
+        _add_file(app, address, path.read_bytes(), kind)
+    _add_file(app, "/static/report.html", _empty_report().encode(), "text/plain")
+
+    @app.post(
+        "/api/caption",
+        summary="The caption of a photo",
+        response_description="The caption, and the next best ones if they were asked for.",
+        response_model=CaptionReply,
+        responses=ERRORS,
+        openapi_extra={"requestBody": PHOTO_BODY},
+    )
+    async def caption(request: Request, settings: Annotated[Settings, Query()]) -> JSONResponse:
+        """Send the image file's bytes as the body, or a multipart form with the file as its field "photo"."""
+        try:
+            decoding = settings.over(captioner.decoding)
+        except ValueError as error:
+            raise Problem(422, SETTING, str(error)) from error
+        with service.place():
+            photo = await read_photo(
+                request.headers.get("content-type", ""),
+                request.headers.get("content-length"),
+                request.stream(),
+                limits.max_bytes,
+                limits.upload_seconds,
+            )
+            reply = await _while_connected(request, service.caption(photo, decoding))
+        return JSONResponse(reply)
+
+    @app.get("/api/health", summary="Is it up, and how busy?", response_description="It is.")
+    async def health() -> Health:
+        return Health(status="ok", requests=service.inside)
+
+    @app.get("/api/info", summary="The model, its own decoding, and the limits", response_description="About it.")
+    async def info() -> Info:
+        return Info(
+            name="captioner",
+            version=__version__,
+            model=captioner.provenance,
+            attention=captioner.config.attention != "none",
+            decoding=asdict(captioner.decoding),
+            limits=asdict(limits),
+            formats=[name for name in FORMATS if name != "HEIF"],
+        )
+
+    return app
+
+
+def _add_file(app: FastAPI, address: str, content: bytes, kind: str) -> None:
+    async def answer() -> Response:
+        return Response(content, media_type=kind)
+
+    app.add_api_route(address, answer, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+def _empty_report() -> str:
+    """The HTML report of no caption: the web page puts a photo and its caption in, to be downloaded."""
+    return page(Image.new("RGB", (1, 1)), record((1, 1), "", [], [], 0.0))
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """All as `Problem` has it; what is unforeseen is told on standard error only."""
+
+    def add(kind: type[Exception], to_problem: Callable[[Any], Problem]) -> None:
+        async def answer(_: Request, error: Exception) -> Response:
+            return to_problem(error).response()
+
+        app.add_exception_handler(kind, answer)
+
+    async def gone(_: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    add(Problem, lambda error: error)
+    add(RequestValidationError, lambda error: wrong_setting(error, list(Settings.model_fields)))
+    add(HTTPException, lambda error: Problem(error.status_code, "no_such_route", f"{error.detail}: see /docs."))
+    add(Exception, lambda _: Problem(500, "internal", "something went wrong in the server; its log tells what."))
+    app.add_exception_handler(ClientDisconnect, gone)
+
+
+async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
+    """The result; if the client leaves before it is there, the work is cancelled."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()

@@ -1,0 +1,92 @@
+"""Who may ask, and the headers of every answer: around the application, so that errors and files have them too.
+
+Two attacks reach a server that listens on loopback only, both through the browser of the person who runs it. A foreign
+page can post to it: refused by Origin and Sec-Fetch-Site (programs send neither). And a foreign name can be made to
+point at it, DNS rebinding, which makes the attacker's page "same-origin": refused by Host."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from captioner.web.errors import Problem
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "connect-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Guard:
+    """An ASGI application around another."""
+
+    def __init__(self, app: ASGIApp, host: str = "127.0.0.1", allowed: Iterable[str] = ()):
+        """`host` is what the server listens on; `allowed` are more names by which it may be called."""
+        self.app = app
+        self.names = {"localhost", *(name.lower().strip("[]") for name in (host, *allowed))}
+        self.any_address = not is_loopback(host)  # an address cannot be rebound, a name can
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in {**HEADERS, "Cache-Control": "no-store"}.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        problem = self._problem(scope["method"], Headers(scope=scope))
+        await (problem.response() if problem else self.app)(scope, receive, send_with_headers)
+
+    def _problem(self, method: str, headers: Headers) -> Problem | None:
+        host = headers.get("host", "")
+        if not self._is_ours(_without_port(host)):
+            message = f"this server is not called {host!r:.80}; if it should be, start it with --allow-host."
+            return Problem(403, "unknown_host", message)
+        if method in ("GET", "HEAD"):
+            return None
+        origin = headers.get("origin")
+        foreign_origin = origin is not None and origin.partition("://")[2].lower() != host.lower()
+        if foreign_origin or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            return Problem(
+                403, "foreign_origin", "another site's page asked; expected this server's own, or a program."
+            )
+        return None
+
+    def _is_ours(self, name: str) -> bool:
+        if name in self.names:
+            return True
+        return is_loopback(name) or (self.any_address and _is_address(name))
+
+
+def _without_port(host: str) -> str:
+    """127.0.0.1 of 127.0.0.1:8000, ::1 of [::1]:8000."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(name: str) -> bool:
+    return name == "localhost" or (_is_address(name) and ipaddress.ip_address(name).is_loopback)

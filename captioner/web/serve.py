@@ -1,0 +1,53 @@
+"""The process: a socket, a server on it, an end. The socket is taken before the model is loaded, so that a port in use
+is told at once."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import webbrowser
+
+import uvicorn
+from starlette.types import ASGIApp
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on which clients may knock from now on; port 0 finds a free one. Raises ValueError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = f"cannot listen on {host}, port {port} ({reason}). Pass another --port, or --port 0 for any free one."
+        raise ValueError(message) from error
+
+
+def address(listening: socket.socket) -> str:
+    """The URL under which a browser on this machine finds it."""
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def server(app: ASGIApp) -> uvicorn.Server:
+    """Quiet, without proxies, access logs or web sockets; requests under way have three seconds at its end."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=3,
+        )
+    )
+
+
+def serve(app: ASGIApp, listening: socket.socket, open_browser: bool = False) -> None:
+    """Until Ctrl-C, which comes out as KeyboardInterrupt."""
+    if open_browser:
+        threading.Thread(target=webbrowser.open, args=(address(listening),), daemon=True).start()
+    server(app).run(sockets=[listening])

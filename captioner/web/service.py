@@ -1,0 +1,110 @@
+"""From the bytes of a photo to its caption, for many clients at once and within limits. HTTP is not known here; what a
+client did wrong is raised as a `Problem`."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from captioner.captioner import Caption, Captioner
+from captioner.decoding import Decoding
+from captioner.images import ImageError, TooManyPixelsError, UnknownFormatError, open_image
+from captioner.visualize.record import record
+from captioner.web.batches import Batches
+from captioner.web.errors import Problem
+
+Size = tuple[int, int]  # width, height in pixels
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask of everybody's machine."""
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 50_000_000
+    max_requests: int = 16
+    """Requests at once, those that are being read, wait and are answered taken together."""
+    batch_size: int = 16
+    """Photos that the model sees at a time."""
+    upload_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{name} is {value!r}; expected more than 0.")
+
+
+class CaptionService:
+    """One model behind a queue. Photos are read by two threads, so that a giant keeps neither the others nor the memory
+    for long; the model runs in a third, on all photos that wait and want the same decoding."""
+
+    def __init__(self, captioner: Captioner, limits: Limits):
+        self.captioner, self.limits = captioner, limits
+        self.inside = 0
+        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="captioner-readers")
+        self._batches: Batches[Decoding, tuple[np.ndarray, Size], Caption] = Batches(self._run, limits.batch_size)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place in the queue, from before the photo is received; memory is bounded by it."""
+        if self.inside >= self.limits.max_requests:
+            message = f"{self.inside} photos are waiting already, the most that are let in. Try again in a moment."
+            raise Problem(503, "queue_full", message, retry_after=1)
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+    async def caption(self, photo: bytes, decoding: Decoding) -> dict[str, Any]:
+        """The answer to an image file's bytes, as JSON has it."""
+        read = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, photo)
+        return reply(await self._batches.submit(decoding, read), size=read[1])
+
+    def _read(self, photo: bytes) -> tuple[np.ndarray, Size]:
+        stream = io.BytesIO(photo)
+        stream.name = "the photo"  # for messages
+        try:
+            image = open_image(stream, self.limits.max_pixels)
+        except TooManyPixelsError as error:
+            most = f"{self.limits.max_pixels / 1e6:g} megapixels"
+            message = f"the photo has more than {most}, the most that are taken here. Scale it down."
+            raise Problem(413, "too_many_pixels", message) from error
+        except UnknownFormatError as error:
+            raise Problem(415, "not_a_photo", str(error)) from error
+        except ImageError as error:
+            raise Problem(400, "broken_photo", str(error)) from error
+        return self.captioner.preprocess(image), image.size
+
+    def _run(self, decoding: Decoding, read: Sequence[tuple[np.ndarray, Size]]) -> list[Caption]:
+        memory = self.captioner.backend.remember(np.stack([pixels for pixels, _ in read]))
+        return self.captioner.search(memory, len(read), decoding, [size for _, size in read])
+
+    def close(self) -> None:
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._batches.close()
+
+
+def reply(caption: Caption, size: Size) -> dict[str, Any]:
+    """A `record` of the caption, the next best captions in it."""
+    entry = record(
+        size,
+        caption.text,
+        caption.words,
+        caption.log_probabilities,
+        caption.log_probability,
+        caption.finished,
+        caption.attention,
+        caption.box,
+        caption.word_alternatives,
+    )
+    if caption.others:
+        entry["alternatives"] = [reply(other, size) for other in caption.others]
+    return entry

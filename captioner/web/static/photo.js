@@ -1,0 +1,107 @@
+/* Where photos come from: picked, dropped, pasted, or taken with the camera; and how one is shown. What is done with it is
+ * in web.js. */
+
+const DISPLAY_PIXELS = 1600; // the longest side that is shown; what is sent are the file's own bytes
+
+const element = (id) => document.getElementById(id);
+
+/** Calls give(file) for each photo that a person hands in, and fail(text) where that goes wrong. */
+export function watch(give, fail) {
+  for (const [button, input] of [["pick", "file"], ["take", "capture"]]) {
+    element(button).addEventListener("click", () => element(input).click());
+    element(input).addEventListener("change", (event) => {
+      const [file] = event.target.files;
+      event.target.value = ""; // so that the same file may be picked again
+      if (file) give(file);
+    });
+  }
+  watchDrops(give, fail);
+  document.addEventListener("paste", (event) => {
+    const [file] = event.clipboardData.files;
+    if (file) {
+      event.preventDefault();
+      give(file);
+    } else if (!event.target.closest("input, select")) {
+      fail("There is no photo in the clipboard. Copy one first.");
+    }
+  });
+  watchCamera(give, fail);
+}
+
+function watchDrops(give, fail) {
+  let inside = 0; // elements that the pointer has entered and not left
+  const over = (change) => {
+    inside = Math.max(inside + change, 0);
+    document.body.classList.toggle("over", inside > 0);
+  };
+  document.addEventListener("dragenter", () => over(1));
+  document.addEventListener("dragleave", () => over(-1));
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    over(-inside);
+    const [file] = event.dataTransfer.files;
+    if (file) give(file);
+    else fail("That was no file. Drop the file of a photo.");
+  });
+}
+
+/** On phones the camera's own program; elsewhere a viewfinder in the page. */
+function watchCamera(give, fail) {
+  const phone = matchMedia("(pointer: coarse)").matches;
+  element("take").hidden = !phone;
+  element("camera").hidden = phone || !navigator.mediaDevices?.getUserMedia;
+  const [viewfinder, video] = [element("viewfinder"), element("video")];
+  element("camera").addEventListener("click", async () => {
+    try {
+      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1920 } } });
+      viewfinder.showModal();
+    } catch (error) {
+      fail(error.name === "NotAllowedError"
+        ? "The camera may not be used. Allow it in the browser's settings of this page."
+        : "No camera was found, or another program uses it.");
+    }
+  });
+  element("cancel").addEventListener("click", () => viewfinder.close());
+  viewfinder.addEventListener("close", () => {
+    video.srcObject?.getTracks().forEach((track) => track.stop());
+    video.srcObject = null;
+  });
+  element("shoot").addEventListener("click", async () => {
+    if (!video.videoWidth) return; // not yet there
+    const blob = await encoded(canvasOf(video, video.videoWidth, video.videoHeight));
+    viewfinder.close();
+    give(new File([blob], "camera.jpg", { type: blob.type }));
+  });
+}
+
+/** The URL of the photo as it is shown: upright, at most 1600 pixels a side, over white, the first frame of an animation.
+ * Where the browser cannot decode it (a TIFF, say), that of the file as it is. Whoever asks must revoke it. */
+export async function displayUrl(file) {
+  try {
+    const bitmap = await createImageBitmap(file);
+    const scale = Math.min(1, DISPLAY_PIXELS / Math.max(bitmap.width, bitmap.height));
+    const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
+    const canvas = canvasOf(bitmap, width, height);
+    bitmap.close();
+    return URL.createObjectURL(await encoded(canvas));
+  } catch {
+    return URL.createObjectURL(file);
+  }
+}
+
+function canvasOf(source, width, height) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#ffffff";
+  context.fillRect(0, 0, width, height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(source, 0, 0, width, height);
+  return canvas;
+}
+
+function encoded(canvas) {
+  return new Promise((resolve, reject) => {
+    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("no picture"))), "image/jpeg", 0.92);
+  });
+}

@@ -1,0 +1,111 @@
+"""The photo's bytes out of a request: raw, or the field `photo` of a multipart form. They are counted as they come and
+stay in memory; Starlette's own form parser would put large ones into temporary files. Whether they are a photo is not
+asked here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from captioner.web.errors import Problem
+
+FIELD = "photo"
+MOST_FIELDS = 20  # each costs time
+FORM_OVERHEAD = 64 * 1024  # bytes that a form may have beside its photo
+
+
+async def read_photo(
+    content_type: str, content_length: str | None, chunks: AsyncIterator[bytes], max_bytes: int, seconds: float
+) -> bytes:
+    """At most `max_bytes`, whatever the headers say, within `seconds`. Raises `Problem`."""
+    kind, options = parse_options_header(content_type)
+    is_form = kind == b"multipart/form-data"
+    allowed = max_bytes + FORM_OVERHEAD * is_form
+    message = f"the photo has more than {max_bytes / 1e6:g} MB, the most that is taken here. Save it smaller."
+    too_large = Problem(413, "too_many_bytes", message)
+    if content_length is not None and int(content_length) > allowed:
+        raise too_large
+    try:
+        body = await asyncio.wait_for(_at_most(allowed, chunks), seconds)
+    except asyncio.TimeoutError as error:
+        message = f"the photo did not arrive within {seconds:g} seconds. Send it again, or send a smaller one."
+        raise Problem(408, "too_slow", message) from error
+    if body is None:
+        raise too_large
+    photo = _field(body, options.get(b"boundary", b"")) if is_form else body
+    if len(photo) > max_bytes:
+        raise too_large
+    if not photo:
+        raise Problem(400, "empty", "the photo is empty (0 bytes); expected the bytes of an image file.")
+    return photo
+
+
+async def _at_most(limit: int, chunks: AsyncIterator[bytes]) -> bytes | None:
+    """All of it; None as soon as it is more."""
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
+def _field(body: bytes, boundary: bytes) -> bytes:
+    """The one field `photo` of a form."""
+    form = _Form()
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, ValueError) as error:
+        message = f"this is no multipart form ({error}); expected one with a field {FIELD!r}."
+        raise Problem(400, "broken_form", message) from error
+    found = [value for name, value in form.fields if name == FIELD]
+    if len(found) == 1 and form.complete:
+        return bytes(found[0])
+    if not form.complete:
+        raise Problem(400, "broken_form", "the form ends too early; expected its closing boundary.")
+    others = ", ".join(repr(name[:40]) for name, _ in form.fields[:10]) or "none"
+    raise Problem(
+        400, "no_photo", f"the form's fields are: {others}; expected one field {FIELD!r} with the image file."
+    )
+
+
+class _Form:
+    """What the parser's callbacks have gathered: names of fields, and their bytes."""
+
+    def __init__(self) -> None:
+        self.fields: list[tuple[str, bytearray]] = []
+        self.complete = False
+        self._header, self._value = bytearray(), bytearray()
+
+    def callbacks(self) -> Any:
+        names = ("on_part_begin", "on_header_field", "on_header_value", "on_header_end", "on_part_data", "on_end")
+        return {name: getattr(self, name) for name in names}
+
+    def on_part_begin(self) -> None:
+        if len(self.fields) == MOST_FIELDS:
+            raise Problem(400, "broken_form", f"the form has more than {MOST_FIELDS} fields; expected one, {FIELD!r}.")
+        self.fields.append(("", bytearray()))
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            _, options = parse_options_header(bytes(self._value))
+            self.fields[-1] = (options.get(b"name", b"").decode("utf-8", "replace"), self.fields[-1][1])
+        self._header, self._value = bytearray(), bytearray()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self.fields[-1][1].extend(memoryview(data)[start:end])
+
+    def on_end(self) -> None:
+        self.complete = True
