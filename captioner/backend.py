@@ -4,11 +4,13 @@ beside whatever other photos."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.checkpoint import load_into
+from captioner.checkpoint import load_checkpoint, load_into
 from captioner.config import ModelConfig
 from captioner.decoder import Decoder, Memory, State
 from captioner.decoding import Choices, Choose
@@ -91,9 +93,11 @@ def _sample(allowed: Tensor, uniforms: Tensor, temperature: float, top_k: int, t
     return order.gather(1, torch.minimum(places, last))
 
 
-def load_backend(config: ModelConfig, vocabulary_size: int, tensors: dict[str, Tensor], device: str) -> TorchBackend:
-    """A backend from a checkpoint's tensors; nothing is initialised only to be overwritten."""
+def load_backend(directory: Path, config: ModelConfig, vocabulary_size: int, device: str = "auto") -> TorchBackend:
+    """The backend of a checkpoint; nothing is initialised only to be overwritten. Raises CheckpointError, and
+    ValueError for a device that is not there."""
+    tensors, _ = load_checkpoint(directory)
     with torch.device("meta"):
         model = build_model(config, vocabulary_size, weights=None)
-    load_into(model, tensors)
+    load_into(model, tensors, directory)
     return TorchBackend(model, choose_device(device))

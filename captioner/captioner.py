@@ -16,7 +16,9 @@ import numpy as np
 from captioner.config import ModelConfig
 from captioner.decoding import Decoding, Hypothesis, search
 from captioner.images import ImageError, Preprocess, Source, open_image
+from captioner.manifest import find_checkpoint, read_config
 from captioner.metrics.attention import Looking, looking
+from captioner.runtime import Backend, OnnxBackend, choose_backend, load_runtime
 from captioner.visualize.files import save_caption
 from captioner.visualize.html import frame
 from captioner.visualize.record import record
@@ -24,6 +26,7 @@ from captioner.vocabulary import EOS, Vocabulary, detokenize
 
 if TYPE_CHECKING:
     from captioner.backend import TorchBackend
+    from captioner.model import CaptionModel
 
 SHIPPED = "flickr8k-mobilenet_v2"
 
@@ -131,7 +134,7 @@ class Captioner:
 
     def __init__(
         self,
-        backend: TorchBackend,
+        backend: TorchBackend | OnnxBackend,
         vocabulary: Vocabulary,
         preprocess: Preprocess,
         config: ModelConfig,
@@ -147,22 +150,35 @@ class Captioner:
         self.provenance = provenance
 
     @classmethod
-    def load(cls, checkpoint: str | Path | None = None, device: str = "auto") -> Captioner:
+    def load(
+        cls, checkpoint: str | Path | None = None, device: str = "auto", backend: Backend = "auto"
+    ) -> Captioner:
         """A model from its directory; without one, the model that is shipped with captioner.
 
+        On a CPU the ONNX runtime runs an exported model, which needs no torch; torch runs any model, and on a GPU.
+        `auto` takes torch if it is there with an NVIDIA GPU or if the model is not exported, else the ONNX runtime.
         Raises `CheckpointError` (a ValueError) naming what is wrong with the directory.
         """
-        from captioner.backend import load_backend
-        from captioner.checkpoint import load_checkpoint
+        directory = find_checkpoint(shipped_checkpoint() if checkpoint is None else checkpoint)
+        saved = read_config(directory)
+        config, vocabulary = ModelConfig(**saved["model"]), Vocabulary(saved["vocabulary"])
+        runs: TorchBackend | OnnxBackend
+        if choose_backend(directory, device, backend) == "onnx":
+            runs = load_runtime(directory, saved.get("weights"), has_attention=config.attention != "none")
+        else:
+            from captioner.backend import load_backend
 
-        directory = shipped_checkpoint() if checkpoint is None else Path(checkpoint)
-        tensors, saved = load_checkpoint(directory)
-        config = ModelConfig(**saved["model"])
-        vocabulary = Vocabulary(saved["vocabulary"])
-        backend = load_backend(config, len(vocabulary), tensors, device)
+            runs = load_backend(directory, config, len(vocabulary), device)
         preprocess, decoding = Preprocess.from_dict(saved["preprocess"]), Decoding(**saved["decoding"])
         provenance = f"{directory.name}, SHA-256 {saved['weights']['sha256']}"
-        return cls(backend, vocabulary, preprocess, config, decoding, provenance)
+        return cls(runs, vocabulary, preprocess, config, decoding, provenance)
+
+    @property
+    def model(self) -> CaptionModel:
+        """The torch module that captions. Raises ValueError if the ONNX runtime does, which has none."""
+        if isinstance(self.backend, OnnxBackend):
+            raise ValueError("the ONNX runtime runs this model, but torch must: load it with backend='torch'.")
+        return self.backend.model
 
     def to_config(self) -> dict[str, Any]:
         """What a checkpoint's config.json says of the model."""

@@ -161,18 +161,32 @@ class Decoder(nn.Module):
         `real` (N, T) marks the positions whose logits are wanted (not padding): the logits are then (n, V), row by row.
         Without `memory` this is a language model: no photo, no attention.
         """
-        rows = len(tokens)
         inputs = self.embedding(tokens)  # (N, T, E)
         photo_first = memory is not None and state is None
         if memory is not None and photo_first:
-            first = memory.first.repeat_interleave(rows // len(memory.first), dim=0)  # (N, E)
+            first = memory.first.repeat_interleave(len(tokens) // len(memory.first), dim=0)  # (N, E)
             inputs = torch.cat([first[:, None], inputs], dim=1)  # (N, 1+T, E)
-        state_below, state_above = self._split(state)
+        hidden, attention, state = self._advance(inputs, memory, state)
+        if photo_first:
+            hidden = hidden[:, 1:]
+            attention = None if attention is None else attention[:, 1:]
+        if real is not None:
+            hidden = hidden[real]  # (n, H)
+        return self._words(self.dropout(hidden)), attention, state
 
+    def begin(self, memory: Memory) -> State:
+        """The state after the photo, before any word: with it a caption goes on at BOS."""
+        return self._advance(memory.first[:, None], memory, None)[2]
+
+    def _advance(
+        self, inputs: Tensor, memory: Memory | None, state: State | None
+    ) -> tuple[Tensor, Tensor | None, State]:
+        """Inputs (N, T, E) -> what the words are predicted from (N, T, H), attention, and the new state."""
+        state_below, state_above = self._split(state)
         hidden, state_below = self.below(self.dropout(inputs), state_below)
         attention = None
         if memory is not None and self.attention is not None:
-            photos = len(memory.values)
+            photos = memory.values.shape[0]  # len() would fix the number in an exported graph
             queries = hidden.reshape(photos, -1, hidden.shape[-1])  # (B, C·T, H): captions of a photo side by side
             context, weights = self.attention(queries, memory.values, memory.keys)
             context = context.reshape(*hidden.shape[:2], -1)  # (N, T, D)
@@ -181,12 +195,7 @@ class Decoder(nn.Module):
         if self.above is not None:
             found, state_above = self.above(self.dropout(hidden), state_above)
             hidden = hidden + found
-        if photo_first:
-            hidden = hidden[:, 1:]
-            attention = None if attention is None else attention[:, 1:]
-        if real is not None:
-            hidden = hidden[real]  # (n, H)
-        return self._words(self.dropout(hidden)), attention, self._join(state_below, state_above)
+        return hidden, attention, self._join(state_below, state_above)
 
     def _words(self, hidden: Tensor) -> Tensor:
         if self.tie_embeddings:

@@ -95,8 +95,8 @@ def read_cells(captioner: Captioner, photos: Sequence[Source], layer: Layer = "b
     """The `best` captions of each photo, all first ones first, with the cells of the recurrent layers below or above
     the attention (the topmost, if they are several) after each word. Raises ImageError, and ValueError for a layer
     that the model has not."""
-    decoder, backend = captioner.backend.model.decoder, captioner.backend
-    if layer == "above" and decoder.above is None:
+    model = captioner.model.eval()
+    if layer == "above" and model.decoder.above is None:
         raise ValueError("this model has no recurrent layer above the attention. Pass --layer below.")
     width = max(best, captioner.decoding.beam_size)
     decoding = replace(captioner.decoding, method="beam", beam_size=width, num_captions=best, temperature=1.0)
@@ -104,12 +104,12 @@ def read_cells(captioner: Captioner, photos: Sequence[Source], layer: Layer = "b
     ranks: list[list[Reading]] = [[] for _ in range(best)]
     for start in range(0, len(photos), BATCH):
         pixels = [captioner.preprocess(open_image(photo)) for photo in photos[start : start + BATCH]]
-        memory = backend.remember(np.stack(pixels))
+        memory = model.remember(torch.from_numpy(np.stack(pixels)).to(model.device))
         for row, caption in enumerate(captioner.search(memory, len(pixels), decoding)):
-            own = memory.select(torch.tensor([row], device=backend.device))
+            own = memory.select(torch.tensor([row], device=model.device))
             for rank, each in enumerate((caption, *caption.others)):
-                tokens = torch.tensor([[BOS, *captioner.vocabulary.encode(each.words)]], device=backend.device)
-                cells = activations(decoder, tokens, own)[layer]
+                tokens = torch.tensor([[BOS, *captioner.vocabulary.encode(each.words)]], device=model.device)
+                cells = activations(model.decoder, tokens, own)[layer]
                 ranks[rank].append(Reading(each.words, cells[0, 1:].cpu().numpy()))
     return [reading for rank in ranks for reading in rank]
 
@@ -224,16 +224,16 @@ def fresh_gradients(
 def trained_gradients(captioner: Captioner, records: Sequence[Record], words: int = 20) -> np.ndarray:
     """Norms (S,) of a trained model on its photos and people's captions, S up to `words`: the last step is the last
     word that was fed, and each is the geometric mean over the captions that reach so far back, FEWEST or more."""
-    backend = captioner.backend
-    decoder = backend.model.decoder.eval()
+    model = captioner.model
+    decoder = model.decoder.eval()
     reached: list[list[float]] = [[] for _ in range(words)]
     encoded = encode_captions(records, captioner.vocabulary, words + 1)
     for record, captions in zip(records, encoded, strict=True):
         with torch.no_grad():
-            pixels = torch.from_numpy(captioner.preprocess(open_image(record.path)))[None].to(backend.device)
-            memory = backend.model.remember(pixels)
+            pixels = torch.from_numpy(captioner.preprocess(open_image(record.path)))[None].to(model.device)
+            memory = model.remember(pixels)
         for caption in captions:
-            tokens = torch.tensor([caption[:-1]], device=backend.device)  # BOS and words, without the end
+            tokens = torch.tensor([caption[:-1]], device=model.device)  # BOS and words, without the end
             if tokens.shape[1] > 2:
                 norms = gradient_norms(decoder, tokens, memory)[0, 2:]  # without photo and BOS
                 for back, norm in enumerate(norms.flip(0).log().tolist()):

@@ -3,6 +3,7 @@ are built from a config is here; what is done with them (search, training, files
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from captioner.config import ModelConfig
@@ -15,6 +16,10 @@ class CaptionModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.embedding.weight.device
 
     def remember(self, images: Tensor) -> Memory:
         """Photos (B, 3, S, S), preprocessed -> what the decoder needs of them."""

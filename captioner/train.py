@@ -27,13 +27,13 @@ from captioner.data.cache import cached_features
 from captioner.data.datasets import Augmenter, Batch, CachedFeatures, Photos, batches, encode_captions, epoch_order
 from captioner.data.readers import Record, read_dataset, select
 from captioner.device import autocast, choose_device, has_bfloat16
-from captioner.evaluate import validate
 from captioner.images import Preprocess
 from captioner.journal import Journal, read_log
 from captioner.manifest import has_checkpoint
 from captioner.model import CaptionModel, build_model
 from captioner.objectives import cross_entropy
 from captioner.optim import build_optimizer, optimizer_state, restore_optimizer, schedule, set_learning_rates
+from captioner.validate import validate
 from captioner.visualize import save_curves
 from captioner.vocabulary import PAD, Vocabulary, tokenize
 
@@ -94,7 +94,7 @@ class Run:
 
     @property
     def model(self) -> CaptionModel:
-        return self.captioner.backend.model
+        return self.captioner.model
 
     @property
     def stage(self) -> Stage:
@@ -123,7 +123,7 @@ def train(config: TrainConfig) -> Path:
     train_records, val_records = (_limited(select(records, name), config.limit) for name in ("train", "val"))
     captioner, progress, moments = _resume(config) if config.resume else _begin(config, train_records)
     for stage in stages:  # a wrong block name is an error now, not after the first stage
-        captioner.backend.model.encoder.unfreeze_from(stage.block)
+        captioner.model.encoder.unfreeze_from(stage.block)
     vocabulary = captioner.vocabulary
     training = Split("train", train_records, encode_captions(train_records, vocabulary, config.max_length))
     validation = Split("val", val_records, encode_captions(val_records, vocabulary, config.max_length))
@@ -134,7 +134,7 @@ def train(config: TrainConfig) -> Path:
         return best
 
     journal = Journal(config.output, progress.step, validated=progress.batch == 0)
-    optimizer = _start_stage(config, captioner.backend.model, stages[progress.stage])
+    optimizer = _start_stage(config, captioner.model, stages[progress.stage])
     started = time.monotonic() - progress.seconds
     run = Run(config, stages, captioner, training, validation, progress, journal, optimizer, started)
     try:
@@ -199,7 +199,7 @@ def run_epoch(run: Run) -> None:
 def train_step(run: Run, batch: Batch) -> dict[str, float]:
     """One step of joint back-propagation. Returns the loss (nats a token) and the gradient's norm before clipping;
     raises FloatingPointError, with nothing changed, if either is no finite number."""
-    config, device = run.config, run.captioner.backend.device
+    config, device = run.config, run.captioner.model.device
     batch = batch.to(device)
     real = batch.targets != PAD
     with autocast(device):
@@ -289,7 +289,7 @@ def _resume(config: TrainConfig) -> tuple[Captioner, Progress, dict]:
                 f"{config.output} was begun with {name} = {before[name]}, but now it is {now.get(name)}. "
                 "Go on with the settings it was begun with, or start another run in another --output."
             )
-    captioner = Captioner.load(last, device=config.device)
+    captioner = Captioner.load(last, device=config.device, backend="torch")
     state = load_state(last)
     return captioner, Progress(**state["progress"]), state["optimizer"]
 
@@ -326,7 +326,7 @@ def save_run(
         "settings": json.loads(json.dumps(settings, default=str)),
     }
     saved = captioner.to_config() | {"training": training, "scores": scores}
-    tensors = captioner.backend.model.state_dict()
+    tensors = captioner.model.state_dict()
     save_checkpoint(directory, tensors, saved, model_card(saved), half=state is None, state=state)
 
 
@@ -334,9 +334,9 @@ def print_plan(
     config: TrainConfig, stages: list[Stage], captioner: Captioner, training: Split, validation: Split
 ) -> None:
     """What is going to happen, before it happens."""
-    backend = captioner.backend
-    size = sum(parameter.numel() for parameter in backend.model.parameters()) / 1e6
-    precision = "bfloat16" if has_bfloat16(backend.device) else "float32"
+    model = captioner.model
+    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    precision = "bfloat16" if has_bfloat16(model.device) else "float32"
     print(
         f"data    {config.data}: {len(training.records)} photos to train on, {len(validation.records)} to validate on"
     )
@@ -344,7 +344,7 @@ def print_plan(
     print(f"        such as {example.path.name}: {example.captions[0]}")
     words = len(captioner.vocabulary)
     print(f"model   {config.model.encoder} + {config.model.cell}, {size:.1f} M parameters, {words} words")
-    print(f"device  {backend.device}, {precision}")
+    print(f"device  {model.device}, {precision}")
     for stage in stages:
         learns = "decoder over the frozen CNN" if stage.block is None else f"decoder, and the CNN from {stage.block} up"
         print(f"stage   {stage.epochs:3d} epochs: {learns}")

@@ -48,7 +48,7 @@ def diagnose(
     if split == "train":
         print("captioner: the model may know these photos by heart; val tells more.", file=sys.stderr)
         training = []
-    findings = run(load_captioner(checkpoint, device), records, training)
+    findings = run(load_captioner(checkpoint, device, "torch"), records, training)
     if json:
         entry = {"checkpoint": str(checkpoint), "data": str(data), "split": split, "photos": len(records)}
         print_json({**entry, "findings": [asdict(finding) for finding in findings]})

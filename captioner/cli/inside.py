@@ -40,7 +40,7 @@ def cells(
 
     check_path(output)
     photos = find_photos(paths, recursive=False)
-    readings = read_cells(load_captioner(checkpoint, device), photos, layer)
+    readings = read_cells(load_captioner(checkpoint, device, "torch"), photos, layer)
     found = meanings_of(cell, readings) if cell else meanings(readings)[: max(1, count)]
     titles = [f"cell {each.cell}: {each.property}, r = {each.correlation:+.2f}".replace("-", "−") for each in found]
     for title, each in zip(titles, found, strict=True):
@@ -88,7 +88,7 @@ def gradients(
         raise ValueError("a trained model needs photos and captions to read. Pass --data DIRECTORY.")
     norms = {kind: fresh_gradients(kind, words) for kind in ("rnn", "gru", "lstm")}
     if data is not None:
-        captioner = load_captioner(checkpoint, device)
+        captioner = load_captioner(checkpoint, device, "torch")
         records = select(read_dataset(data), split)[:limit]
         norms[f"{captioner.config.cell}, trained"] = trained_gradients(captioner, records, words)
     for name, values in norms.items():

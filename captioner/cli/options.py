@@ -16,6 +16,7 @@ from captioner.decoding import Decoding
 
 if TYPE_CHECKING:
     from captioner.captioner import Captioner
+    from captioner.runtime import Backend
 
 app = tyro.extras.SubcommandApp()
 
@@ -81,10 +82,10 @@ def _with_standard_input(paths: Iterable[str]) -> Iterator[str]:
             yield path
 
 
-def load_captioner(checkpoint: Path | None, device: str) -> Captioner:
+def load_captioner(checkpoint: Path | None, device: str, backend: Backend = "auto") -> Captioner:
     from captioner.captioner import Captioner
 
-    return Captioner.load(checkpoint, device=device)
+    return Captioner.load(checkpoint, device, backend)
 
 
 def print_json(entry: Any) -> None:

@@ -24,7 +24,7 @@ def diagnose(captioner: Captioner, records: Sequence[Record], training: Sequence
     if there are any. Raises `ImageError` for a photo that cannot be read."""
     if len(records) < 2:
         raise ValueError(f"{len(records)} photos; expected two or more, some dozens better: take a larger split.")
-    captioner.backend.model.eval()
+    captioner.model.eval()
     probe = records[:PROBE]
     features = measure.encode(captioner, records, "photos")
     losses = measure.teacher_forced(captioner, records, features)
@@ -41,7 +41,7 @@ def diagnose(captioner: Captioner, records: Sequence[Record], training: Sequence
         checks.overfitting(losses, trained, frequencies),
         checks.looks_at_photo(*measure.shuffled_losses(captioner, records, features), losses),
         checks.preprocessing(
-            captioner.preprocess, captioner.backend.model.encoder, measure.losses_of_views(captioner, probe)
+            captioner.preprocess, captioner.model.encoder, measure.losses_of_views(captioner, probe)
         ),
         checks.batch_norm(*measure.batch_norm_drift(captioner, probe)),
         checks.unknown_words(references, captioner.vocabulary),

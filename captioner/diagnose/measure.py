@@ -59,18 +59,18 @@ def encode(
 ) -> Features:
     """What the CNN, or another `encoder`, says of each photo; seen in another way if there is a `view`."""
     view = view or captioner.preprocess
-    encoder = encoder or captioner.backend.model.encoder
+    encoder = encoder or captioner.model.encoder
     found = []
     bar = tqdm(in_order(len(records), BATCH), desc=title, leave=False)
     for rows in bar:
         pixels = np.stack([view(open_image(records[row].path)) for row in rows])  # (b, 3, S, S)
-        found.append(encoder(torch.from_numpy(pixels).to(captioner.backend.device)))
+        found.append(encoder(torch.from_numpy(pixels).to(captioner.model.device)))
     return Features(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def teacher_forced(captioner: Captioner, records: Sequence[Record], features: Features) -> Losses:
     """The model's loss on each photo's references, no smoothing, given these features of the photos."""
-    decoder, device = captioner.backend.model.decoder, captioner.backend.device
+    decoder, device = captioner.model.decoder, captioner.model.device
     encoded = encode_captions(records, captioner.vocabulary, MOST_WORDS)
     nothing = (np.zeros(1, np.float32),) * 2
     nats, tokens = [], []
@@ -89,7 +89,7 @@ def teacher_forced(captioner: Captioner, records: Sequence[Record], features: Fe
 def free_captions(captioner: Captioner, features: Features) -> list[Caption]:
     captions: list[Caption] = []
     for rows in tqdm(in_order(len(features.pooled), BATCH), desc="captions", leave=False):
-        memory = captioner.backend.model.decoder.remember(_select(features, rows))
+        memory = captioner.model.decoder.remember(_select(features, rows))
         captions += captioner.search(memory, len(rows), captioner.decoding)
     return captions
 
@@ -119,7 +119,7 @@ def views(preprocess: Preprocess, encoder: Encoder) -> dict[str, View]:
 
 
 def losses_of_views(captioner: Captioner, records: Sequence[Record]) -> dict[str, Losses]:
-    ways = views(captioner.preprocess, captioner.backend.model.encoder)
+    ways = views(captioner.preprocess, captioner.model.encoder)
     return {
         name: teacher_forced(captioner, records, encode(captioner, records, f"seen {name}", view))
         for name, view in ways.items()
@@ -132,7 +132,7 @@ def batch_norm_drift(
     """Of each batch-norm layer, how far the data's mean is from the running mean (in running standard deviations) and
     the data's variance from the running one (in factors of two), both the mean over channels; the losses with the
     running statistics and with those of each batch. Nothing for a CNN without batch norm."""
-    encoder = captioner.backend.model.encoder
+    encoder = captioner.model.encoder
     if not any(isinstance(module, _BatchNorm) for module in encoder.modules()):
         return {}, None, None
     with _input_statistics(encoder) as seen:

@@ -1,0 +1,141 @@
+"""The ONNX backend: runs an exported checkpoint on a CPU without torch, with the same preprocessing, search and
+captions: only who multiplies the matrices is another. And who runs a checkpoint, this backend or that of torch."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from captioner.decoding import Choices, Choose, choose_words
+from captioner.manifest import CONFIG, WEIGHTS, CheckpointError, check_file
+
+Backend = Literal["auto", "onnx", "torch"]
+
+GRAPHS = ("photo", "word")
+WEIGHTS_KEY = "captioner.weights.sha256"  # in a graph's metadata: whose weights it computes with
+EXPORT = "captioner export DIRECTORY (which needs torch: pip install 'captioner[train]')"
+PHOTOS_AT_ONCE = 4  # more do not fit into a CPU's caches and take longer, each
+
+
+def choose_backend(directory: Path, device: str = "auto", backend: Backend = "auto") -> Literal["onnx", "torch"]:
+    """Who shall run the checkpoint. `auto`: torch if it is there with an NVIDIA GPU, or if the checkpoint has no
+    graphs; else the ONNX runtime. Raises ValueError for what cannot be."""
+    if backend not in get_args(Backend):
+        raise ValueError(f"unknown backend {backend!r}; there are: {', '.join(get_args(Backend))}.")
+    if backend == "onnx" and device not in ("auto", "cpu"):
+        raise ValueError(
+            f"the ONNX runtime runs on the CPU here, not on {device!r}. Pass backend torch, or device cpu."
+        )
+    if backend != "auto":
+        return backend
+    if device not in ("auto", "cpu"):
+        return "torch"
+    if not find_spec("torch"):
+        return "onnx"
+    return "torch" if not has_graphs(directory) or (device == "auto" and has_nvidia_gpu()) else "onnx"
+
+
+def has_graphs(directory: Path) -> bool:
+    return all((directory / f"{name}.onnx").is_file() for name in GRAPHS)
+
+
+def has_nvidia_gpu() -> bool:
+    """Asked of the driver, as importing torch to ask it takes seconds."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int()
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except (OSError, AttributeError):
+        return False
+
+
+class Remembered(NamedTuple):
+    """What the photo graph says of B photos."""
+
+    looked_at: tuple[np.ndarray, ...]  # values (B, R, D) and keys (B, R, H), or nothing without attention
+    state: tuple[np.ndarray, ...]  # after the photo, each part (L, B, H)
+
+
+class OnnxBackend:
+    def __init__(self, photo: Any, word: Any, has_attention: bool):
+        """The runtime's sessions of the two graphs."""
+        self.photo, self.word = photo, word
+        self.has_attention = has_attention
+
+    def remember(self, images: np.ndarray) -> Remembered:
+        """Preprocessed photos (B, 3, S, S) -> what the word graph needs of them."""
+        name = self.photo.get_inputs()[0].name
+        parts = [
+            self.photo.run(None, {name: images[start : start + PHOTOS_AT_ONCE]})
+            for start in range(0, len(images), PHOTOS_AT_ONCE)
+        ]
+        looked_at = 2 if self.has_attention else 0
+        joined = [
+            np.concatenate(part, axis=0 if i < looked_at else 1) for i, part in enumerate(zip(*parts, strict=True))
+        ]
+        return Remembered(tuple(joined[:looked_at]), tuple(joined[looked_at:]))
+
+    def step(self, memory: Remembered) -> OnnxStep:
+        return OnnxStep(self, memory)
+
+
+class OnnxStep:
+    """`decoding.Step` over the word graph and the photos that the photo graph saw."""
+
+    def __init__(self, backend: OnnxBackend, memory: Remembered):
+        self.backend = backend
+        self.all = memory
+        self.looked_at = memory.looked_at
+        self.images = np.arange(memory.state[0].shape[1])
+        self.state: Sequence[np.ndarray] = memory.state
+        self.names = [each.name for each in backend.word.get_inputs()]
+
+    def __call__(self, words: np.ndarray, rows: np.ndarray | None, images: np.ndarray, choose: Choose) -> Choices:
+        if rows is None:
+            self.looked_at, self.state, self.images = self.all.looked_at, self.all.state, images
+        else:
+            self.state = [part[:, rows] for part in self.state]  # (L, N, H)
+            if len(images) < len(self.images):
+                kept = np.searchsorted(self.images, images)
+                self.looked_at, self.images = tuple(part[kept] for part in self.looked_at), images
+        photos = len(images)
+        state = [part.reshape(len(part), photos, -1, part.shape[-1]) for part in self.state]  # (L, B, K, H)
+        given = (words.reshape(photos, -1), *self.looked_at, *state)
+        logits, *found = self.backend.word.run(None, dict(zip(self.names, given, strict=True)))
+        attention = found.pop(0).reshape(len(words), -1) if self.backend.has_attention else None  # (N, R)
+        self.state = [part.reshape(len(part), len(words), -1) for part in found]
+        return choose_words(logits.reshape(len(words), -1), choose, attention)
+
+
+def load_runtime(directory: Path, weights: Any, has_attention: bool) -> OnnxBackend:
+    """The backend of an exported checkpoint with these weights: their size and sha256, as the config has them.
+    Raises CheckpointError."""
+    import onnxruntime
+
+    check_file(directory / WEIGHTS, weights, directory / CONFIG)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    sessions = []
+    for name in GRAPHS:
+        path = directory / f"{name}.onnx"
+        if not path.is_file():
+            raise CheckpointError(f"{path} is not there: the ONNX runtime runs exported models. Make it with {EXPORT}.")
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's own classes, which have nothing else in common
+            reason = str(error).strip().split("\n")[0]
+            raise CheckpointError(
+                f"{path} cannot be loaded by the ONNX runtime ({reason}). Make it again with {EXPORT}."
+            ) from None
+        if session.get_modelmeta().custom_metadata_map.get(WEIGHTS_KEY) != weights["sha256"]:
+            raise CheckpointError(
+                f"{path} was exported from other weights than lie beside it. Make it again with {EXPORT}."
+            )
+        sessions.append(session)
+    return OnnxBackend(sessions[0], sessions[1], has_attention)

@@ -1,0 +1,59 @@
+"""How good a model is while it is trained: the loss of people's captions, and the scores of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from captioner.captioner import Caption, Captioner
+from captioner.data.datasets import batches, in_order
+from captioner.data.records import Record
+from captioner.decoding import Decoding
+from captioner.encoder import Features
+from captioner.metrics import score_captions
+from captioner.objectives import cross_entropy
+from captioner.vocabulary import PAD
+
+
+@torch.inference_mode()
+def validate(
+    captioner: Captioner,
+    dataset: Dataset,
+    records: Sequence[Record],
+    decoding: Decoding,
+    batch_size: int = 32,
+    workers: int = 0,
+) -> dict[str, float]:
+    """Caption the records' photos (the items of `dataset`, in the same order) and score the captions. Besides the
+    scores there are the `loss` (nats a token, teacher-forced, no smoothing) and the share of captions that were
+    `unfinished` or are `distinct`."""
+    model = captioner.model.eval()
+    captions: list[Caption] = []
+    loss, tokens = 0.0, 0
+    order = in_order(len(records), batch_size)
+    for batch in tqdm(batches(dataset, order, workers), total=len(order), desc="validation", leave=False):
+        batch = batch.to(model.device)
+        real = batch.targets != PAD
+        features = batch.images if isinstance(batch.images, Features) else model.encoder(batch.images)
+        memory = model.decoder.remember(features)
+        logits, _, _ = model.decoder(batch.inputs, memory, real=real)
+        loss += cross_entropy(logits, batch.targets[real]).item()
+        tokens += int(real.sum())
+        captions += captioner.search(memory, len(batch.ids), decoding)
+    return {"loss": loss / max(1, tokens), **score(records, captions)}
+
+
+def score(records: Sequence[Record], captions: Sequence[Caption]) -> dict[str, float]:
+    """The scores of one caption a record, and the shares of captions that are `unfinished` or `distinct`."""
+    candidates: dict[Hashable, str] = {
+        record.id: caption.text for record, caption in zip(records, captions, strict=True)
+    }
+    references: dict[Hashable, Sequence[str]] = {record.id: record.captions for record in records}
+    return {
+        **score_captions(candidates, references),
+        "unfinished": sum(not caption.finished for caption in captions) / len(captions),
+        "distinct": len(set(candidates.values())) / len(captions),
+    }
