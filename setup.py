@@ -4,7 +4,16 @@ from pathlib import Path
 
 from setuptools import setup
 
+# Captioning, scoring and looking need no torch. `captioner.extras` tells what is absent, and names these.
+TRAIN = [
+    "onnxscript>=0.5.4",  # writes the graphs of `captioner export`; brings onnx and onnx-ir
+    "safetensors>=0.4.3",
+    "tensorboard>=2.16",
+    "torch>=2.9",
+    "torchvision>=0.24",
+]
 WEB = ["fastapi>=0.115", "python-multipart>=0.0.20", "uvicorn>=0.30"]
+JAVA = ["pycocoevalcap>=1.2"]
 
 setup(
     name="captioner",
@@ -35,19 +44,17 @@ setup(
     install_requires=[
         "matplotlib>=3.8",
         "numpy>=1.26",
+        "onnxruntime>=1.20",
         "pillow>=11.3",
         "pycocotools>=2.0.8",
-        "safetensors>=0.4.3",
-        "tensorboard>=2.16",
-        "torch>=2.4",
-        "torchvision>=0.19",
         "tqdm>=4.66",
         "tyro>=0.9",
     ],
     extras_require={
-        "java-metrics": ["pycocoevalcap>=1.2"],
+        "java-metrics": JAVA,
+        "train": TRAIN,
         "web": WEB,
-        "test": [*WEB, "mypy", "nltk>=3.8.1", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
+        "test": [*TRAIN, *WEB, "mypy", "nltk>=3.8.1", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
     },
     entry_points={"console_scripts": ["captioner=captioner.cli:main"]},
 )

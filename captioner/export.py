@@ -80,10 +80,12 @@ def export(checkpoint: str | Path, format: Format = "onnx", output: str | Path |
     for graph in graphs(model, size):
         path = directory / f"{graph.name}.{format}"
         partial = path.with_name(f".{path.name}.partial")
-        if format == "onnx":
-            _write_onnx(partial, graph, directory / WEIGHTS, saved["weights"]["sha256"])
-        else:
-            torch.export.save(torch.export.export(graph.module, graph.example, dynamic_shapes=graph.dims), partial)
+        with warnings.catch_warnings():  # of the exporters' own making
+            warnings.simplefilter("ignore")
+            if format == "onnx":
+                _write_onnx(partial, graph, directory / WEIGHTS, saved["weights"]["sha256"])
+            else:
+                torch.export.save(torch.export.export(graph.module, graph.example, dynamic_shapes=graph.dims), partial)
         os.replace(partial, path)
         written.append(path)
     return written
@@ -138,19 +140,17 @@ def _copy(directory: Path, output: Path) -> Path:
 def _write_onnx(path: Path, graph: Graph, weights: Path, sha256: str) -> None:
     import onnx_ir as ir
 
-    with warnings.catch_warnings():  # of the exporter's own making
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph.module,
-            graph.example,
-            input_names=graph.inputs,
-            output_names=graph.outputs,
-            dynamic_shapes=graph.dims,
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=False,  # it would copy the weights; the runtime optimises when it loads
-            verbose=False,
-        )
+    program = torch.onnx.export(
+        graph.module,
+        graph.example,
+        input_names=graph.inputs,
+        output_names=graph.outputs,
+        dynamic_shapes=graph.dims,
+        opset_version=OPSET,
+        dynamo=True,
+        optimize=False,  # it would copy the weights; the runtime optimises when it loads
+        verbose=False,
+    )
     assert program is not None
     model = program.model
     _name_weights(model.graph, weights)

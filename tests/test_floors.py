@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
-    ("vocabulary", "config", "images", "decoding", "metrics", "visualize"),
+    ("extras", "vocabulary", "config", "images", "decoding", "metrics", "visualize"),
     ("encoder", "decoder", "device", "distributed"),
     ("model",),
     ("data", "manifest", "checkpoint", "card", "optim", "objectives"),

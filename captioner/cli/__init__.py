@@ -10,11 +10,12 @@ import sys
 
 import tyro
 
-from captioner.cli import caption, diagnose, inside, look, score, train, web
+from captioner.cli import caption, diagnose, export, inside, look, score, train, web
 from captioner.cli.options import app
+from captioner.extras import remedy
 
 # The files of verbs: imported, they join the application.
-__all__ = ["caption", "diagnose", "inside", "look", "main", "score", "train", "web"]
+__all__ = ["caption", "diagnose", "export", "inside", "look", "main", "score", "train", "web"]
 
 DESCRIPTION = "Photos in, sentences out, and a picture of where the model looked for each word."
 
@@ -30,6 +31,11 @@ def main() -> None:
     except KeyboardInterrupt as interrupt:
         print(f"captioner: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         status = 130
+    except ModuleNotFoundError as error:
+        if (line := remedy(error)) is None:
+            raise
+        print(f"captioner: {line}", file=sys.stderr)
+        status = 2
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"captioner: {error}", file=sys.stderr)
         status = 2

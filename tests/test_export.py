@@ -1,0 +1,279 @@
+"""Exported models: what torch says, the ONNX runtime says, too; and the runtime needs no torch."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from captioner import Captioner, Decoding
+from captioner.backend import TorchBackend
+from captioner.checkpoint import load_checkpoint, save_checkpoint
+from captioner.config import ModelConfig
+from captioner.export import WordGraph, build_on_cpu, export, graphs
+from captioner.images import Preprocess
+from captioner.manifest import CheckpointError
+from captioner.model import build_model
+from captioner.runtime import OnnxBackend, choose_backend
+from captioner.vocabulary import Vocabulary
+
+ROOT = Path(__file__).parents[1]
+COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini" / "train2017"
+WORDS = "a the dog cat ball runs sleeps on under grass sofa and".split()  # noqa: SIM905
+VARIANTS = {
+    "lstm-general": {},
+    "gru-concat-float32": {
+        "cell": "gru",
+        "attention": "concat",
+        "layers_below": 2,
+        "layers_above": 0,
+        "half": False,
+    },
+    "rnn-dot-tied": {"cell": "rnn", "attention": "dot", "layers_above": 2, "tie_embeddings": True},
+    "lstm-none": {"attention": "none"},
+}
+SEARCHES = {
+    "beam": Decoding(beam_size=3, num_captions=3, alternatives=2, max_length=7),
+    "greedy": Decoding(beam_size=1, max_length=7),
+    "sample": Decoding("sample", num_captions=2, temperature=1.3, top_p=0.9, seed=7, max_length=7),
+}
+
+
+def make_checkpoint(directory: Path, half: bool = True, **settings) -> Path:
+    torch.manual_seed(1)
+    config = ModelConfig("squeezenet1_1", embedding_size=16, hidden_size=24, **settings)
+    model = build_model(config, len(Vocabulary(WORDS)))
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.mul_(3)  # so that it has opinions
+    captioner = Captioner(TorchBackend(model, torch.device("cpu")), Vocabulary(WORDS), Preprocess(64), config)
+    save_checkpoint(directory, model.state_dict(), captioner.to_config(), "A card.\n", half=half)
+    return directory
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def exported(request, tmp_path_factory) -> Path:
+    directory = make_checkpoint(tmp_path_factory.mktemp("exported") / "model", **VARIANTS[request.param])
+    export(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    directory = make_checkpoint(tmp_path_factory.mktemp("plain") / "model")
+    export(directory)
+    return directory
+
+
+def assert_same(ours, theirs):
+    assert ours.text == theirs.text and ours.finished == theirs.finished
+    assert ours.log_probabilities == pytest.approx(theirs.log_probabilities, abs=1e-4)
+    assert ours.log_probability == pytest.approx(theirs.log_probability, abs=1e-4)
+    assert (ours.attention is None) == (theirs.attention is None)
+    if ours.attention is not None:
+        np.testing.assert_allclose(ours.attention, theirs.attention, atol=1e-4)
+    if ours.word_alternatives is not None:
+        for step, other in zip(ours.word_alternatives, theirs.word_alternatives, strict=True):
+            assert [word for word, _ in step] == [word for word, _ in other]
+    for one, other in zip(ours.others, theirs.others, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_the_runtime_says_what_torch_says(exported, photos, search):
+    paths = sorted(photos.glob("*.*"))
+    ours = Captioner.load(exported, backend="onnx").caption(paths, SEARCHES[search])
+    theirs = Captioner.load(exported, backend="torch", device="cpu").caption(paths, SEARCHES[search])
+    assert len(ours) == len(paths) > 2
+    for one, other in zip(ours, theirs, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.skipif(not COCO_MINI.is_dir(), reason="needs the photos of coco_mini")
+def test_the_shipped_model_says_the_same_either_way():
+    paths = sorted(COCO_MINI.glob("*.jpg"))
+    ours, theirs = (Captioner.load(backend=backend, device="cpu").caption(paths) for backend in ("onnx", "torch"))
+    assert len(ours) == 80
+    for one, other in zip(ours, theirs, strict=True):
+        assert_same(one, other)
+
+
+def test_the_graphs_hold_no_weights(plain):
+    _, config = load_checkpoint(plain)
+    for name in ("photo", "word"):
+        graph = onnx.load(plain / f"{name}.onnx", load_external_data=False)
+        places = [{entry.key: entry.value for entry in tensor.external_data} for tensor in graph.graph.initializer]
+        assert {place["location"] for place in places if place} == {"model.safetensors"}
+        assert sum(len(tensor.raw_data) for tensor in graph.graph.initializer) < 1000
+        assert (plain / f"{name}.onnx").stat().st_size < 200_000
+        assert graph.metadata_props[0].value == config["weights"]["sha256"]
+    assert not list(plain.glob(".*"))
+
+
+def test_pt2_says_what_the_modules_say(plain, tmp_path):
+    written = export(plain, "pt2", tmp_path / "copy")
+    assert [path.name for path in written] == ["photo.pt2", "word.pt2"]
+    tensors, saved = load_checkpoint(plain)
+    model = build_on_cpu(ModelConfig(**saved["model"]), len(Vocabulary(saved["vocabulary"])), tensors)
+    torch.manual_seed(2)
+    images = torch.randn(3, 3, 64, 64)  # sizes that are not those of the examples
+    photo, word = graphs(model, 64)
+    remembered = photo.module(images)
+    given = (*remembered[:2], *(part[:, :, None].repeat(1, 1, 4, 1) for part in remembered[2:]))
+    words = torch.randint(4, 10, (3, 4))
+    for graph, path, inputs in ((photo, written[0], (images,)), (word, written[1], (words, *given))):
+        loaded = torch.export.load(path).module()(*inputs)
+        for ours, theirs in zip(loaded, graph.module(*inputs), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_the_word_graph_is_the_decoder(plain):
+    """Two roads: the state after the photo and then BOS alone, or both at once."""
+    tensors, saved = load_checkpoint(plain)
+    model = build_on_cpu(ModelConfig(**saved["model"]), len(Vocabulary(saved["vocabulary"])), tensors)
+    memory = model.remember(torch.randn(2, 3, 64, 64))
+    tokens = torch.tensor([[1, 5, 6], [1, 7, 8]])
+    logits, attention, _ = model.decoder(tokens, memory)
+    state = [part[:, :, None] for part in model.decoder.begin(memory)]
+    for t in range(3):
+        found, looked, *state = WordGraph(model)(tokens[:, t : t + 1], memory.values, memory.keys, *state)
+        torch.testing.assert_close(found[:, 0], logits[:, t])
+        torch.testing.assert_close(looked[:, 0], attention[:, t])
+
+
+def test_no_torch_is_imported(plain, photos):
+    code = f"""
+import sys
+from captioner import Captioner
+caption = Captioner.load({str(plain)!r}, backend="onnx").caption({str(photos / "b.jpg")!r})
+assert caption.words
+caption._repr_html_()
+found = {{"torch", "torchvision", "safetensors", "onnx", "matplotlib"}} & set(sys.modules)
+assert not found, found
+"""
+    run(code)
+
+
+def run(code: str, *arguments: object) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert process.returncode == 0, process.stderr
+
+
+def test_who_runs_a_checkpoint(plain, tiny, monkeypatch):
+    monkeypatch.setattr("captioner.runtime.has_nvidia_gpu", lambda: False)
+    assert isinstance(Captioner.load(plain).backend, OnnxBackend)
+    assert isinstance(Captioner.load(plain, device="cpu").backend, OnnxBackend)
+    assert isinstance(Captioner.load(tiny).backend, TorchBackend)  # it has no graphs
+    monkeypatch.setattr("captioner.runtime.has_nvidia_gpu", lambda: True)
+    assert choose_backend(plain) == "torch" and choose_backend(plain, "cpu") == "onnx"
+    assert choose_backend(plain, "cuda") == choose_backend(plain, "mps") == "torch"
+    monkeypatch.setattr("captioner.runtime.find_spec", lambda name: None)  # without torch
+    assert choose_backend(plain) == choose_backend(tiny) == "onnx"
+
+
+def test_what_is_wrong_is_said(plain, tiny, tmp_path):
+    with pytest.raises(CheckpointError, match=r"photo\.onnx is not there: .* captioner export"):
+        Captioner.load(tiny, backend="onnx")
+    with pytest.raises(ValueError, match="runs on the CPU here, not on 'cuda'"):
+        Captioner.load(plain, "cuda", "onnx")
+    with pytest.raises(ValueError, match="unknown backend 'tflite'; there are: auto, onnx, torch"):
+        Captioner.load(plain, backend="tflite")
+    with pytest.raises(ValueError, match="load it with backend='torch'"):
+        _ = Captioner.load(plain, backend="onnx").model
+
+    damaged = shutil.copytree(plain, tmp_path / "damaged")
+    (damaged / "word.onnx").write_bytes(b"no graph")
+    with pytest.raises(CheckpointError, match=r"word\.onnx cannot be loaded by the ONNX runtime"):
+        Captioner.load(damaged, backend="onnx")
+    (damaged / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is cut short"):
+        Captioner.load(damaged, backend="onnx")
+
+    other = make_checkpoint(tmp_path / "other", half=False)
+    for name in ("photo.onnx", "word.onnx"):
+        shutil.copyfile(plain / name, other / name)
+    with pytest.raises(CheckpointError, match=r"photo\.onnx (was exported from other weights|cannot be loaded)"):
+        Captioner.load(other, backend="onnx")
+
+
+def test_a_copy_is_a_checkpoint_too(plain, photos, tmp_path, capsys, monkeypatch):
+    from captioner.cli import main
+
+    bare = shutil.copytree(plain, tmp_path / "bare", ignore=shutil.ignore_patterns("*.onnx"))
+    copy = tmp_path / "copy"
+    monkeypatch.setattr(sys, "argv", ["captioner", "export", str(bare), "-o", str(copy)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(" (")[0] for line in printed] == [str(copy / "photo.onnx"), str(copy / "word.onnx")]
+    assert not list(bare.glob("*.onnx"))
+    photo = photos / "b.jpg"
+    assert_same(Captioner.load(copy, backend="onnx").caption(photo), Captioner.load(bare).caption(photo))
+
+
+ABSENT = """
+import sys
+for part in ("torch", "torchvision", "fastapi", "uvicorn"):
+    sys.modules[part] = None  # as if it were not installed
+"""
+
+
+@pytest.mark.parametrize(
+    "statement, line",
+    [
+        ("from captioner.train import train", "captioner.train needs torch, .*captioner\\[train\\]"),
+        ("import captioner.data.cache", "captioner.data.cache needs torch, .*captioner\\[train\\]"),
+        ("from captioner.web.app import create_app", "captioner.web needs fastapi, .*captioner\\[web\\]"),
+    ],
+)
+def test_an_absent_part_names_its_extra(statement, line):
+    run(f"""{ABSENT}
+import re, captioner
+try:
+    {statement}
+except ImportError as error:
+    assert re.search({line!r}, str(error)), error
+else:
+    raise AssertionError("imported")
+""")
+
+
+@pytest.mark.parametrize("verb", ["train --data x --output y", "export x", "diagnose x --data y"])
+def test_a_verb_that_needs_torch_says_so(verb):
+    run(f"""{ABSENT}
+import io
+from contextlib import redirect_stderr
+from captioner.cli import main
+sys.argv = ["captioner", *{verb.split()!r}]
+said = io.StringIO()
+try:
+    with redirect_stderr(said):
+        main()
+except SystemExit as left:
+    assert left.code == 2
+assert said.getvalue().count("\\n") == 1 and "pip install 'captioner[train]'" in said.getvalue(), said.getvalue()
+""")
+
+
+def test_every_room_that_imports_torch_is_known():
+    """To `extras`, which must say so when torch is absent."""
+    code = f"""{ABSENT}
+import importlib, pkgutil, captioner
+from captioner.extras import MissingPartError
+for module in pkgutil.walk_packages(captioner.__path__, "captioner."):
+    if module.name.startswith("captioner.checkpoints") or module.name.endswith("__main__"):
+        continue
+    try:
+        importlib.import_module(module.name)
+    except MissingPartError:
+        pass
+"""
+    run(code)
