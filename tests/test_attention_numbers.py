@@ -83,7 +83,8 @@ def test_a_caption_knows_how_it_looked(tiny, photos):
     assert len(look.entropy) == len(caption.words) == len(look.movement) + 1
     assert look == looking(caption.attention)
     entry = json.loads(json.dumps(caption.to_dict()))["attention"]
-    assert entry.keys() == {"entropy", "entropy_share", "movement", "coverage", "warning"}
+    assert entry.keys() == {"entropy", "movement", "entropy_share", "mean_movement", "coverage", "warning"}
+    assert len(entry["movement"]) == len(caption.words) - 1
     assert entry["coverage"] == pytest.approx(look.coverage, abs=1e-4) and entry["warning"] == look.warning
 
 

@@ -133,9 +133,12 @@ def test_heat_of_an_even_map_is_even_and_ends_with_the_box() -> None:
     assert heat[:, 80:].max() == 0
 
 
-def test_heat_is_smooth() -> None:
-    heat = heat_map(one_cell(3, 3), 700, 700)
-    assert np.abs(np.diff(heat, axis=0)).max() < 0.02
+def test_heat_is_smooth_as_it_is_drawn() -> None:
+    """Also beside the peaks, where cubic convolution falls below zero and is cut off: there may be no edge."""
+    maps = np.random.default_rng(0).dirichlet(np.full(49, 0.2), size=8).reshape(8, 7, 7)
+    for weights in (one_cell(3, 3), *maps):
+        levels = level(heat_map(weights, 700, 700), weights.max())
+        assert np.abs(np.diff(levels, axis=0)).max() < 0.03
 
 
 def test_grids_may_be_any_shape() -> None:

@@ -36,8 +36,9 @@ class Looking:
         """For JSON."""
         return {
             "entropy": [round(value, 4) for value in self.entropy],
+            "movement": [round(value, 4) for value in self.movement],
             "entropy_share": round(self.entropy_share, 4),
-            "movement": round(self.mean_movement, 4),
+            "mean_movement": round(self.mean_movement, 4),
             "coverage": round(self.coverage, 4),
             "warning": self.warning,
         }

@@ -15,11 +15,12 @@ def heat_map(weights: np.ndarray, width: int, height: int, box: Box | None = Non
     """One attention map (h, w) as a smooth (height, width) array over the photo's pixels, zero where the grid does
     not reach. `box` is what the grid covers, in the photo's pixels (`Preprocess.box`); None is the whole photo.
 
-    Cubic convolution (Keys 1981, a = -1/2): exact at the centre of each cell, and here never below zero."""
+    Cubic convolution (Keys 1981, a = -1/2) of the weights' square roots, which is what the colour scale shows: exact
+    at the centre of each cell, never below zero, and without an edge where it is cut off there."""
     left, top, right, bottom = box or (0.0, 0.0, float(width), float(height))
     rows = _cubic_weights(height, weights.shape[0], top, bottom)  # (height, h)
     columns = _cubic_weights(width, weights.shape[1], left, right)  # (width, w)
-    return np.maximum(rows @ weights.astype(np.float32) @ columns.T, 0)  # (height, width)
+    return np.maximum(rows @ np.sqrt(weights.astype(np.float32)) @ columns.T, 0) ** 2  # (height, width)
 
 
 def _cubic_weights(pixels: int, cells: int, start: float, stop: float) -> np.ndarray:

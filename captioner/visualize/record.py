@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from captioner.metrics.attention import looking
 from captioner.visualize.heatmap import Box, scale_top
 from captioner.visualize.page import beside
 
@@ -54,6 +55,7 @@ def record(
 
 
 def _geometry(attention: np.ndarray, size: tuple[int, int], box: Box | None) -> dict[str, Any]:
+    """The maps, what they cover, and whether they can be believed."""
     regions = attention.shape[1] * attention.shape[2]
     maps = attention.reshape(len(attention), regions).astype(np.float64)  # (T, R)
     return {
@@ -61,6 +63,7 @@ def _geometry(attention: np.ndarray, size: tuple[int, int], box: Box | None) -> 
         "box": [float(edge) for edge in box or (0, 0, *size)],
         "top": round(scale_top(attention), 6) if len(attention) else 1.0,
         "maps": maps.round(5).tolist(),
+        **(looking(attention).to_dict() if len(attention) else {}),
     }
 
 
@@ -79,8 +82,6 @@ def _checked(
     attention = np.asarray(attention)
     if attention.ndim != 3 or len(attention) != words:
         raise ValueError(f"attention of shape {attention.shape} for {words} words; expected ({words}, h, w).")
-    if not np.isfinite(attention).all() or (attention < 0).any():
-        raise ValueError("attention has weights that are negative or no number; expected shares between 0 and 1.")
     return attention
 
 

@@ -29,6 +29,12 @@ class Attention(BaseModel):
     box: list[float] = Field(description="What the grid covers, in the photo's pixels: left, top, right, bottom.")
     top: float = Field(description="The weight at the top of the colour scale.")
     maps: list[list[float]] = Field(description="For each word, what share of the attention each cell had, row by row.")
+    entropy: list[float] = Field([], description="Of each map, in nats: 0 looks at one cell, log R at all alike.")
+    movement: list[float] = Field([], description="Between successive maps: the share of the attention that moves.")
+    entropy_share: float = Field(0, description="Mean entropy, as a share of log R.")
+    mean_movement: float = Field(0, description="Mean of movement.")
+    coverage: float = Field(0, description="What share of the grid the whole caption looked at.")
+    warning: str | None = Field(None, description="A sentence where the maps tell nothing: not to be believed.")
 
 
 class OneCaption(BaseModel):

@@ -12,7 +12,8 @@
  *               "attention": {"grid": [h, w],                      // rows, columns
  *                             "box": [left, top, right, bottom],   // what the grid covers, in the photo's pixels
  *                             "top": 0.31,                         // weight at the top of the colour scale
- *                             "maps": [[h * w shares, row by row], ...]}   // one a word
+ *                             "maps": [[h * w shares, row by row], ...],   // one a word
+ *                             "warning": null}                     // or a sentence: why not to believe the maps
  *                            or null for a model without attention}
  *   photoUrl   of the upright photo at any scale: data:, blob: or same-origin (its pixels are read). A browser turns
  *              a JPEG as its EXIF data says, so the bytes that a person picked may be shown as they are.
@@ -45,15 +46,16 @@
 
   // Numbers: heatmap.py, in JavaScript. A test compares the two, pixel by pixel.
 
-  /** One map (h * w shares) over width * height pixels, zero where the grid does not reach: cubic convolution. */
+  /** One map (h * w shares) over width * height pixels, zero where the grid does not reach: cubic convolution of roots. */
   function heatMap(weights, [rows, columns], width, height, [left, top, right, bottom]) {
     const across = taps(width, columns, left, right);
     const down = taps(height, rows, top, bottom);
+    const roots = Float32Array.from(weights, Math.sqrt);
     const wide = new Float32Array(rows * width); // each row of the grid, stretched
     for (let row = 0; row < rows; row++) {
       for (let x = 0; x < width; x++) {
         let sum = 0;
-        for (let k = 4 * x; k < 4 * x + 4; k++) sum += across.weight[k] * weights[row * columns + across.cell[k]];
+        for (let k = 4 * x; k < 4 * x + 4; k++) sum += across.weight[k] * roots[row * columns + across.cell[k]];
         wide[row * width + x] = sum;
       }
     }
@@ -62,7 +64,7 @@
       const [a, b, c, d] = down.weight.subarray(4 * y, 4 * y + 4);
       const [i, j, k, l] = down.cell.subarray(4 * y, 4 * y + 4).map((row) => row * width);
       for (let x = 0; x < width; x++) {
-        heat[y * width + x] = Math.max(a * wide[i + x] + b * wide[j + x] + c * wide[k + x] + d * wide[l + x], 0);
+        heat[y * width + x] = Math.max(a * wide[i + x] + b * wide[j + x] + c * wide[k + x] + d * wide[l + x], 0) ** 2;
       }
     }
     return heat;
@@ -350,6 +352,7 @@
     root.style.setProperty("--shape", photo.width / photo.height);
     root.style.setProperty("--widest", `${Math.max(2 * photo.width, 360)}px`); // tiny photos are not blown up much
 
+    if (attention?.warning) side.prepend(make("p.warning", { textContent: `Do not believe these maps: ${attention.warning}` }));
     if (map) {
       const slider = make("input", { type: "range", min: 0, max: 100, value: Math.round(100 * opacity) });
       listen(slider, "input", () => map.setOpacity(slider.value / 100));
