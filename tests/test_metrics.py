@@ -168,6 +168,12 @@ def test_no_captions_and_no_references():
     for references in ({2: ["a dog"]}, {1: []}):
         with pytest.raises(ValueError, match="without references"):
             score_captions({1: "a dog"}, references)
+    for candidate in (None, ["a dog"]):
+        with pytest.raises(ValueError, match=r"the caption of image 2 is .*; expected a string"):
+            score_captions({1: "a dog", 2: candidate}, {1: ["a dog"], 2: ["a dog"]})
+    for references in ("a dog", ["a dog", None]):
+        with pytest.raises(ValueError, match=r"the references of image 2 are .*; expected a list of strings"):
+            score_captions({1: "a dog", 2: "a dog"}, {1: ["a dog"], 2: references})
     with pytest.raises(ValueError, match="image 1 has no reference"):
         score_tokens([["a"], ["a"]], [[["a"]], []])
     assert score_captions({1: "", 2: "..."}, {1: ["a dog"], 2: ["!"]})["BLEU-1"] == pytest.approx(0, abs=1e-6)

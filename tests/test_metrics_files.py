@@ -53,6 +53,7 @@ def entry(key, caption="a dog"):
         ('[{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "capt', "line 1, column 5.*was it cut off"),
         (b'[{"image_id": 1, "caption": "caf\xe9"}]', "byte 32 is not UTF-8"),
         ("[" * 100_000, "nested too deeply|not JSON"),
+        (f'[{{"image_id": {"9" * 5000}, "caption": "a dog"}}]', "not JSON that can be read .*digits"),
         ({"annotations": []}, "expected a list .* found an object"),
         (7, "found 7"),
         (["a dog"], "entry 0 is 'a dog'; expected an object with image_id and caption"),
@@ -62,7 +63,7 @@ def entry(key, caption="a dog"):
         ([entry(1), entry(3)], r"entry 1 \(image_id 3\): no references of this image"),
         ([entry("1"), entry(2)], "the references have the number 1, not a string"),
         ([entry(1), entry(1), entry(2)], "entry 1 .*already has a caption, entry 0"),
-        ([entry(1)], r"1 of 2 images have no caption \(2\); pass --allow-missing"),
+        ([entry(1)], r"1 of 2 images have no caption \(2\); captioner score --allow-missing scores"),
         ([entry(1, 5), entry(2)], "the caption is 5; expected a string"),
         ([entry(1, None), entry(2)], "the caption is None"),
         ([entry(1, " \n"), entry(2)], "the caption is empty"),
@@ -241,9 +242,30 @@ def test_comparing_files(files):
     scored = compare_files(files / "machine.scores.json", files / "human.scores.json", samples=100)
     fresh = compare_files(files / "machine.json", files / "human.json", REFERENCES, samples=100)
     assert scored == fresh
+    turned = dict(reversed(REFERENCES.items()))
+    score_files(files / "machine.json", turned, samples=10).write(files / "turned.json")
+    assert json.loads((files / "turned.json").read_text())["images"]["ids"][0] == len(REFERENCES) - 1
+    for one, other in zip(compare_files(files / "turned.json", files / "human.json", REFERENCES), scored, strict=True):
+        assert (one.a, one.b) == pytest.approx((other.a, other.b))
+    for item in compare_files(files / "machine.scores.json", files / "turned.json", samples=50):
+        assert (item.low, item.high) == pytest.approx((0, 0)) and item.p == 1
     text = format_differences(scored)
     assert "B is better" in text and "CIDEr-D" in text
     assert differences_to_dict(scored)[0].keys() >= {"name", "a", "b", "difference", "low", "high", "p"}
+
+
+def test_references_are_the_same_in_any_order_and_with_any_white_space(files):
+    """Readers of one COCO file differ in both."""
+    other = {
+        key: [f"{caption.replace(' ', '  ')}\n" for caption in captions[::-1]] for key, captions in REFERENCES.items()
+    }
+    score_files(files / "human.json", other, samples=10).write(files / "a.json")
+    differences = compare_files(files / "a.json", files / "human.json", REFERENCES, samples=10)
+    assert {item.difference for item in differences} == {0}
+    other[0][0] += " again"
+    score_files(files / "human.json", other, samples=10).write(files / "a.json")
+    with pytest.raises(ValueError, match=r"not comparable: the references differ$"):
+        compare_files(files / "a.json", files / "human.json", REFERENCES)
 
 
 def test_files_that_are_not_comparable_say_so(files):
@@ -288,6 +310,8 @@ def test_slices():
 
 def test_submission_has_the_right_names(tmp_path):
     path = write_submission(tmp_path, "fake_cap", "val", {1: "a dog", 2: "ein Hündchen"})
+    (lack,) = check_submission(path)
+    assert "captions_test2014_fake_cap_results.json is not in it; the server wants both" in lack
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["captions_val2014_fake_cap_results.json"]
         assert json.loads(archive.read(archive.namelist()[0]))[1] == {"image_id": 2, "caption": "ein Hündchen"}
@@ -335,6 +359,15 @@ def test_broken_submission_archives(tmp_path):
     with zipfile.ZipFile(path, "w"):
         pass
     assert check_submission(path) == ["x.zip: the zip is empty"]
+    member = "captions_val2014_x_results.json"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, "[" + " " * 1000 + "]")
+    content = bytearray(path.read_bytes())
+    content[30 + len(member)] = 0x07  # a kind of compressed block that is not
+    path.write_bytes(content)
+    assert "not a zip that can be read" in check_submission(path)[0]
+    with pytest.raises(FileNotFoundError, match="is no file; expected a results file or a zip"):
+        check_submission(tmp_path)
 
 
 @pytest.fixture
@@ -405,6 +438,7 @@ def test_spice_protocol(fake_java):
         "json.dump(made, open(sys.argv[sys.argv.index('-out') + 1], 'w'))\n"
     )
     assert spice([["a"], ["b"]], [[["a"], ["b"]], [["c"]]]).tolist() == [0.2, 0.1]
-    fake_java("import sys\nsys.exit('SPICE broke')\n")
-    with pytest.raises(JavaMetricError, match="SPICE's jar failed: SPICE broke"):
+    trace = "Error in main\\n\\tat a.B(B.java:1)\\nCaused by: ClassNotFoundException: c.D\\n\\tat e.F\\n\\t... 3 more"
+    fake_java(f"import sys\nsys.exit('{trace}')\n")
+    with pytest.raises(JavaMetricError, match=r"SPICE's jar failed: Caused by: ClassNotFoundException: c.D$"):
         spice([["a"]], [[["a"]]])

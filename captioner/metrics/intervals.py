@@ -64,11 +64,12 @@ def compare(a: Scores, b: Scores, samples: int = SAMPLES, seed: int = 0, level: 
     The interval is a paired bootstrap; p is two-sided, by approximate randomization (Noreen 1989): the two captions
     of an image change sides at random, and p is the share of such shuffles whose difference is as large.
     """
-    if a.ids != b.ids:
-        raise ValueError("the two sets of captions are of different images, or in another order; expected the same")
+    place = {key: row for row, key in enumerate(b.ids)}
+    if place.keys() != set(a.ids):
+        raise ValueError("the two sets of captions are of different images; expected the same")
     common = [part for part in a.parts if part in b.parts]
     a, b = a.take(common), b.take(common)
-    table_a, table_b, count = a.table(), b.table(), len(a.ids)
+    table_a, table_b, count = a.table(), b.table()[[place[key] for key in a.ids]], len(a.ids)
     sum_a, sum_b = table_a.sum(axis=0), table_b.sum(axis=0)
     figures_a, figures_b = a.figures(sum_a, count), b.figures(sum_b, count)
     observed = figures_b - figures_a

@@ -68,8 +68,10 @@ def _require(metric: str) -> tuple[str, Path]:
     return java, folder
 
 
-def _last_line(text: str) -> str:
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
+def _reason(text: str) -> str:
+    """The last line of what a Java program printed that is no place in its code ("  at …", "  ... 3 more")."""
+    lines = (line for line in reversed(text.splitlines()) if line.strip() and not line[0].isspace())
+    return next(lines, "it printed nothing")
 
 
 def meteor_counts(candidates: Tokens, references: References) -> np.ndarray:
@@ -91,7 +93,7 @@ def meteor_counts(candidates: Tokens, references: References) -> np.ndarray:
                 counts[image] = process.stdout.readline().split()
         except (OSError, ValueError) as error:
             errors.seek(0)
-            raise JavaMetricError(f"METEOR's jar failed: {_last_line(errors.read())}") from error
+            raise JavaMetricError(f"METEOR's jar failed: {_reason(errors.read())}") from error
         finally:
             process.kill()
             process.communicate()
@@ -113,7 +115,7 @@ def spice(candidates: Tokens, references: References) -> np.ndarray:
         command = [java, *options, "-Xmx8G", "-jar", str(folder / "spice" / "spice-1.0.jar"), str(given)]
         done = subprocess.run([*command, "-out", str(made), "-silent"], cwd=scratch, capture_output=True, text=True)
         if done.returncode or not made.exists():
-            raise JavaMetricError(f"SPICE's jar failed: {_last_line(done.stderr)}")
+            raise JavaMetricError(f"SPICE's jar failed: {_reason(done.stderr)}")
         scores = np.full(len(entries), np.nan)
         for item in json.loads(made.read_text(encoding="utf-8")):
             value = item["scores"]["All"]["f"]

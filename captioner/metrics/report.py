@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,6 +91,7 @@ class ScoreFile:
 
     def write(self, path: str | Path) -> None:
         path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         partial.write_text(json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         partial.replace(path)
@@ -105,15 +108,21 @@ def _number(value: float) -> float | int | None:
 
 
 def _sha256(references: Mapping[Id, Sequence[str]]) -> str:
-    text = json.dumps(sorted([str(key), list(captions)] for key, captions in references.items()))
+    """Of the captions of each image in any order, with single spaces: readers of the same file differ in these."""
+    text = json.dumps(
+        sorted([str(key), sorted(" ".join(c.split()) for c in captions)] for key, captions in references.items())
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+def _versions(java: bool) -> dict[str, str]:
+    """Of what made the scores, and of what made the captions if it was in this process."""
+    found = {"python": platform.python_version()}
+    for package in ("captioner", "numpy", "pillow", "torch", "torchvision", "onnxruntime", "pycocoevalcap"):
+        if {"pillow": "PIL"}.get(package, package) in sys.modules or (java and package == "pycocoevalcap"):
+            with suppress(PackageNotFoundError):
+                found[package] = version(package)
+    return found
 
 
 def score_results(
@@ -168,7 +177,7 @@ def score_results(
         "document_frequencies": "the references of the scored images",
         "scale": "0 to 1; the CIDErs 0 to 10",
         "intervals": f"95 % bootstrap over images, {samples} samples, seed {seed}",
-        "versions": {"captioner": _version("captioner"), "numpy": np.__version__, "python": platform.python_version()},
+        "versions": _versions(java=not {"METEOR", "SPICE"}.isdisjoint(scores.parts)),
         **(provenance or {}),
     }
     trained_on = None if training is None else (tokenize(caption) for caption in training)

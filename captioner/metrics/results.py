@@ -64,6 +64,8 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not JSON from {where} on ({error.msg}).{cut}") from None
     except RecursionError:
         raise ValueError(f"{path}: nested too deeply; expected a list of captions") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{path}: not JSON that can be read ({error})") from None
 
 
 def caption_problem(caption: Any) -> str | None:
@@ -141,8 +143,8 @@ def read_results(path: str | Path, known: Collection[Id] | None = None, allow_mi
         if missing:
             examples = ", ".join(map(repr, missing[:3])) + (", …" if len(missing) > 3 else "")
             problems.append(
-                f"{len(missing):,} of {len(known):,} images have no caption ({examples}); pass --allow-missing to "
-                "score the others"
+                f"{len(missing):,} of {len(known):,} images have no caption ({examples}); "
+                "captioner score --allow-missing scores the others"
             )
     raise_problems(path, problems, "expected one caption for each image")
     if not captions:
@@ -157,7 +159,8 @@ def results_json(captions: Mapping[Id, str]) -> str:
 
 
 def write_results(path: str | Path, captions: Mapping[Id, str]) -> None:
-    """Write a COCO-format results file."""
+    """Write a COCO-format results file, and the folder that it lies in."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(results_json(captions), encoding="utf-8")
 
 

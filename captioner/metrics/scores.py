@@ -102,13 +102,18 @@ def score_captions(
     """The official figures of captions against references, both by image id: `BLEU-1` to `BLEU-4`, `ROUGE-L`,
     `CIDEr-D`, the same once more under the COCO toolkit's name for it, `CIDEr`, and `CIDEr-plain`. Scale 0 to 1, and
     0 to 10 for the CIDErs. Every candidate is scored; images without one are left out, also of the document
-    frequencies. ValueError for a candidate without references."""
+    frequencies. ValueError for a candidate without references, and for captions that are no strings."""
     unknown = [key for key in candidates if not references.get(key)]
     if unknown:
         raise ValueError(
             f"{len(unknown)} of {len(candidates)} captions are of images without references (first: {unknown[0]!r}); "
             "expected references of each"
         )
+    for key, candidate in candidates.items():
+        if not isinstance(candidate, str):
+            raise ValueError(f"the caption of image {key!r} is {candidate!r}; expected a string")
+        if isinstance(references[key], str) or not all(isinstance(caption, str) for caption in references[key]):
+            raise ValueError(f"the references of image {key!r} are {references[key]!r}; expected a list of strings")
     scores = score_tokens(
         [tokenize(caption) for caption in candidates.values()],
         [[tokenize(caption) for caption in references[key]] for key in candidates],

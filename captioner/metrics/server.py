@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from captioner.metrics.results import (
@@ -33,9 +34,9 @@ def check_submission(path: str | Path, ids: Splits | None = None) -> list[str]:
     """
     ids = ids or {}
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; expected a results file or a zip of two such files")
     if path.suffix != ".zip":
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist; expected a results file or a zip of such files")
         return _check_member(path.name, path.read_bytes(), ids)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -43,16 +44,25 @@ def check_submission(path: str | Path, ids: Splits | None = None) -> list[str]:
             problems = [] if names else [f"{path.name}: the zip is empty"]
             for name in names:
                 problems += _check_member(name, archive.read(name), ids)
-    except zipfile.BadZipFile as error:
-        return [f"{path.name}: not a zip ({error})"]
-    return problems
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: a password, a strange method
+        return [f"{path.name}: not a zip that can be read ({error})"]
+    return problems + _missing_halves(path.name, names)
+
+
+def _missing_halves(archive: str, names: Sequence[str]) -> list[str]:
+    """The server opens a val and a test file of one name, whichever of the two is meant."""
+    called = {match[2]: None for name in names if (match := SERVER_FILE.fullmatch(name))}
+    wanted = [submission_name(name, split) for name in called for split in ("val", "test")]
+    return [f"{archive}: {file} is not in it; the server wants both" for file in wanted if file not in names]
 
 
 def read_image_ids(path: str | Path) -> set[int]:
     """The ids of the images of a COCO file with a list `images`: captions_val2014.json, image_info_test2014.json."""
     content = read_json(Path(path))
     images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list) or not all(isinstance(image, dict) and "id" in image for image in images):
+    if not isinstance(images, list) or not all(
+        isinstance(image, dict) and isinstance(image.get("id"), int) for image in images
+    ):
         raise ValueError(f'{path}: expected a COCO file with a list "images" of objects with an id; there is none')
     return {image["id"] for image in images}
 
@@ -68,7 +78,7 @@ def _check_member(name: str, content: bytes, splits: Splits) -> list[str]:
         )
     try:
         entries = json.loads(content.decode())
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return [*problems, f"{name}: not JSON in UTF-8 ({error})"]
     if not isinstance(entries, list):
         return [*problems, f"{name}: expected a list of captions"]
@@ -95,23 +105,27 @@ def _check_member(name: str, content: bytes, splits: Splits) -> list[str]:
     return problems
 
 
+def submission_name(name: str, split: str) -> str:
+    """How the server wants a file to be named; ValueError if it can not be."""
+    file = f"captions_{'val' if split == 'dev' else split}2014_{name}_results.json"
+    if not SERVER_FILE.fullmatch(file):
+        raise ValueError(
+            f"cannot name a submission {file!r}; expected split val or test, and a name of A-Z a-z 0-9 . + - _"
+        )
+    return file
+
+
 def write_submission(folder: str | Path, name: str, split: str, captions: Mapping[Id, str]) -> Path:
     """Write captions as COCO's server wants them: `captions_{split}2014_{name}_results.json`, in a zip beside it.
 
     The server wants the val and the test file in one zip: where the other is already in the folder, it goes in too.
     """
-    split = {"dev": "val"}.get(split, split)
-    file = f"captions_{split}2014_{name}_results.json"
-    if not SERVER_FILE.fullmatch(file):
-        raise ValueError(
-            f"cannot name a submission {file!r}; expected split val or test, and a name of A-Z a-z 0-9 . + - _"
-        )
-    folder = Path(folder)
+    file, folder = submission_name(name, split), Path(folder)
     problems = _check_member(file, results_json(captions).encode("utf-8", "surrogatepass"), {})
     raise_problems(folder / file, problems, "expected what COCO's server accepts")
     folder.mkdir(parents=True, exist_ok=True)
     write_results(folder / file, captions)
-    both = [path for part in ("val", "test") if (path := folder / f"captions_{part}2014_{name}_results.json").exists()]
+    both = [path for part in ("val", "test") if (path := folder / submission_name(name, part)).exists()]
     target = folder / f"captions_{name}_results.zip"
     partial = target.with_suffix(".zip.partial")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
