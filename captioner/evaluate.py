@@ -4,7 +4,7 @@ What the scores are is the business of `metrics`."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from tqdm import tqdm
 
@@ -16,20 +16,19 @@ from captioner.metrics.attention import summary
 from captioner.metrics.report import ScoreFile, score_results
 from captioner.metrics.results import Results, references_of
 
+Watch = Callable[[Record, Caption], None]
 
-def evaluate(
+
+def caption_records(
     captioner: Captioner,
     records: Sequence[Record],
     decoding: Decoding,
-    split: str,
     batch_size: int = 32,
-    java: Sequence[str] = (),
-    training: Iterable[str] | None = None,
-    watch: Callable[[Record, Caption], None] | None = None,
-) -> tuple[ScoreFile, dict[int | str, str]]:
-    """Caption the records' photos, each once, and score the captions: a score file with intervals, slices and
-    provenance, and the caption of each image. `training`: captions to look copies up in. `watch` is called
-    with each caption. Raises `ImageError` for a photo that cannot be read."""
+    watch: Watch | None = None,
+) -> tuple[Results, dict[str, float]]:
+    """Caption the records' photos, each once, with a progress bar: the text of each image, and means of how the model
+    looked at them. Photos and maps are gone when their batch is. `watch` is called with each caption. Raises
+    `ImageError` for a photo that cannot be read."""
     captions: dict[int | str, str] = {}
     unfinished = set()
     looks = []
@@ -42,13 +41,28 @@ def evaluate(
         if watch is not None:
             watch(record, result)
         if (look := result.looking) is not None:
-            looks.append(look)
+            looks.append(replace(look, entropy=(), movement=()))  # one number a caption, not one a word
         if not result.finished:
             unfinished.add(record.id)
-    results = Results(captions, frozenset(unfinished))
+    return Results(captions, frozenset(unfinished)), summary(looks)
+
+
+def evaluate(
+    captioner: Captioner,
+    records: Sequence[Record],
+    decoding: Decoding,
+    split: str,
+    batch_size: int = 32,
+    java: Sequence[str] = (),
+    training: Iterable[str] | None = None,
+    watch: Watch | None = None,
+) -> tuple[ScoreFile, dict[int | str, str]]:
+    """Caption the records' photos (`caption_records`) and score the captions: a score file with intervals, slices and
+    provenance, and the caption of each image. `training`: captions to look copies up in."""
+    results, looks = caption_records(captioner, records, decoding, batch_size, watch)
     provenance = {"decoding": asdict(decoding), "model": captioner.provenance}
     scored = score_results(
         results, references_of(records), split=split, training=training, java=java, provenance=provenance
     )
-    scored.habits |= summary(looks)
-    return scored, captions
+    scored.habits |= looks
+    return scored, results.captions

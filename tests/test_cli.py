@@ -198,7 +198,7 @@ def annotations(path, captions):
     ("content", "message"),
     [
         ([(1, "a dog"), (2, "a cat"), (3, "a cow")], "entry 2 (image_id 3): no references of this image"),
-        ([(1, "a dog")], "1 of 2 images have no caption (2); pass --allow-missing to score the others"),
+        ([(1, "a dog")], "1 of 2 images have no caption (2); captioner score --allow-missing scores the others"),
         ([(1, "a dog"), (1, "a dog"), (2, "a cat")], "entry 1 (image_id 1): the image already has a caption, entry 0"),
         ([(1, 7), (2, "a cat")], "entry 0 (image_id 1): the caption is 7; expected a string"),
         ([(1, " "), (2, "a cat")], "entry 0 (image_id 1): the caption is empty"),
@@ -246,6 +246,45 @@ def test_references_of_a_data_set_without_its_photos(run, tmp_path):
     assert "copied" in out and "50" in out  # one of two captions
 
 
+def test_references_of_coco_without_its_photos(run, tmp_path):
+    (tmp_path / "annotations").mkdir()
+    for split, captions in (("train", [(1, "a cat")]), ("val", [(7, "a dog "), (8, "a cat")])):
+        path = annotations(tmp_path / "annotations" / f"captions_{split}2017.json", captions)
+        content = json.loads(path.read_text())
+        for image in content["images"]:
+            image["file_name"] = f"{image['id']}.jpg"
+        path.write_text(json.dumps(content))
+    path = results(tmp_path / "results.json", (7, "a dog"), (8, "a cat"))
+    files = []
+    for source in (tmp_path, tmp_path / "annotations" / "captions_val2017.json"):
+        files.append(tmp_path / "new" / f"{source.name}.scores")
+        more = ("--training", tmp_path, "-o", files[-1])
+        status, out, _ = run("score", "--references", source, "--results", path, *more)
+        assert status == 0 and "copied from training 50.0 %" in out
+        provenance = json.loads(files[-1].read_text())["provenance"]
+        assert (provenance["split"], provenance["references"]) == ("val", source.name)
+    assert run("compare", *files)[0] == 0
+    path, source = results(path, (1, "a cat")), tmp_path / "annotations" / "captions_train2017.json"
+    assert run("score", "--references", source, "--results", path, "-o", files[0])[0] == 0
+    assert json.loads(files[0].read_text())["provenance"]["split"] == "train"
+
+
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [
+        (("score", "--references", "{no}", "--people"), "expected COCO's annotation file or a data set"),
+        (("score", "--references", "{data}"), "give either --results FILE or --people"),
+        (("score", "--references", "{data}", "--people", "-o", "{folder}"), "is a folder; expected the name of a file"),
+        (("evaluate", "--data", "{folder}", "--scores", "{folder}"), "is a folder; expected the name of a file"),
+        (("check", "{no}"), "is no file; expected a results file or a zip"),
+    ],
+)
+def test_files_of_scores_that_cannot_be(run, tmp_path, verb, message):
+    names = {"no": tmp_path / "no.json", "folder": tmp_path, "data": annotations(tmp_path / "a.json", [(1, "a dog")])}
+    status, out, err = run(*(part.format(**names) for part in verb))
+    assert (status, out, err.count("\n")) == (2, "", 1) and message in err
+
+
 def test_check(run, tmp_path):
     path = results(tmp_path / "captions_val2014_mine_results.json", (1, "a dog"), (2, ""))
     images = annotations(tmp_path / "images.json", [(1, ""), (3, "")])
@@ -259,3 +298,6 @@ def test_check(run, tmp_path):
     results(path, (1, "a dog"), (3, "a cat"))
     assert run("check", path, "--val", images)[0] == 0
     assert "nothing is wrong" in run("check", path)[1]
+    results(path, *((number, "") for number in range(1000)))
+    *_, last, more = run("check", path)[2].splitlines()
+    assert "entry 19 (image_id 19)" in last and more == "captioner: and 980 more problems"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from captioner.captioner import Caption, Captioner
     from captioner.data.readers import Record
     from captioner.metrics.pointing import Pointing
+
+Java = Annotated[
+    tuple[Literal["METEOR", "SPICE"], ...],
+    tyro.conf.arg(metavar="{METEOR,SPICE} ...", help_behavior_hint=""),
+]
+TOLD = 20  # problems of a submission that are printed
 
 
 @app.command
@@ -27,13 +34,13 @@ def evaluate(
     training: OptionalFile = None,
     pointing: bool = False,
     submit: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
-    java: tuple[Literal["METEOR", "SPICE"], ...] = (),
+    java: Java = (),
     limit: int = 0,
     options: Options = AS_SAVED,
     batch_size: int = 32,
     device: str = "auto",
 ) -> int:
-    """Caption every photo of a split once, freely, and score the captions as the COCO evaluation does.
+    """Caption each photo of a split, and score the captions as COCO does.
 
     Args:
         data: Folder of the data set; its format is found from what lies in it.
@@ -43,37 +50,40 @@ def evaluate(
         scores: Write the scores here, with intervals, slices and provenance, for captioner compare.
         training: Captions of the training set (an annotation file or a data set), to find copies of them.
         pointing: Also tell whether words look at the objects that they name, where the data set says where these are.
-        submit: Write captions_SPLIT2014_NAME_results.json and its zip for COCO's server into this folder.
+        submit: Write captions_SPLIT2014_NAME_results.json and a zip of it and its like, for COCO's server, into the
+            current folder. With --split test the photos are those of test2014, and nothing is scored.
         java: Also compute these, with Java.
         limit: Use only so many photos; 0 for all.
         batch_size: Photos captioned at a time.
         device: auto, cpu, cuda, mps.
     """
-    from captioner.data.readers import read_dataset, select
+    from captioner.evaluate import caption_records
     from captioner.evaluate import evaluate as run
     from captioner.metrics.results import write_results
-    from captioner.metrics.server import write_submission
     from captioner.metrics.tables import format_scores
 
-    records = select(read_dataset(data), split)
+    _can_write(results, scores)
+    records = _records(data, split, submit)
     records = records[:limit] if limit else records
+    if scores is not None and not records[0].captions:
+        raise ValueError("only COCO's server knows captions of test2014, so there are no scores. Leave --scores out.")
     captioner = load_captioner(checkpoint, device)
     game, watch = _pointing(data, captioner) if pointing else (None, None)
     decoding = options.over(captioner.decoding)
-    scored, captions = run(captioner, records, decoding, split, batch_size, java, _captions(training), watch)
-    if game is not None:
-        scored.habits |= game.to_dict()
+    if records[0].captions:
+        scored, captions = run(captioner, records, decoding, split, batch_size, java, _captions(training), watch)
+        if game is not None:
+            scored.habits |= game.to_dict()
+        if scores is not None:
+            scored.write(scores)
+        print(format_scores(scored) + (f"\n\n{game}" if game is not None else ""))
+    else:
+        captions = caption_records(captioner, records, decoding, batch_size)[0].captions
+        print("nothing is scored: only COCO's server knows captions of test2014")
     if results is not None:
-        results.parent.mkdir(parents=True, exist_ok=True)
         write_results(results, captions)
-    if scores is not None:
-        scores.parent.mkdir(parents=True, exist_ok=True)
-        scored.write(scores)
-    print(format_scores(scored))
-    if game is not None:
-        print(f"\n{game}")
     if submit is not None:
-        print(write_submission(Path.cwd(), submit, split, captions))
+        _submit(submit, split, captions, data)
     return 0
 
 
@@ -84,11 +94,11 @@ def score(
     people: bool = False,
     split: str = "val",
     training: OptionalFile = None,
-    java: tuple[Literal["METEOR", "SPICE"], ...] = (),
+    java: Java = (),
     allow_missing: bool = False,
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
 ) -> int:
-    """Score any COCO-format results file, whatever model wrote it, as the COCO evaluation does, without Java.
+    """Score the captions of any model as the COCO evaluation does, without Java.
 
     Args:
         references: COCO's annotation file, or a data set that captioner reads; no photos are needed.
@@ -105,12 +115,20 @@ def score(
 
     if people == (results is not None):
         raise ValueError("give either --results FILE or --people.")
+    _can_write(output)
     known = _references(references, split)
-    seen = _captions(training)
+    if _is_annotations(references):  # of one split, which its name may tell: captions_val2017.json
+        split = (re.findall("train|val|test", references.name) or ["unknown"])[0]
+    about: dict[str, Any] = {
+        "split": split,
+        "training": _captions(training),
+        "java": java,
+        "provenance": {"references": references.name},
+    }
     if results is None:
-        scored = score_people(known, split=split, training=seen, java=java)
+        scored = score_people(known, **about)
     else:
-        scored = score_files(results, known, allow_missing=allow_missing, split=split, training=seen, java=java)
+        scored = score_files(results, known, allow_missing=allow_missing, **about)
     if output is not None:
         scored.write(output)
     print(format_scores(scored))
@@ -119,14 +137,14 @@ def score(
 
 @app.command
 def compare(
-    a: tyro.conf.Positional[Path],
-    b: tyro.conf.Positional[Path],
+    a: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="A")],
+    b: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="B")],
     /,
     references: OptionalFile = None,
     split: str = "val",
     json: bool = False,
 ) -> int:
-    """Is B better than A, or is it chance? The difference of each score, its 95 % interval and its p-value.
+    """Is B better than A, or is it chance? Differences, 95 % intervals, p-values.
 
     Args:
         a: A score file (captioner score -o), or a results file.
@@ -148,7 +166,7 @@ def compare(
 
 @app.command
 def check(file: tyro.conf.Positional[Path], /, val: OptionalFile = None, test: OptionalFile = None) -> int:
-    """Would COCO's evaluation server accept this file? Every problem is told, with its entry.
+    """Would COCO's evaluation server accept this file? If not, where is it wrong?
 
     Args:
         file: captions_val2014_NAME_results.json, the same of test2014, or a zip of both.
@@ -159,7 +177,7 @@ def check(file: tyro.conf.Positional[Path], /, val: OptionalFile = None, test: O
 
     known = {split: read_image_ids(path) for split, path in (("val", val), ("test", test)) if path is not None}
     problems = check_submission(file, known)
-    for problem in problems:
+    for problem in _shortened(problems):
         print(f"captioner: {problem}", file=sys.stderr)
     if not problems:
         unchecked = "" if known else " (with --val and --test the images' ids are checked, too)"
@@ -183,13 +201,66 @@ def _pointing(data: Path, captioner: Captioner) -> tuple[Pointing, Callable[[Rec
     return game, watch
 
 
+def _records(data: Path, split: str, submit: str | None) -> list[Record]:
+    """The photos to caption; those of COCO's test2014, whose captions its server keeps, if they are to go there."""
+    from captioner.data.coco import read_coco_test
+    from captioner.data.readers import read_dataset, select
+    from captioner.data.records import to_records
+    from captioner.metrics.server import submission_name
+
+    if submit is None:
+        return select(read_dataset(data), split)
+    submission_name(submit, split)  # what is wrong with it is told before the work
+    records = to_records(read_coco_test(data)) if split == "test" else select(read_dataset(data), split)
+    if strange := [record.id for record in records if not isinstance(record.id, int)]:
+        raise ValueError(f"COCO's server knows images by numbers; {data} has {strange[0]!r}. Leave --submit out.")
+    return records
+
+
+def _submit(name: str, split: str, captions: Mapping[int | str, str], data: Path) -> None:
+    """Write the submission and say what it lacks; the ids are checked if COCO's lists of them are there."""
+    from captioner.metrics.server import check_submission, read_image_ids, write_submission
+
+    archive = write_submission(Path.cwd(), name, split, captions)
+    print(archive)
+    folder = data / "annotations" if data.is_dir() else data.parent
+    lists = {"val": folder / "captions_val2014.json", "test": folder / "image_info_test2014.json"}
+    known = {part: read_image_ids(path) for part, path in lists.items() if path.is_file()}
+    for problem in _shortened(check_submission(archive, known)):
+        print(f"note: {problem}")
+    if not known:
+        print(f"note: whether COCO's server wants these images was not checked: {folder} has no list of its images")
+
+
+def _shortened(problems: Sequence[str]) -> list[str]:
+    more = [f"and {len(problems) - TOLD:,} more problems"] if len(problems) > TOLD else []
+    return [*problems[:TOLD], *more]
+
+
+def _can_write(*files: Path | None) -> None:
+    """What is wrong with the names of files to write is told before the work."""
+    for file in files:
+        if file is not None and file.is_dir():
+            raise ValueError(f"{file} is a folder; expected the name of a file to write")
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _is_annotations(source: Path) -> bool:
+    """Whether it is COCO's annotation file rather than a data set."""
+    from captioner.data.coco import KARPATHY_FILES
+
+    return source.is_file() and source.suffix == ".json" and source.name not in KARPATHY_FILES
+
+
 def _references(source: Path, split: str) -> Mapping[int | str, Sequence[str]]:
     """The captions of a COCO annotation file, or of a split of a data set, by image id. No photo is needed."""
-    from captioner.data.coco import KARPATHY_FILES
     from captioner.data.readers import read_captions, select
     from captioner.metrics.results import read_coco_references, references_of
 
-    if source.is_file() and source.suffix == ".json" and source.name not in KARPATHY_FILES:
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist; expected COCO's annotation file or a data set")
+    if _is_annotations(source):
         return read_coco_references(source)
     return references_of(select(read_captions(source), split))
 

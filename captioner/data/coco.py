@@ -69,10 +69,11 @@ def _coco_entries(source: Path, split: str) -> list[Entry]:
     return entries
 
 
-def read_coco(root: Path, year: int | None = None) -> list[Listing]:
+def read_coco(root: Path, year: int | None = None, photos: bool = True) -> list[Listing]:
     """COCO captions of 2014 or 2017 (year): annotations/captions_train2017.json with train2017/, and so on.
 
-    A split whose folder of photos is absent is left out: the zip of annotations always brings both splits.
+    A split whose folder of photos is absent is left out, unless no `photos` are wanted: the zip of annotations always
+    brings both splits.
     """
     if root.is_file():
         root, source = choose_file(root, COCO_FILES)
@@ -84,7 +85,11 @@ def read_coco(root: Path, year: int | None = None) -> list[Listing]:
     if not parts:
         expected = ", ".join(f"annotations/{source.name}" for source in sources.values())
         raise FileNotFoundError(f"{root}: expected one of {expected} there; none is")
-    there = [(split, part) for split, part in parts if (root / part).is_dir() or (root / "images" / part).is_dir()]
+    there = [
+        (split, part)
+        for split, part in parts
+        if not photos or (root / part).is_dir() or (root / "images" / part).is_dir()
+    ]
     if not there:
         folders = " or ".join(f"{part}/" for _, part in parts)
         raise FileNotFoundError(
@@ -107,6 +112,22 @@ def read_coco(root: Path, year: int | None = None) -> list[Listing]:
             split_of[entry.id] = split
         listings.append(Listing(entries, Photos(root, (part, f"images/{part}")), sources[part]))
     return listings
+
+
+def read_coco_test(root: Path) -> Listing:
+    """The photos of COCO's test2014, whose captions its evaluation server alone knows: annotations/
+    image_info_test2014.json with test2014/."""
+    root, source = choose_file(root, ("annotations/image_info_test2014.json",))
+    try:
+        images = json.loads(source.read_text(encoding="utf-8"))["images"]
+        names = {int(image["id"]): str(image["file_name"]) for image in images}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _unreadable(source, error) from None
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"not a list of COCO's photos ({type(error).__name__}: {error})"
+        raise ValueError(f"{source}: {what}; expected images that each have id and file_name") from None
+    entries = [Entry(key, (name,), [], "test") for key, name in names.items()]
+    return Listing(entries, Photos(root, ("test2014", "images/test2014")), source)
 
 
 def _karpathy_image(image: Any, where: str) -> Entry:

@@ -189,7 +189,7 @@ def read_folder(root: Path) -> list[Listing]:
     return [Listing([*entries.values()], Photos(root, (".", "images", "Images")), source)]
 
 
-FORMATS: dict[str, Callable[[Path], list[Listing]]] = {
+FORMATS: dict[str, Callable[..., list[Listing]]] = {
     "flickr8k": read_flickr8k,
     "kaggle": read_kaggle,
     "coco": read_coco,
@@ -230,14 +230,14 @@ def find_format(root: Path) -> str:
     return fits[0]
 
 
-def _read(root: str | Path, format: str | None) -> list[Listing]:
+def _read(root: str | Path, format: str | None, photos: bool = True) -> list[Listing]:
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist; expected the folder of a caption data set")
     format = find_format(root) if format is None else format
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
-    listings = FORMATS[format](root)
+    listings = FORMATS[format](root) if photos or "coco" not in format else FORMATS[format](root, photos=False)
     for listing in listings:
         if not listing.entries:
             raise ValueError(f"{listing.source}: expected captions of images; it has none")
@@ -254,6 +254,5 @@ def read_dataset(root: str | Path, format: str | None = None) -> list[Record]:
 
 
 def read_captions(root: str | Path, format: str | None = None) -> list[Entry]:
-    """The same without the photos, which need not be there: ids, captions and splits. (COCO's: of the splits whose
-    folders of photos are there; `metrics.results.read_coco_references` reads its annotation files alone.)"""
-    return [entry for listing in _read(root, format) for entry in listing.entries]
+    """The same without the photos, which need not be there: ids, captions and splits."""
+    return [entry for listing in _read(root, format, photos=False) for entry in listing.entries]
