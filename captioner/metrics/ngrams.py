@@ -85,7 +85,7 @@ class Ngrams:
             ids[new] = len(known) + np.unique(codes[new], return_inverse=True)[1]
         span = len(known) + len(codes)
         keys = rows * span + ids
-        sorting = np.argsort(keys)
+        sorting = np.argsort(keys, kind="stable")  # the rows come in order: this sort gains from it
         keys = keys[sorting]
         first = np.flatnonzero(np.diff(keys, prepend=-1))
         entries = sorting[first]
