@@ -150,9 +150,7 @@ class Captioner:
         self.provenance = provenance
 
     @classmethod
-    def load(
-        cls, checkpoint: str | Path | None = None, device: str = "auto", backend: Backend = "auto"
-    ) -> Captioner:
+    def load(cls, checkpoint: str | Path | None = None, device: str = "auto", backend: Backend = "auto") -> Captioner:
         """A model from its directory; without one, the model that is shipped with captioner.
 
         On a CPU the ONNX runtime runs an exported model, which needs no torch; torch runs any model, and on a GPU.
@@ -234,10 +232,9 @@ class Captioner:
 
     def _read(self, photo: Source) -> _Read | ImageError:
         try:
-            image = open_image(photo)
+            return _Read(*self.preprocess.read(photo), photo)
         except ImageError as error:
             return error
-        return _Read(self.preprocess(image), image.size, photo)
 
     def _caption_batch(self, read: Sequence[_Read], decoding: Decoding) -> list[Caption]:
         memory = self.backend.remember(np.stack([each.pixels for each in read]))

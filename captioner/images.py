@@ -82,6 +82,25 @@ def open_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return _upright_rgb(_identify(stream, name), name, max_pixels)
 
 
+def open_reduced(source: Source, side: int, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
+    """What `open_image` gives, or a smaller copy of it, and the (width, height) that `open_image` gives. A large JPEG
+    is decoded at 1/2, 1/4 or 1/8 of its size, which is faster, as long as no side gets shorter than `side`."""
+    if isinstance(source, Image.Image | np.ndarray):
+        image = open_image(source, max_pixels)
+        return image, image.size
+    stream, name = _as_stream(source)
+    with stream:
+        image = _identify(stream, name)
+        _check_size(image, name, max_pixels)
+        width, height = image.size
+        image.draft("", (side, side))  # changes a JPEG only; without a mode it keeps its own
+        reduced = image.size
+        upright = _upright_rgb(image, name, max_pixels)
+    if reduced == (width, height):
+        return upright, upright.size
+    return upright, (width, height) if upright.size == reduced else (height, width)
+
+
 def _as_stream(source: str | Path | bytes | BinaryIO) -> tuple[BinaryIO, str]:
     """An open, seekable file that is not empty, and the name to use for it in errors."""
     if isinstance(source, str | Path):
@@ -147,7 +166,7 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
         raise _damaged(name, error) from error
 
 
-def _upright_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise TooManyPixelsError(
@@ -156,8 +175,12 @@ def _upright_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         )
     if width * height == 0:
         raise ImageError(f"{name}: the image is {width} x {height}; expected at least one pixel.")
+
+
+def _upright_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    _check_size(image, name, max_pixels)
     try:
-        if width * height > (Image.MAX_IMAGE_PIXELS or max_pixels):
+        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or max_pixels):
             with _no_pillow_limit():  # some decoders check again; giants wait for one another, which spares memory
                 image.load()
         else:
@@ -249,6 +272,12 @@ class Preprocess:
             raise ValueError(f"unknown resize {self.resize!r}; expected {', '.join(get_args(Resize))}.")
         if self.size < 1 or min(self.std) <= 0:
             raise ValueError(f"size ({self.size}) and std ({self.std}) must be positive.")
+
+    def read(self, source: Source, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, tuple[int, int]]:
+        """What the CNN sees of a photo, (3, size, size), and the photo's width and height as `open_image` gives them.
+        A JPEG with more than twice the pixels that are needed is not decoded at its full size."""
+        image, size = open_reduced(source, 2 * self.size, max_pixels)
+        return self(image), size
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """(3, size, size) float32, normalised."""

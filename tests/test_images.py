@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from captioner.images import ImageError, Preprocess, find_images, open_image
+from captioner.images import ImageError, Preprocess, find_images, open_image, open_reduced
 
 
 def scene(width: int = 48, height: int = 32) -> Image.Image:
@@ -463,6 +463,42 @@ def test_box_tells_where_the_square_comes_from(resize: str, size: tuple[int, int
         found_y = top + (square * rows).sum() / square.sum() * (bottom - top) / 112
         assert abs(found_x - x) < 0.02 * (right - left)
         assert abs(found_y - y) < 0.02 * (bottom - top)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_is_decoded_smaller(orientation: int, mode: str) -> None:
+    """Two roads: open and scale down, or decode at a fraction of the size."""
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    scene(640, 400).convert(mode).save(file, "JPEG", exif=exif)
+    whole = open_image(file.getvalue())
+    image, size = open_reduced(file.getvalue(), 100)
+    assert size == whole.size and sorted(image.size) == [100, 160]
+    assert_same(image, whole.resize(image.size, Image.Resampling.BOX), tolerance=2)
+    preprocess = Preprocess(40)  # twice its size is 80
+    pixels, read_size = preprocess.read(file.getvalue())
+    assert read_size == whole.size
+    assert np.abs(pixels - preprocess(whole)).mean() < 0.03
+    assert np.abs(pixels - preprocess(whole)).max() > 0  # it was another road
+
+
+def test_what_need_not_be_decoded_smaller_is_not(tmp_path: Path) -> None:
+    for suffix, size in (("jpg", (350, 300)), ("png", (640, 400))):
+        scene(*size).save(tmp_path / f"a.{suffix}")
+        image, original = open_reduced(tmp_path / f"a.{suffix}", 200)
+        assert image.size == original == size
+        assert image.tobytes() == open_image(tmp_path / f"a.{suffix}").tobytes()
+    image, original = open_reduced(scene(640, 400), 20)
+    assert image.size == original == (640, 400)
+
+
+def test_the_limit_counts_the_pixels_of_the_file() -> None:
+    file = io.BytesIO()
+    scene(640, 400).save(file, "JPEG")
+    with pytest.raises(ImageError, match="640 x 400"):
+        open_reduced(file.getvalue(), 20, max_pixels=100_000)
 
 
 def test_pad_margins_are_the_mean_colour() -> None:
