@@ -217,6 +217,7 @@ def test_score_file_round_trip(files):
     assert content["habits"]["copied"] == 1 / 40
     text = format_scores(found)
     assert "BLEU-4" in text and 'prints this as "CIDEr"' in text and "CIDEr of 40 images means little" in text
+    assert max(map(len, text.split("note:")[0].splitlines())) <= 80, "wider than a terminal"
     assert not list(files.glob("*.partial"))
 
 
@@ -250,7 +251,7 @@ def test_comparing_files(files):
     for item in compare_files(files / "machine.scores.json", files / "turned.json", samples=50):
         assert (item.low, item.high) == pytest.approx((0, 0)) and item.p == 1
     text = format_differences(scored)
-    assert "B is better" in text and "CIDEr-D" in text
+    assert "B is better" in text and "CIDEr-D" in text and max(map(len, text.splitlines())) <= 80
     assert differences_to_dict(scored)[0].keys() >= {"name", "a", "b", "difference", "low", "high", "p"}
 
 

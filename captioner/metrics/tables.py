@@ -18,7 +18,7 @@ def format_scores(file: ScoreFile) -> str:
     """The figures for people: a line a score, its 95 % interval, slices, habits, notes."""
     remarks = {
         "CIDEr-D": 'the COCO toolkit prints this as "CIDEr"',
-        "CIDEr-plain": "the paper's CIDEr without clipping and length penalty; tables do not show it",
+        "CIDEr-plain": "the paper's first CIDEr; not in tables",
     }
     lines = []
     for name, value in file.scores.corpus().items():
@@ -36,12 +36,13 @@ def format_scores(file: ScoreFile) -> str:
         copied = f", copied from training {share['copied']}" if "copied" in share else ""
         lines.append(
             f"distinct captions {share['distinct']}, mean length {file.habits['mean_length']:.1f} words, "
-            f"{file.habits['words']:.0f} different words, bad endings {share['bad_endings']}{copied}"
+            f"{file.habits['words']:,.0f} different words"
         )
+        lines.append(f'bad endings ("with a") {share["bad_endings"]}{copied}')
     if "attention_entropy" in file.habits:
         lines.append(
             f"attention: entropy {share['attention_entropy']} of an even look's, moves {share['attention_movement']} a "
-            f"word, covers {share['attention_coverage']} of the photo, warnings {share['attention_warnings']}"
+            f"word,\ncovers {share['attention_coverage']} of the photo, warnings {share['attention_warnings']}"
         )
     if file.slices:
         columns = [name for name in ("BLEU-4", "ROUGE-L", "CIDEr-D") if name in file.scores.names]
@@ -56,13 +57,13 @@ def format_scores(file: ScoreFile) -> str:
 
 def format_differences(differences: Sequence[Difference]) -> str:
     """A comparison for people: a line a score."""
-    lines = [f"{'':<12}{'A':>9}{'B':>9}{'B - A':>10}  {'95 % interval':<20}{'p':>7}"]
+    lines = [f"{'':<12}{'A':>9}{'B':>9}{'B - A':>10}  {'95 % interval':<18}{'p':>6}"]
     for item in differences:
         interval = f"{item.low:+.4f} to {item.high:+.4f}"
         verdict = "" if item.p >= 0.05 else ("  B is better" if item.difference > 0 else "  A is better")
         lines.append(
             f"{item.name:<12}{item.a:>9.4f}{item.b:>9.4f}{item.difference:>+10.4f}"
-            f"  {interval:<20}{item.p:>7.3f}{verdict}"
+            f"  {interval:<18}{item.p:>6.3f}{verdict}"
         )
     return "\n".join(lines)
 
