@@ -421,7 +421,7 @@ def test_meteor_protocol(fake_java):
         "    kind, *texts = line.rstrip('\\n').split(' ||| ')\n    assert kind == 'SCORE'\n"
         "    print(*[len(texts[-1].split()), len(texts)] + [0.0] * 21, flush=True)\n"
     )
-    counts = meteor_counts([["a", "dog"], []], [[["a"], ["b"]], [["c"]]])
+    counts = meteor_counts([["a", "dog"], []], [[["a"], ["b"]], [["half", "\ud83d"]]])
     assert counts.shape == (2, 23) and counts[:, :2].tolist() == [[2, 3], [0, 2]]
 
 

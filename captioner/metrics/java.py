@@ -82,7 +82,13 @@ def meteor_counts(candidates: Tokens, references: References) -> np.ndarray:
     counts = np.zeros((len(candidates), COLUMNS))
     with tempfile.TemporaryDirectory() as scratch, open(Path(scratch, "errors"), "w+", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            command, cwd=scratch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8"
+            command,
+            cwd=scratch,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            encoding="utf-8",
+            errors="replace",
         )
         assert process.stdin is not None and process.stdout is not None
         try:
