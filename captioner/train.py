@@ -5,111 +5,35 @@ of where the run is, so a resumed run is the uninterrupted one."""
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from captioner.backend import TorchBackend
-from captioner.captioner import Captioner
-from captioner.card import model_card
-from captioner.checkpoint import load_checkpoint, load_into, load_state, save_checkpoint
+from captioner.checkpoint import load_checkpoint, load_into
 from captioner.config import TrainConfig
 from captioner.data.cache import cached_features
 from captioner.data.datasets import Augmenter, Batch, CachedFeatures, Photos, batches, encode_captions, epoch_order
 from captioner.data.readers import Record, read_dataset, select
-from captioner.device import autocast, choose_device, has_bfloat16
-from captioner.images import Preprocess
+from captioner.device import autocast, has_bfloat16
 from captioner.journal import Journal, read_log
-from captioner.manifest import has_checkpoint
-from captioner.model import CaptionModel, build_model
+from captioner.model import CaptionModel
 from captioner.objectives import cross_entropy
-from captioner.optim import build_optimizer, optimizer_state, restore_optimizer, schedule, set_learning_rates
+from captioner.optim import build_optimizer, restore_optimizer, schedule, set_learning_rates
+from captioner.run import Run, Split, Stage, begin, check_settings, parse_stage, resume
 from captioner.validate import validate
 from captioner.visualize import save_curves
-from captioner.vocabulary import PAD, Vocabulary, tokenize
-
-# Settings that may differ when a run is resumed and that a checkpoint does not keep: they change nothing of the model.
-ABOUT_THE_MACHINE = ("data", "output", "cache", "device", "workers", "save_every", "resume")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Some epochs of training; the CNN learns from `block` up, or not at all."""
-
-    block: str | None
-    epochs: int
-
-    @property
-    def name(self) -> str:
-        return self.block or "decoder"
-
-
-@dataclass(frozen=True)
-class Split:
-    name: str
-    records: list[Record]
-    captions: list[list[list[int]]]  # as token ids
-
-
-@dataclass
-class Progress:
-    """Where a run is: all that `last/` keeps beside tensors."""
-
-    stage: int = 0
-    epoch: int = 0  # of the stage, finished ones
-    batch: int = 0  # of the epoch, finished ones
-    step: int = 0  # of the run
-    best: float = -1.0  # CIDEr-D
-    best_step: int = 0
-    stale: int = 0  # epochs of the stage since the best one
-    seconds: float = 0.0
+from captioner.vocabulary import PAD
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C was pressed; the run has been saved."""
-
-
-@dataclass
-class Run:
-    """What the functions of this recipe hand to one another."""
-
-    config: TrainConfig
-    stages: list[Stage]
-    captioner: Captioner
-    training: Split
-    validation: Split
-    progress: Progress
-    journal: Journal
-    optimizer: torch.optim.AdamW
-    started: float
-
-    @property
-    def model(self) -> CaptionModel:
-        return self.captioner.model
-
-    @property
-    def stage(self) -> Stage:
-        return self.stages[self.progress.stage]
-
-    @property
-    def title(self) -> str:
-        return f"{self.stage.name} {self.progress.epoch + 1}/{self.stage.epochs}"
-
-    def save(self) -> None:
-        """Write `last/`: exact, with all that a resume needs."""
-        self.progress.seconds = time.monotonic() - self.started
-        state = {"progress": asdict(self.progress), "optimizer": optimizer_state(self.optimizer)}
-        photos = len(self.training.records)
-        save_run(self.config.output / "last", self.captioner, self.config, self.progress, photos, state=state)
 
 
 def train(config: TrainConfig) -> Path:
@@ -118,30 +42,32 @@ def train(config: TrainConfig) -> Path:
     Raises ValueError for settings and data that cannot be used, FloatingPointError when the loss is no number, and
     `Interrupted` after a Ctrl-C.
     """
+    check_settings(config)
     stages = [parse_stage(text) for text in config.stages]
     records = read_dataset(config.data)
     train_records, val_records = (_limited(select(records, name), config.limit) for name in ("train", "val"))
-    captioner, progress, moments = _resume(config) if config.resume else _begin(config, train_records)
+    start = resume if config.resume else begin
+    captioner, progress, moments = start(config, [*train_records, *val_records])
     for stage in stages:  # a wrong block name is an error now, not after the first stage
         captioner.model.encoder.unfreeze_from(stage.block)
+    best = config.output / "best"
+    if progress.stage == len(stages):
+        print(f"{config.output} is complete already.")
+        return best
+
     vocabulary = captioner.vocabulary
     training = Split("train", train_records, encode_captions(train_records, vocabulary, config.max_length))
     validation = Split("val", val_records, encode_captions(val_records, vocabulary, config.max_length))
-    print_plan(config, stages, captioner, training, validation)
-    best = config.output / "best"
-    if progress.stage == len(stages):
-        print("this run is complete already.")
-        return best
-
     journal = Journal(config.output, progress.step, validated=progress.batch == 0)
     optimizer = _start_stage(config, captioner.model, stages[progress.stage])
     started = time.monotonic() - progress.seconds
     run = Run(config, stages, captioner, training, validation, progress, journal, optimizer, started)
+    print_plan(run)
     try:
         if config.resume:
             restore_optimizer(optimizer, moments)
         else:
-            run.save()
+            run.save("last")
         while True:
             while progress.epoch < run.stage.epochs:
                 run_epoch(run)
@@ -149,11 +75,12 @@ def train(config: TrainConfig) -> Path:
             progress.stage, progress.epoch, progress.stale = progress.stage + 1, 0, 0
             run.optimizer.state.clear()
             if progress.stage == len(stages):
-                run.save()
                 break
             load_into(run.model, load_checkpoint(best)[0], best)  # go on from the best epoch, not from the last
             run.optimizer = _start_stage(config, run.model, run.stage)
-            run.save()
+            run.save("last")
+        save_curves(config.output / "curves.png", read_log(journal.path))
+        run.save("last")
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped after step {progress.step}; {config.output / 'last'} is saved. "
@@ -161,19 +88,19 @@ def train(config: TrainConfig) -> Path:
         ) from None
     finally:
         journal.close()
-    save_curves(config.output / "curves.png", read_log(journal.path))
     return best
 
 
 def run_epoch(run: Run) -> None:
-    """The steps of an epoch that are still to be done. On Ctrl-C: the step is finished, saved, KeyboardInterrupt."""
+    """The steps of an epoch that are still to be done. On Ctrl-C the step is finished and saved, then it is raised."""
     config, progress, stage = run.config, run.progress, run.stage
     photos = len(run.training.records)
     epoch_steps = -(-photos // config.batch_size)
     seed = (config.seed, progress.stage, progress.epoch)
     remaining = epoch_order(photos, config.batch_size, seed)[progress.batch :]
     dataset = _dataset(run, run.training, seed)
-    bar = tqdm(total=photos, initial=progress.batch * config.batch_size, desc=run.title, unit="photo")
+    seen = min(progress.batch * config.batch_size, photos)
+    bar = tqdm(total=photos, initial=seen, desc=run.title, unit="photo", dynamic_ncols=True)
     run.model.train()
     with bar, _signals() as interrupted:
         for batch in batches(dataset, remaining, config.workers):
@@ -187,13 +114,13 @@ def run_epoch(run: Run) -> None:
             bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
             figures["learning_rate"] = run.optimizer.param_groups[0]["lr"]
             run.journal.write("step", progress.step, stage=stage.name, epoch=progress.epoch + 1, **figures)
-            if interrupted or (config.save_every and progress.step % config.save_every == 0):
-                run.save()
             if interrupted:
                 break
+            if config.save_every and progress.step % config.save_every == 0:
+                run.save("last")
+        run.save("last")
     if interrupted:
         raise KeyboardInterrupt
-    run.save()
 
 
 def train_step(run: Run, batch: Batch) -> dict[str, float]:
@@ -229,25 +156,12 @@ def run_validation(run: Run) -> None:
     progress.stale += 1
     if better:
         progress.best, progress.best_step, progress.stale = scores["CIDEr-D"], progress.step, 0
-        progress.seconds = time.monotonic() - run.started
-        photos = len(run.training.records)
-        save_run(config.output / "best", run.captioner, config, progress, photos, scores=scores)
+        run.save("best", scores)
     progress.epoch, progress.batch = progress.epoch + 1, 0
     if config.patience and progress.stale >= config.patience:
         print(f"{run.stage.name}: no better CIDEr-D for {progress.stale} epochs; the stage ends here.")
         progress.epoch = run.stage.epochs
-    run.save()
-
-
-def parse_stage(text: str) -> Stage:
-    """`decoder:10` or `features.14:5`."""
-    name, colon, epochs = text.partition(":")
-    if not (name and colon and epochs.isdigit() and int(epochs)):
-        raise ValueError(
-            f"stage {text!r} is not NAME:EPOCHS, such as decoder:10 (over the frozen CNN) or features.14:5 "
-            "(the CNN learns from that block up)."
-        )
-    return Stage(None if name == "decoder" else name, int(epochs))
+    run.save("last")
 
 
 def _start_stage(config: TrainConfig, model: CaptionModel, stage: Stage) -> torch.optim.AdamW:
@@ -255,43 +169,6 @@ def _start_stage(config: TrainConfig, model: CaptionModel, stage: Stage) -> torc
     model.encoder.unfreeze_from(stage.block, config.train_batch_norm and stage.block is not None)
     decoder_rate = config.learning_rate if stage.block is None else config.joint_learning_rate
     return build_optimizer(model, decoder_rate, config.encoder_learning_rate, config.weight_decay)
-
-
-def _begin(config: TrainConfig, records: list[Record]) -> tuple[Captioner, Progress, dict]:
-    if has_checkpoint(config.output / "last"):
-        raise ValueError(
-            f"{config.output} holds a run already. Add --resume to go on with it, or choose another --output."
-        )
-    torch.manual_seed(config.seed)
-    vocabulary = Vocabulary.build(
-        (tokenize(caption) for record in records for caption in record.captions), config.min_count
-    )
-    model = build_model(config.model, len(vocabulary), config.weights)
-    encoder = model.encoder
-    preprocess = Preprocess(config.image_size or encoder.image_size, mean=encoder.mean, std=encoder.std)
-    backend = TorchBackend(model, choose_device(config.device))
-    config.output.mkdir(parents=True, exist_ok=True)
-    (config.output / "train.json").write_text(
-        json.dumps(asdict(config), indent=1, default=str) + "\n", encoding="utf-8"
-    )
-    return Captioner(backend, vocabulary, preprocess, config.model, config.decoding), Progress(), {}
-
-
-def _resume(config: TrainConfig) -> tuple[Captioner, Progress, dict]:
-    last = config.output / "last"
-    if not has_checkpoint(last):
-        raise FileNotFoundError(f"{last} is not there, so there is nothing to go on with. Leave --resume out to start.")
-    before = json.loads((config.output / "train.json").read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(asdict(config), default=str))
-    for name in sorted(set(before) - set(ABOUT_THE_MACHINE)):
-        if before[name] != now.get(name):
-            raise ValueError(
-                f"{config.output} was begun with {name} = {before[name]}, but now it is {now.get(name)}. "
-                "Go on with the settings it was begun with, or start another run in another --output."
-            )
-    captioner = Captioner.load(last, device=config.device, backend="torch")
-    state = load_state(last)
-    return captioner, Progress(**state["progress"]), state["optimizer"]
 
 
 def _dataset(run: Run, split: Split, seed: tuple[int, ...] | None = None) -> Dataset:
@@ -306,49 +183,20 @@ def _dataset(run: Run, split: Split, seed: tuple[int, ...] | None = None) -> Dat
     return Photos(split.records, split.captions, captioner.preprocess, augmenter)
 
 
-def save_run(
-    directory: Path,
-    captioner: Captioner,
-    config: TrainConfig,
-    progress: Progress,
-    photos: int,
-    scores: dict[str, float] | None = None,
-    state: dict | None = None,
-) -> None:
-    """Write a checkpoint: `best/`, in half precision with its scores, or `last/`, exact, with the `state` to resume."""
-    settings = {name: value for name, value in asdict(config).items() if name not in ABOUT_THE_MACHINE}
-    settings["weights"] = Path(config.weights).name
-    training = {
-        "data": config.data.name,
-        "photos": photos,
-        "step": progress.step,
-        "hours": round(progress.seconds / 3600, 2),
-        "settings": json.loads(json.dumps(settings, default=str)),
-    }
-    saved = captioner.to_config() | {"training": training, "scores": scores}
-    tensors = captioner.model.state_dict()
-    save_checkpoint(directory, tensors, saved, model_card(saved), half=state is None, state=state)
-
-
-def print_plan(
-    config: TrainConfig, stages: list[Stage], captioner: Captioner, training: Split, validation: Split
-) -> None:
+def print_plan(run: Run) -> None:
     """What is going to happen, before it happens."""
-    model = captioner.model
+    config, model, training = run.config, run.model, run.training.records
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    precision = "bfloat16" if has_bfloat16(model.device) else "float32"
-    print(
-        f"data    {config.data}: {len(training.records)} photos to train on, {len(validation.records)} to validate on"
-    )
-    example = training.records[0]
-    print(f"        such as {example.path.name}: {example.captions[0]}")
-    words = len(captioner.vocabulary)
+    words = len(run.captioner.vocabulary.words)
+    print(f"data    {config.data}: {len(training)} photos to train on, {len(run.validation.records)} to validate on")
+    print(f"        such as {training[0].path.name}: {training[0].captions[0]}")
     print(f"model   {config.model.encoder} + {config.model.cell}, {size:.1f} M parameters, {words} words")
-    print(f"device  {model.device}, {precision}")
-    for stage in stages:
+    print(f"device  {model.device}, {'bfloat16' if has_bfloat16(model.device) else 'float32'}")
+    for stage in run.stages:
         learns = "decoder over the frozen CNN" if stage.block is None else f"decoder, and the CNN from {stage.block} up"
         print(f"stage   {stage.epochs:3d} epochs: {learns}")
-    print(f"output  {config.output}", flush=True)
+    step = run.progress.step
+    print(f"output  {config.output}{f', going on after step {step}' if step else ''}", flush=True)
 
 
 def print_scores(title: str, scores: dict[str, float], better: bool) -> None:

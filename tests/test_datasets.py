@@ -1,6 +1,7 @@
 """Batches and the feature cache: every caption of every photo, cached = live, a cache that knows when it is stale."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from captioner.data.cache import cached_features
 from captioner.data.datasets import Augmenter, CachedFeatures, Photos, batches, encode_captions, epoch_order, in_order
 from captioner.data.readers import Record
 from captioner.encoder import Encoder
-from captioner.images import Preprocess
+from captioner.images import ImageError, Preprocess
 from captioner.vocabulary import BOS, EOS, PAD, UNK, Vocabulary, tokenize
 
 CAPTIONS = [("A red ball.", "a ball to the left"), ("two dogs",), ("a dog", "the dog runs", "a dog and a ball")]
@@ -98,6 +99,35 @@ def test_a_stale_cache_is_made_anew(records, encoder, tmp_path):
     assert made(other, plain, records[:2])
     (folder / "key.json").write_text("{")
     assert made(other, plain, records[:2])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_cannot_be_read_is_one_clear_line(records, vocabulary, encoder, tmp_path, workers):
+    broken = tmp_path / "cut: short.png"
+    broken.write_bytes(records[0].path.read_bytes()[:200])
+    bad = [records[1], Record("bad", broken, CAPTIONS[0], "train")]
+    photos = Photos(bad, encode_captions(bad, vocabulary, 9), Preprocess(64))
+    for read in (
+        lambda: list(batches(photos, in_order(2, 1), workers)),
+        lambda: cached_features(tmp_path / "cache", encoder, Preprocess(64), bad, workers),
+    ):
+        with pytest.raises(ImageError) as caught:
+            read()
+        assert str(caught.value).startswith(f"{broken}: truncated or damaged (")
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [broken.name]  # nothing is left of a cache broken off
+
+
+def test_a_cache_that_the_disk_cannot_hold(records, encoder, tmp_path, monkeypatch):
+    needed = 2 * len(records) * 512 * (1 + 3 * 3)  # pooled and grid of SqueezeNet at 64 pixels, two bytes a number
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=needed - 1))
+    with pytest.raises(OSError, match=r"cache: the features need 0\.0 GB, but its disk has 0\.0 GB left.*--cache"):
+        cached_features(tmp_path / "cache", encoder, Preprocess(64), records)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=needed))
+    pooled, grid = cached_features(tmp_path / "cache", encoder, Preprocess(64), records)
+    assert pooled.nbytes + grid.nbytes == needed and pooled.dtype == np.float16
 
 
 def test_an_epoch_sees_each_photo_once_in_an_order_of_its_own():

@@ -22,8 +22,8 @@ FLOORS = (
     ("encoder", "decoder", "device", "distributed"),
     ("model",),
     ("data", "manifest", "checkpoint", "card", "optim", "objectives"),
-    ("backend", "runtime", "captioner", "evaluate", "validate", "journal", "diagnose", "inside", "export"),
-    ("train", "pretrain", "bulk", "web"),
+    ("backend", "runtime", "captioner", "evaluate", "validate", "journal", "diagnose", "inside", "quantize", "export"),
+    ("run", "train", "pretrain", "bulk", "web"),
     ("cli", "__main__", ""),  # "" is captioner/__init__.py
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

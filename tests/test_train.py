@@ -1,7 +1,9 @@
 """The training recipe on the toy world: it is repeatable, resumes to the bit, and stops with a clear word."""
 
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,8 @@ from captioner.data.toy import make_toy
 from captioner.encoder import Encoder
 from captioner.journal import read_log
 from captioner.optim import schedule
-from captioner.train import parse_stage, train
+from captioner.run import parse_stage
+from captioner.train import Interrupted, train
 
 STAGES = ("decoder:2", "features.12:1")
 
@@ -62,7 +65,7 @@ def command(settings: TrainConfig, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "captioner.cli", "train", "--data", str(settings.data), "--output", str(settings.output),
         "--weights", "none", "--stages", *STAGES, "--batch-size", "8", "--image-size", "64", "--min-count", "1",
-        "--patience", "0", "--workers", "0", "--save-every", "1", "--device", "cpu", "--model.encoder", model.encoder,
+        "--patience", "0", "--workers", "1", "--save-every", "1", "--device", "cpu", "--model.encoder", model.encoder,
         "--model.embedding-size", "16", "--model.hidden-size", "24", *more,
     ]  # fmt: skip
 
@@ -120,13 +123,14 @@ def test_killed_and_resumed_is_uninterrupted(toy, uninterrupted, tmp_path, numbe
     settings = config(toy, tmp_path / "run")
     total = sum(row["kind"] == "step" for row in read_log(uninterrupted.output / "log.jsonl"))
     step = random.randint(1, total - 3)
-    process = subprocess.Popen(command(settings), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(settings), stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_step(process, settings.output, step)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # a terminal sends Ctrl-C to the process that reads photos, too
     _, errors = process.communicate(timeout=120)
     if number == signal.SIGINT:
         assert process.returncode == 130, errors
         assert "--resume" in errors.splitlines()[-1]
+        assert errors.count("finishing the step") <= 1 and "Traceback" not in errors, errors
     train(replace(settings, resume=True))
     assert_same(weights(settings.output / "last"), weights(uninterrupted.output / "last"))
     assert_same(weights(settings.output / "best"), weights(uninterrupted.output / "best"))
@@ -142,6 +146,50 @@ def test_a_loss_that_is_no_number_stops(toy, tmp_path):
     rows = read_log(settings.output / "log.jsonl")
     assert rows[-1]["step"] == step - 1  # saved each step: the last good one is there and whole
     assert json.loads((settings.output / "last" / "config.json").read_text())["training"]["step"] == step - 1
+
+
+def test_the_curves_are_drawn_when_the_end_was_cut_off(toy, tmp_path, monkeypatch):
+    settings = config(toy, tmp_path / "run", stages=("decoder:1",))
+
+    def cut_off(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr("captioner.train.save_curves", cut_off)
+        train(settings)
+    train(replace(settings, resume=True))
+    assert (settings.output / "curves.png").is_file()
+
+
+def test_a_run_goes_on_with_its_own_photos_wherever_they_lie(toy, uninterrupted, tmp_path, capsys):
+    shutil.copytree(toy, tmp_path / "moved")
+    assert train(replace(uninterrupted, data=tmp_path / "moved", resume=True)) == uninterrupted.output / "best"
+    assert "is complete already" in capsys.readouterr().out
+    make_toy(tmp_path / "other", images=40, size=64, seed=1)
+    with pytest.raises(ValueError, match=r"was begun with other photos or captions than .*other has"):
+        train(replace(uninterrupted, data=tmp_path / "other", resume=True))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size is 0; expected 1 or more"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan; expected above 0"),
+        ({"clip": 0.0}, "--clip is 0.0; expected above 0"),
+        ({"warmup": 1.5}, "--warmup is 1.5; expected 0 to 1"),
+        ({"label_smoothing": 1.0}, "--label-smoothing is 1.0; expected 0 or more and below 1"),
+        ({"limit": -1}, "--limit is -1; expected 0 or more"),
+        ({"stages": ()}, r"--stages is \(\); expected a stage or more"),
+        ({"model": ModelConfig(hidden_size=0)}, "--model.hidden-size is 0; expected 1 or more"),
+        ({"augment": AugmentConfig(smallest_crop=0.0)}, "--augment.smallest-crop is 0.0; expected above 0"),
+        ({"image_size": 8}, "squeezenet1_1 cannot see images of 8 pixels .*larger --image-size"),
+        ({"min_count": 1000}, "no word comes 1000 times in the captions of .*Lower --min-count"),
+    ],
+)
+def test_numbers_that_no_training_can_use(toy, tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        train(config(toy, tmp_path / "run", **wrong))
+    assert not (tmp_path / "run").exists()
 
 
 def test_wrong_settings(toy, uninterrupted, tmp_path):

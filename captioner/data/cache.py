@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
+from captioner.data.datasets import in_order, load
 from captioner.data.readers import Record
 from captioner.encoder import Encoder
 from captioner.images import Preprocess, open_image
@@ -84,30 +86,45 @@ def _build(
     batch_size: int,
     title: str,
 ) -> None:
-    beside = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     device = next(encoder.parameters()).device
     training = encoder.training
     encoder.eval()
-    loader = DataLoader(_PlainPhotos(records, preprocess), batch_size=batch_size, num_workers=workers)
-    files: list[np.memmap] = []
-    start = 0
-    with tqdm(total=len(records), desc=title, unit="photo", dynamic_ncols=True) as progress:
-        for images in loader:
+    loaded = load(_PlainPhotos(records, preprocess), in_order(len(records), batch_size), workers, default_collate)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(prefix=f"{directory.name}.partial-", dir=directory.parent) as partial,
+        tqdm(total=len(records), desc=title, unit="photo", dynamic_ncols=True) as progress,
+    ):
+        beside = Path(partial, "features")
+        beside.mkdir()
+        files: list[np.memmap] = []
+        start = 0
+        for images in loaded:
             features = encoder(images.to(device, memory_format=torch.channels_last))
             if not files:
+                shapes = [(len(records), *part.shape[1:]) for part in features]
+                _check_space(directory, 2 * sum(math.prod(shape) for shape in shapes))
                 files = [
-                    np.lib.format.open_memmap(beside / f"{name}.npy", "w+", np.float16, (len(records), *part.shape[1:]))
-                    for name, part in zip(("pooled", "grid"), features, strict=True)
+                    np.lib.format.open_memmap(beside / f"{name}.npy", "w+", np.float16, shape)
+                    for name, shape in zip(("pooled", "grid"), shapes, strict=True)
                 ]
             for file, part in zip(files, features, strict=True):
                 file[start : start + len(images)] = part.to(torch.float16).cpu().numpy()
             start += len(images)
             progress.update(len(images))
+        for file in files:
+            file.flush()
+        (beside / "key.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
+        shutil.rmtree(directory, ignore_errors=True)
+        beside.rename(directory)
     encoder.train(training)
-    for file in files:
-        file.flush()
-    (beside / "key.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
-    shutil.rmtree(directory, ignore_errors=True)
-    beside.rename(directory)
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    """A disk that is full kills a process which writes to a mapped file, without a word."""
+    free = shutil.disk_usage(directory.parent).free
+    if needed > free:
+        raise OSError(
+            f"{directory}: the features need {needed / 1e9:.1f} GB, but its disk has {free / 1e9:.1f} GB left. "
+            "Keep them on another one (--cache), or train without a decoder stage."
+        )

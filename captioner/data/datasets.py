@@ -4,8 +4,9 @@ or a different order of arrival change nothing."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from captioner.config import AugmentConfig
 from captioner.data.readers import Record
 from captioner.encoder import Features
-from captioner.images import Preprocess, open_image
+from captioner.images import ImageError, Preprocess, open_image
 from captioner.vocabulary import BOS, EOS, PAD, Vocabulary, tokenize
 
 
@@ -144,9 +145,26 @@ def in_order(photos: int, batch_size: int) -> list[list[int]]:
     return [list(range(start, min(start + batch_size, photos))) for start in range(0, photos, batch_size)]
 
 
-def batches(
-    dataset: Dataset, order: list[list[int]], workers: int = 0, collate_fn: Callable = collate
-) -> Iterator[Batch]:
-    """Load these batches, in this order."""
+def batches(dataset: Dataset, order: list[list[int]], workers: int = 0) -> Iterator[Batch]:
+    """Load these batches, in this order. Raises ImageError for a photo that cannot be read."""
+    return load(dataset, order, workers, collate)
+
+
+def load(dataset: Dataset, order: list[list[int]], workers: int, collate_fn: Callable) -> Iterator[Any]:
+    """What `collate_fn` makes of these items, in this order, read by so many processes (0: by this one)."""
     pinned = torch.cuda.is_available()
-    yield from DataLoader(dataset, batch_sampler=order, num_workers=workers, collate_fn=collate_fn, pin_memory=pinned)
+    loader = DataLoader(
+        dataset, batch_sampler=order, num_workers=workers, collate_fn=collate_fn, pin_memory=pinned,
+        worker_init_fn=_leave_ctrl_c_to_the_main_process,
+    )  # fmt: skip
+    try:
+        yield from loader
+    except ImageError as error:
+        text = str(error)
+        if text.startswith("Caught "):  # from another process it comes with a traceback, and ends in its own line
+            text = text.strip().splitlines()[-1].partition(": ")[2]
+        raise ImageError(text) from None
+
+
+def _leave_ctrl_c_to_the_main_process(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
