@@ -164,6 +164,8 @@ def select_tensors(
         shape = found[key].shape
         if shape != tensor.shape:
             raise ValueError(f"{expected}, but {key} has shape {[*shape]}, not {[*tensor.shape]}.")
+        if not found[key].isfinite().all():  # torchvision's VGG16_Weights.IMAGENET1K_FEATURES, for one
+            raise ValueError(f"{expected}, but {key} holds values that are no numbers. Choose other weights.")
     # Copies: memory lent by a file may be aligned otherwise, which changes the last bits of a CPU's results.
     return {
         key: found[key].to(torch.float32 if found[key].is_floating_point() else torch.int64, copy=True)

@@ -323,6 +323,8 @@ def test_wrong_files_are_one_clear_line(tmp_path: Path) -> None:
     assert "but it lacks features.0.bias." in error(path)
     torch.save({**state, "features.0.bias": torch.zeros(3)}, path)
     assert "features.0.bias has shape [3], not [64]" in error(path)
+    torch.save({**state, "features.0.bias": torch.full((64,), torch.nan)}, path)
+    assert "features.0.bias holds values that are no numbers" in error(path)
 
 
 def test_an_enum_member_that_is_not_there() -> None:
