@@ -16,9 +16,9 @@ def model_card(saved: Mapping[str, Any]) -> str:
     lines = [
         f"# An image captioner: {model['encoder']} and {model['cell']}",
         "",
-        f"A {model['encoder']} without its softmax classifier gives features to a {model['cell']} decoder with "
-        f"{words} words and {'no' if attention == 'none' else f'Luong `{attention}`'} attention. Made with captioner; "
-        "the files hold tensors and settings only, nothing that runs.",
+        f"The CNN `{model['encoder']}`, without its softmax classifier, gives features to a decoder (`{model['cell']}`)"
+        f" with {words} words and {'no' if attention == 'none' else f'Luong `{attention}`'} attention. Made with "
+        "captioner; the files hold tensors and settings only, nothing that runs.",
         "",
         "## Training",
         "",

@@ -6,6 +6,8 @@ from captioner import Captioner, ImageError
 from captioner.images import find_images
 
 paths = find_images(sys.argv[1:] or ["datasets/sample"])
+if not paths:
+    sys.exit("no photos there")
 captioner = Captioner.load()  # the shipped model; or the directory of your own: Captioner.load("runs/mine/best")
 
 # One photo: a path, bytes, an open file, a Pillow image or an array.

@@ -2,7 +2,8 @@
 
 python scripts/train_coco.py --data datasets/coco2017 --output runs/coco [any setting of captioner train]
 
-It is made for a GPU and has not been run to its end by its authors: no figures are claimed for it."""
+It is made for a GPU and has not been run to its end by its authors: no figures are claimed for it.
+The first stage keeps the features of 123,000 photos: 25 GB of disk (--cache FOLDER tells where)."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from captioner.train import train
 RECIPE = TrainConfig(
     data=Path("datasets/flickr8k"),
     output=Path("runs/flickr8k"),
-    stages=("decoder:5", "features.7:9"),
+    stages=("decoder:5", "features.7:5"),
     patience=0,
 )
 
