@@ -54,7 +54,7 @@ setup(
         "java-metrics": JAVA,
         "train": TRAIN,
         "web": WEB,
-        "test": [*TRAIN, *WEB, "mypy", "nltk>=3.8.1", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
+        "test": [*TRAIN, *WEB, *JAVA, "mypy", "nltk>=3.8.1", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
     },
     entry_points={"console_scripts": ["captioner=captioner.cli:main"]},
 )

@@ -12,7 +12,7 @@ import os
 import shutil
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from captioner.checkpoint import load_checkpoint, load_into
 from captioner.config import ModelConfig
 from captioner.decoder import Memory
-from captioner.images import Preprocess
+from captioner.images import Preprocess, Source
 from captioner.manifest import CARD, CONFIG, WEIGHTS, find_checkpoint
 from captioner.model import CaptionModel, build_model
+from captioner.quantize import quantize
 from captioner.runtime import GRAPHS, WEIGHTS_KEY
 from captioner.vocabulary import Vocabulary
 
@@ -67,17 +68,25 @@ class WordGraph(nn.Module):
         return (logits.reshape(*rows, -1), *looked, *(part.unflatten(1, rows) for part in state))
 
 
-def export(checkpoint: str | Path, format: Format = "onnx", output: str | Path | None = None) -> list[Path]:
+def export(
+    checkpoint: str | Path,
+    format: Format = "onnx",
+    output: str | Path | None = None,
+    int8: Sequence[Source] | None = None,
+) -> list[Path]:
     """Write the graphs of a checkpoint into its directory, or into `output`, which becomes a checkpoint, too, with
-    copies of its files. Returns the files written. Raises CheckpointError or ValueError."""
+    copies of its files. Returns the files written. With `int8` (ONNX only) the decoder computes in eight-bit integers
+    and, calibrated on these photos if there are any, the CNN, too. Raises CheckpointError, ImageError or ValueError."""
+    if int8 is not None and format != "onnx":
+        raise ValueError(f"eight-bit graphs are made as onnx only, not as {format}.")
     directory = find_checkpoint(checkpoint)
     tensors, saved = load_checkpoint(directory)
     model = build_on_cpu(ModelConfig(**saved["model"]), len(Vocabulary(saved["vocabulary"])), tensors)
     if output is not None:
         directory = _copy(directory, Path(output))
-    size = Preprocess.from_dict(saved["preprocess"]).size
+    preprocess = Preprocess.from_dict(saved["preprocess"])
     written = []
-    for graph in graphs(model, size):
+    for graph in graphs(model, preprocess.size):
         path = directory / f"{graph.name}.{format}"
         partial = path.with_name(f".{path.name}.partial")
         with warnings.catch_warnings():  # of the exporters' own making
@@ -88,6 +97,8 @@ def export(checkpoint: str | Path, format: Format = "onnx", output: str | Path |
                 torch.export.save(torch.export.export(graph.module, graph.example, dynamic_shapes=graph.dims), partial)
         os.replace(partial, path)
         written.append(path)
+    if int8 is not None:
+        quantize(directory, preprocess, int8)
     return written
 
 
@@ -148,11 +159,12 @@ def _write_onnx(path: Path, graph: Graph, weights: Path, sha256: str) -> None:
         dynamic_shapes=graph.dims,
         opset_version=OPSET,
         dynamo=True,
-        optimize=False,  # it would copy the weights; the runtime optimises when it loads
+        optimize=False,  # it would put changed copies of the weights into the graph
         verbose=False,
     )
     assert program is not None
     model = program.model
+    _simplify(model)
     _name_weights(model.graph, weights)
     model.metadata_props[WEIGHTS_KEY] = sha256
     model.producer_name = "captioner"
@@ -163,6 +175,22 @@ def _write_onnx(path: Path, graph: Graph, weights: Path, sha256: str) -> None:
             if value is not None:
                 value.metadata_props.clear()
     ir.save(model, path)
+
+
+def _simplify(model: Any) -> None:
+    """Compute what is constant but the weights, which only the runtime may change, when it loads the graph. It can do
+    so where all that a weight meets is constant: it folds batch norm into convolutions and sorts the gates of an LSTM,
+    and would do so at each run otherwise."""
+    from onnxscript import optimizer
+
+    weights = set(model.graph.initializers)
+
+    def touches_a_weight(node: Any) -> bool:
+        return any(value is not None and value.name in weights for value in node.inputs)
+
+    optimizer.inline(model)
+    optimizer.fold_constants(model, should_fold=lambda node: False if touches_a_weight(node) else None)
+    optimizer.remove_unused_nodes(model)
 
 
 def _name_weights(graph: Any, weights: Path) -> None:

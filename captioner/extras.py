@@ -16,7 +16,8 @@ EXTRAS = {  # what comes with an extra, by the name that is imported
 }
 ROOMS = {  # which rooms cannot be entered without them
     **dict.fromkeys(("backend", "checkpoint", "data.cache", "data.datasets", "decoder", "device"), "torch"),
-    **dict.fromkeys(("diagnose", "encoder", "export", "inside", "model", "objectives", "optim"), "torch"),
+    **dict.fromkeys(("diagnose", "encoder", "export", "inside", "model", "objectives", "optim", "run"), "torch"),
+    "quantize": "onnx",
     **dict.fromkeys(("train", "validate"), "torch"),
     "web": "fastapi",
 }

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from captioner.captioner import Caption, Captioner
+from captioner.captioner import Captioner
 from captioner.data.datasets import batches, in_order
 from captioner.data.records import Record
 from captioner.decoding import Decoding
@@ -31,7 +31,8 @@ def validate(
     scores there are the `loss` (nats a token, teacher-forced, no smoothing) and the share of captions that were
     `unfinished` or are `distinct`."""
     model = captioner.model.eval()
-    captions: list[Caption] = []
+    captions: list[str] = []
+    unfinished = 0
     loss, tokens = 0.0, 0
     order = in_order(len(records), batch_size)
     for batch in tqdm(batches(dataset, order, workers), total=len(order), desc="validation", leave=False):
@@ -42,18 +43,14 @@ def validate(
         logits, _, _ = model.decoder(batch.inputs, memory, real=real)
         loss += cross_entropy(logits, batch.targets[real]).item()
         tokens += int(real.sum())
-        captions += captioner.search(memory, len(batch.ids), decoding)
-    return {"loss": loss / max(1, tokens), **score(records, captions)}
-
-
-def score(records: Sequence[Record], captions: Sequence[Caption]) -> dict[str, float]:
-    """The scores of one caption a record, and the shares of captions that are `unfinished` or `distinct`."""
-    candidates: dict[Hashable, str] = {
-        record.id: caption.text for record, caption in zip(records, captions, strict=True)
-    }
+        found = captioner.search(memory, len(batch.ids), decoding)
+        captions += [caption.text for caption in found]
+        unfinished += sum(not caption.finished for caption in found)
+    candidates: dict[Hashable, str] = {record.id: text for record, text in zip(records, captions, strict=True)}
     references: dict[Hashable, Sequence[str]] = {record.id: record.captions for record in records}
     return {
+        "loss": loss / max(1, tokens),
         **score_captions(candidates, references),
-        "unfinished": sum(not caption.finished for caption in captions) / len(captions),
-        "distinct": len(set(candidates.values())) / len(captions),
+        "unfinished": unfinished / len(captions),
+        "distinct": len(set(captions)) / len(captions),
     }

@@ -19,6 +19,7 @@ from captioner.export import WordGraph, build_on_cpu, export, graphs
 from captioner.images import Preprocess
 from captioner.manifest import CheckpointError
 from captioner.model import build_model
+from captioner.quantize import quantize
 from captioner.runtime import OnnxBackend, choose_backend
 from captioner.vocabulary import Vocabulary
 
@@ -217,6 +218,31 @@ def test_a_copy_is_a_checkpoint_too(plain, photos, tmp_path, capsys, monkeypatch
     assert not list(bare.glob("*.onnx"))
     photo = photos / "b.jpg"
     assert_same(Captioner.load(copy, backend="onnx").caption(photo), Captioner.load(bare).caption(photo))
+
+
+def test_eight_bits_are_nearly_as_good(plain, photos, tmp_path):
+    """Of the decoder; then calibrated on photos, of the CNN, too."""
+    paths = sorted(photos.glob("*.*"))
+    whole = Captioner.load(plain, backend="onnx")
+    preprocess, size = whole.preprocess, {name: (plain / f"{name}.onnx").stat().st_size for name in ("photo", "word")}
+    copy = shutil.copytree(plain, tmp_path / "copy")
+    pixels = np.stack([preprocess.read(path)[0] for path in paths])
+    expected = whole.backend.remember(pixels)
+    for given, changed in (([], {"word"}), (paths, {"photo", "word"})):
+        for name in ("photo", "word"):
+            shutil.copyfile(plain / f"{name}.onnx", copy / f"{name}.onnx")
+        quantize(copy, preprocess, given)
+        assert {name for name in size if (copy / f"{name}.onnx").stat().st_size != size[name]} == changed
+        assert not list(copy.glob(".*"))
+        captioner = Captioner.load(copy, backend="onnx")
+        found = captioner.backend.remember(pixels)
+        for ours, theirs in zip((*found.looked_at, *found.state), (*expected.looked_at, *expected.state), strict=True):
+            assert np.abs(ours - theirs).mean() < 0.1 * np.abs(theirs).mean()
+        greedy = SEARCHES["greedy"]
+        for ours, theirs in zip(captioner.caption(paths, greedy), whole.caption(paths, greedy), strict=True):
+            assert ours.log_probabilities[0] == pytest.approx(theirs.log_probabilities[0], abs=0.3)
+    with pytest.raises(ValueError, match="onnx only, not as pt2"):
+        export(plain, "pt2", int8=[])
 
 
 ABSENT = """
