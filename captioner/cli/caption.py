@@ -14,6 +14,7 @@ from captioner.cli.options import (
     load_captioner,
     print_json,
 )
+from captioner.runtime import Backend
 
 
 @app.command
@@ -26,6 +27,7 @@ def caption(
     options: Options = AS_SAVED,
     batch_size: int = 32,
     device: str = "auto",
+    backend: Backend = "auto",
 ) -> int:
     """Write a sentence about each photo.
 
@@ -36,11 +38,12 @@ def caption(
         json: One JSON object a line, for programs.
         batch_size: Photos captioned at a time.
         device: auto, cpu, cuda, mps.
+        backend: The ONNX runtime (exported models on a CPU, without torch), or torch; auto takes the faster one.
     """
     from captioner.images import ImageError
 
     photos = find_photos(paths, recursive)
-    captioner = load_captioner(checkpoint, device)
+    captioner = load_captioner(checkpoint, device, backend)
     decoding = options.over(captioner.decoding)
     failed = 0
     results = captioner.caption_many(photos, decoding, batch_size)

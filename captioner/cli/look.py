@@ -17,6 +17,7 @@ from captioner.cli.options import (
     find_photos,
     load_captioner,
 )
+from captioner.runtime import Backend
 
 ALTERNATIVES = 4  # other words that are told at each step
 
@@ -31,6 +32,7 @@ def attend(
     options: Options = AS_SAVED,
     batch_size: int = 32,
     device: str = "auto",
+    backend: Backend = "auto",
 ) -> int:
     """Show where the model looked for each word: a picture, a film, an interactive page, or data.
 
@@ -41,12 +43,13 @@ def attend(
         checkpoint: Directory of the model; the shipped one if not given.
         batch_size: Photos captioned at a time.
         device: auto, cpu, cuda, mps.
+        backend: The ONNX runtime (exported models on a CPU, without torch), or torch; auto takes the faster one.
     """
     from captioner.images import ImageError
 
     photos = find_photos(paths, recursive=False)
     outputs = name_outputs(str(output), photos)
-    captioner = load_captioner(checkpoint, device)
+    captioner = load_captioner(checkpoint, device, backend)
     decoding = options.over(captioner.decoding)
     decoding = replace(decoding, alternatives=max(decoding.alternatives, ALTERNATIVES))
     failed = 0

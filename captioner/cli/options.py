@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from captioner.decoding import Decoding
+from captioner.runtime import Backend
 
 if TYPE_CHECKING:
     from captioner.captioner import Captioner
-    from captioner.runtime import Backend
 
 app = tyro.extras.SubcommandApp()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from captioner.cli.options import AS_SAVED, Checkpoint, OptionalFile, Options, app, load_captioner, print_json
+from captioner.runtime import Backend
 
 if TYPE_CHECKING:
     from captioner.captioner import Caption, Captioner
@@ -39,6 +40,7 @@ def evaluate(
     options: Options = AS_SAVED,
     batch_size: int = 32,
     device: str = "auto",
+    backend: Backend = "auto",
 ) -> int:
     """Caption each photo of a split, and score the captions as COCO does.
 
@@ -56,6 +58,7 @@ def evaluate(
         limit: Use only so many photos; 0 for all.
         batch_size: Photos captioned at a time.
         device: auto, cpu, cuda, mps.
+        backend: The ONNX runtime (exported models on a CPU, without torch), or torch; auto takes the faster one.
     """
     from captioner.evaluate import caption_records
     from captioner.evaluate import evaluate as run
@@ -67,7 +70,7 @@ def evaluate(
     records = records[:limit] if limit else records
     if scores is not None and not records[0].captions:
         raise ValueError("only COCO's server knows captions of test2014, so there are no scores. Leave --scores out.")
-    captioner = load_captioner(checkpoint, device)
+    captioner = load_captioner(checkpoint, device, backend)
     game, watch = _pointing(data, captioner) if pointing else (None, None)
     decoding = options.over(captioner.decoding)
     if records[0].captions:

@@ -7,6 +7,7 @@ import sys
 import tyro
 
 from captioner.cli.options import Checkpoint, app, load_captioner
+from captioner.runtime import Backend
 
 
 @app.command
@@ -20,6 +21,7 @@ def web(
     max_megapixels: float = 50,
     max_requests: int = 16,
     device: str = "auto",
+    backend: Backend = "auto",
 ) -> int:
     """A page to drop photos on, and an HTTP API, both on this machine only. Nothing that is sent is kept.
 
@@ -33,6 +35,7 @@ def web(
         max_megapixels: Largest photo.
         max_requests: Photos that may wait at once; the next is told to come again.
         device: auto, cpu, cuda, mps.
+        backend: The ONNX runtime (exported models on a CPU, without torch), or torch; auto takes the faster one.
     """
     try:
         from captioner.web.app import create_app
@@ -47,7 +50,7 @@ def web(
 
     limits = Limits(int(max_megabytes * 1e6), int(max_megapixels * 1e6), max_requests)
     with listen(host, port) as listening:
-        application = create_app(load_captioner(checkpoint, device), limits)
+        application = create_app(load_captioner(checkpoint, device, backend), limits)
         if not is_loopback(listening.getsockname()[0]):
             print("captioner: whoever reaches this machine over the network can use this page.", file=sys.stderr)
         print(f"{address(listening)} (Ctrl-C ends it)", flush=True)
