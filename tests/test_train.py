@@ -20,7 +20,6 @@ from captioner.data.readers import read_dataset, select
 from captioner.data.toy import make_toy
 from captioner.encoder import Encoder
 from captioner.journal import read_log
-from captioner.optim import schedule
 from captioner.run import parse_stage
 from captioner.train import Interrupted, train
 
@@ -104,6 +103,8 @@ def test_what_a_run_leaves(uninterrupted):
     assert {"loss", "BLEU-1", "BLEU-4", "CIDEr-D"} <= validations[0].keys()
     _, saved = load_checkpoint(output / "best")
     assert saved["scores"]["CIDEr-D"] == max(row["CIDEr-D"] for row in validations)
+    card = (output / "best" / "README.md").read_text()
+    assert "decoder:2, features.12:1" in card and f"| CIDEr-D | {saved['scores']['CIDEr-D']:.4f} |" in card
     assert Captioner.load(output / "best", device="cpu").vocabulary.words[0] == "a"
 
 
@@ -215,13 +216,6 @@ def test_augmentation_is_a_function_of_the_seed(toy, tmp_path):
     plain = config(toy, tmp_path / "plain", stages=("features.12:1",), augment=AugmentConfig(1.0, False, 0.0))
     train(plain)
     assert read_log(plain.output / "log.jsonl")[0]["loss"] != read_log(runs[0].output / "log.jsonl")[0]["loss"]
-
-
-def test_schedule():
-    shares = [schedule(step, 100, 0.1) for step in range(100)]
-    assert shares[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
-    assert shares[10:] == sorted(shares[10:], reverse=True)
-    assert shares[55] == pytest.approx(0.51) and shares[-1] < 0.03
 
 
 def test_the_toy_world_is_learned(tmp_path):
