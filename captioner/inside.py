@@ -16,7 +16,7 @@ from captioner.captioner import Captioner
 from captioner.data.datasets import encode_captions
 from captioner.data.readers import Record
 from captioner.decoder import CELLS, Decoder, Memory, State
-from captioner.images import Source, open_image
+from captioner.images import Source
 from captioner.vocabulary import BOS, SPECIALS
 
 Layer = Literal["below", "above"]
@@ -103,7 +103,7 @@ def read_cells(captioner: Captioner, photos: Sequence[Source], layer: Layer = "b
     decoding = replace(decoding, top_k=0, top_p=1.0)
     ranks: list[list[Reading]] = [[] for _ in range(best)]
     for start in range(0, len(photos), BATCH):
-        pixels = [captioner.preprocess(open_image(photo)) for photo in photos[start : start + BATCH]]
+        pixels = [captioner.preprocess.read(photo)[0] for photo in photos[start : start + BATCH]]
         memory = model.remember(torch.from_numpy(np.stack(pixels)).to(model.device))
         for row, caption in enumerate(captioner.search(memory, len(pixels), decoding)):
             own = memory.select(torch.tensor([row], device=model.device))
@@ -230,7 +230,7 @@ def trained_gradients(captioner: Captioner, records: Sequence[Record], words: in
     encoded = encode_captions(records, captioner.vocabulary, words + 1)
     for record, captions in zip(records, encoded, strict=True):
         with torch.no_grad():
-            pixels = torch.from_numpy(captioner.preprocess(open_image(record.path)))[None].to(model.device)
+            pixels = torch.from_numpy(captioner.preprocess.read(record.path)[0])[None].to(model.device)
             memory = model.remember(pixels)
         for caption in captions:
             tokens = torch.tensor([caption[:-1]], device=model.device)  # BOS and words, without the end

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from captioner.data.datasets import in_order, load
 from captioner.data.readers import Record
 from captioner.encoder import Encoder
-from captioner.images import Preprocess, open_image
+from captioner.images import Preprocess
 
 
 class _PlainPhotos(Dataset):
@@ -30,7 +30,7 @@ class _PlainPhotos(Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.preprocess(open_image(self.records[index].path))
+        return self.preprocess.read(self.records[index].path)[0]
 
 
 def cache_key(encoder: Encoder, preprocess: Preprocess, records: Sequence[Record]) -> dict[str, object]:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from captioner.config import AugmentConfig
 from captioner.data.readers import Record
 from captioner.encoder import Features
-from captioner.images import ImageError, Preprocess, open_image
+from captioner.images import ImageError, Preprocess, open_reduced
 from captioner.vocabulary import BOS, EOS, PAD, Vocabulary, tokenize
 
 
@@ -92,7 +92,7 @@ class Photos(Dataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, list[list[int]], int | str]:
         record, captions = self.records[index], self.captions[index]
-        photo = open_image(record.path)
+        photo, _ = open_reduced(record.path, 2 * self.preprocess.size)
         if self.augmenter is not None:
             photo, captions = self.augmenter(photo, captions, index)
         return self.preprocess(photo), captions, record.id

@@ -15,7 +15,7 @@ import numpy as np
 
 from captioner.captioner import Caption, Captioner
 from captioner.decoding import Decoding
-from captioner.images import ImageError, TooManyPixelsError, UnknownFormatError, open_image
+from captioner.images import ImageError, TooManyPixelsError, UnknownFormatError
 from captioner.visualize.record import record
 from captioner.web.batches import Batches
 from captioner.web.errors import Problem
@@ -72,7 +72,7 @@ class CaptionService:
         stream = io.BytesIO(photo)
         stream.name = "the photo"  # for messages
         try:
-            image = open_image(stream, self.limits.max_pixels)
+            return self.captioner.preprocess.read(stream, self.limits.max_pixels)
         except TooManyPixelsError as error:
             most = f"{self.limits.max_pixels / 1e6:g} megapixels"
             message = f"the photo has more than {most}, the most that are taken here. Scale it down."
@@ -81,7 +81,6 @@ class CaptionService:
             raise Problem(415, "not_a_photo", str(error)) from error
         except ImageError as error:
             raise Problem(400, "broken_photo", str(error)) from error
-        return self.captioner.preprocess(image), image.size
 
     def _run(self, decoding: Decoding, read: Sequence[tuple[np.ndarray, Size]]) -> list[Caption]:
         memory = self.captioner.backend.remember(np.stack([pixels for pixels, _ in read]))
