@@ -60,7 +60,6 @@ class Progress:
     batch: int = 0  # of the epoch, finished ones
     step: int = 0  # of the run
     best: float = -1.0  # CIDEr-D
-    best_step: int = 0
     stale: int = 0  # epochs of the stage since the best one
     seconds: float = 0.0
 

@@ -155,7 +155,7 @@ def run_validation(run: Run) -> None:
     print_scores(run.title, scores, better)
     progress.stale += 1
     if better:
-        progress.best, progress.best_step, progress.stale = scores["CIDEr-D"], progress.step, 0
+        progress.best, progress.stale = scores["CIDEr-D"], 0
         run.save("best", scores)
     progress.epoch, progress.batch = progress.epoch + 1, 0
     if config.patience and progress.stale >= config.patience:

@@ -139,6 +139,22 @@ def test_killed_and_resumed_is_uninterrupted(toy, uninterrupted, tmp_path, numbe
     assert logs[0] == logs[1], f"killed at step {step}"
 
 
+def test_a_stage_ends_early_and_the_next_begins_with_the_best(toy, tmp_path, monkeypatch):
+    ciders = iter([0.5, 0.4, 0.3])
+    scores = {"loss": 1.0, "BLEU-1": 0.0, "BLEU-4": 0.0}
+    monkeypatch.setattr("captioner.train.validate", lambda *_, **__: scores | {"CIDEr-D": next(ciders)})
+    settings = config(
+        toy, tmp_path / "run", stages=("decoder:9", "features.12:1"), patience=1,
+        joint_learning_rate=1e-12, encoder_learning_rate=1e-12,
+    )  # fmt: skip
+    train(settings)
+    rows = [row for row in read_log(settings.output / "log.jsonl") if row["kind"] == "validation"]
+    assert [(row["stage"], row["epoch"]) for row in rows] == [("decoder", 1), ("decoder", 2), ("features.12", 1)]
+    best, last = weights(settings.output / "best"), weights(settings.output / "last")  # no step has changed it since
+    for name in best:
+        torch.testing.assert_close(last[name], best[name], rtol=0, atol=1e-6)
+
+
 def test_a_loss_that_is_no_number_stops(toy, tmp_path):
     settings = config(toy, tmp_path / "run", learning_rate=1e30, warmup=0.0)
     with pytest.raises(FloatingPointError, match=r"step \d+: the loss is .*images/.*untouched") as error:
