@@ -16,7 +16,7 @@ import numpy as np
 from captioner.config import ModelConfig
 from captioner.decoding import Decoding, Hypothesis, search
 from captioner.images import ImageError, Preprocess, Source, open_image
-from captioner.manifest import find_checkpoint, read_config
+from captioner.manifest import AGAIN, CONFIG, CheckpointError, find_checkpoint, read_config
 from captioner.metrics.attention import Looking, looking
 from captioner.runtime import Backend, OnnxBackend, choose_backend, load_runtime
 from captioner.visualize.files import save_caption
@@ -159,7 +159,12 @@ class Captioner:
         """
         directory = find_checkpoint(shipped_checkpoint() if checkpoint is None else checkpoint)
         saved = read_config(directory)
-        config, vocabulary = ModelConfig(**saved["model"]), Vocabulary(saved["vocabulary"])
+        try:
+            config, vocabulary = ModelConfig(**saved["model"]), Vocabulary(saved["vocabulary"])
+            preprocess, decoding = Preprocess.from_dict(saved["preprocess"]), Decoding(**saved["decoding"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(f"{directory / CONFIG} describes no model ({reason}). {AGAIN}") from None
         runs: TorchBackend | OnnxBackend
         if choose_backend(directory, device, backend) == "onnx":
             runs = load_runtime(directory, saved.get("weights"), has_attention=config.attention != "none")
@@ -167,7 +172,6 @@ class Captioner:
             from captioner.backend import load_backend
 
             runs = load_backend(directory, config, len(vocabulary), device)
-        preprocess, decoding = Preprocess.from_dict(saved["preprocess"]), Decoding(**saved["decoding"])
         provenance = f"{directory.name}, SHA-256 {saved['weights']['sha256']}"
         return cls(runs, vocabulary, preprocess, config, decoding, provenance)
 

@@ -1,7 +1,9 @@
 """The public door: from a checkpoint and photos to captions. Batch = one by one, NumPy's choice = torch's."""
 
 import io
+import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +15,7 @@ from captioner import Captioner, Decoding, ImageError
 from captioner import decoding as numpy_side
 from captioner.backend import TorchStep, choose_words
 from captioner.images import find_images, open_image
+from captioner.manifest import CheckpointError
 from captioner.vocabulary import BOS, EOS, PAD, UNK
 
 
@@ -156,3 +159,21 @@ def test_sampling_draws_what_the_model_believes(captioner, paths):
     expected = logits[0, 0].softmax(-1).numpy()
     observed = np.bincount(drawn, minlength=len(expected)) / 4000
     assert np.abs(observed - expected).max() < 4 * math.sqrt(0.25 / 4000)
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        (lambda saved: saved.pop("vocabulary"), "no entry 'vocabulary'"),
+        (lambda saved: saved["model"].update(wings=2), "unexpected keyword argument 'wings'"),
+        (lambda saved: saved.update(preprocess=None), "NoneType"),
+        (lambda saved: saved["decoding"].update(beam_size=0), "beam_size is 0; expected 1 or more"),
+    ],
+)
+def test_a_config_that_describes_no_model(tiny, tmp_path, damage, reason):
+    directory = shutil.copytree(tiny, tmp_path / "model")
+    saved = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    damage(saved)
+    (directory / "config.json").write_text(json.dumps(saved), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"config\.json describes no model \(.*{reason}"):
+        Captioner.load(directory)

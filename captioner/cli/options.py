@@ -69,7 +69,7 @@ def find_photos(paths: Iterable[str], recursive: bool) -> list[Path]:
     given = [path for path in _with_standard_input(paths) if path.strip()]
     photos = find_images(given, recursive=recursive)
     if not photos:
-        deeper = "" if recursive else " Add --recursive to look into folders' folders, too."
+        deeper = "" if recursive or not given else " Add --recursive to look into folders' folders, too."
         raise ValueError(f"no photos: {', '.join(given) or 'nothing was given'}.{deeper}")
     return photos
 

@@ -65,7 +65,7 @@ def _coco_entries(source: Path, split: str) -> list[Entry]:
             clean_caption(annotation.get("caption"), f"{source}: annotation {annotation['id']}")
             for annotation in coco.imgToAnns[key]
         ]
-        entries.append(Entry(key, (image["file_name"],), captions, split))
+        entries.append(Entry(key, (str(image["file_name"]),), captions, split))
     return entries
 
 
@@ -133,7 +133,7 @@ def read_coco_test(root: Path) -> Listing:
 def _karpathy_image(image: Any, where: str) -> Entry:
     try:
         name, split, raw = (
-            image["filename"],
+            str(image["filename"]),
             image["split"],
             [sentence["raw"] for sentence in image["sentences"]],
         )
