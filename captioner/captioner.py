@@ -3,13 +3,15 @@ search and the vocabulary; each of these lives in a room of its own. Importing t
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from captioner.model import CaptionModel
 
 SHIPPED = "flickr8k-mobilenet_v2"
+WORKERS = 1 + min(
+    os.cpu_count() or 1, 7
+)  # batches under way: while one waits for its photos, others keep the cores busy
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +124,6 @@ class Caption:
         except (ImageError, TypeError, ValueError):  # ValueError: a file that was closed meanwhile
             return f"<p>{escape(self.text)}</p>"
         return frame(image, self.record(*image.size), longest=800)
-
-
-class _Read(NamedTuple):
-    """A photo that was read."""
-
-    pixels: np.ndarray  # (3, S, S)
-    size: tuple[int, int]  # width, height of the original
-    photo: Source
 
 
 class Captioner:
@@ -220,30 +217,34 @@ class Captioner:
     def caption_many(
         self, photos: Iterable[Source], decoding: Decoding | None = None, batch_size: int = 32
     ) -> Iterator[Caption | ImageError]:
-        """Caption any number of photos, in order, `batch_size` at a time; the next photos are read meanwhile. For a
-        photo that cannot be read its `ImageError` comes in the place of a caption."""
+        """Caption any number of photos, in order, `batch_size` at a time; some batches are under way at once, so that
+        photos are read while others are captioned. For a photo that cannot be read its `ImageError` comes in the place
+        of a caption."""
         settings = decoding or self.decoding
         waiting = iter(photos)
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            coming = [pool.submit(self._read, photo) for photo in islice(waiting, batch_size)]
-            while coming:
-                read = [future.result() for future in coming]
-                coming = [pool.submit(self._read, photo) for photo in islice(waiting, batch_size)]
-                good = [item for item in read if not isinstance(item, ImageError)]
-                captions = iter(self._caption_batch(good, settings) if good else [])
-                for item in read:
-                    yield item if isinstance(item, ImageError) else next(captions)
+        coming: deque[Future[list[Caption | ImageError]]] = deque()
+        with ThreadPoolExecutor(WORKERS) as pool:
+            while True:
+                while len(coming) <= WORKERS and (batch := list(islice(waiting, batch_size))):
+                    coming.append(pool.submit(self._caption_batch, batch, settings))
+                if not coming:
+                    return
+                yield from coming.popleft().result()
 
-    def _read(self, photo: Source) -> _Read | ImageError:
-        try:
-            return _Read(*self.preprocess.read(photo), photo)
-        except ImageError as error:
-            return error
-
-    def _caption_batch(self, read: Sequence[_Read], decoding: Decoding) -> list[Caption]:
-        memory = self.backend.remember(np.stack([each.pixels for each in read]))
-        captions = self.search(memory, len(read), decoding, [each.size for each in read])
-        return [caption.of(each.photo) for caption, each in zip(captions, read, strict=True)]
+    def _caption_batch(self, photos: Sequence[Source], decoding: Decoding) -> list[Caption | ImageError]:
+        read: list[tuple[np.ndarray, tuple[int, int], Source]] = []  # pixels (3, S, S), width and height, photo
+        errors: dict[int, ImageError] = {}
+        for index, photo in enumerate(photos):
+            try:
+                read.append((*self.preprocess.read(photo), photo))
+            except ImageError as error:
+                errors[index] = error
+        captions: Iterator[Caption] = iter(())
+        if read:
+            memory = self.backend.remember(np.stack([pixels for pixels, _, _ in read]))
+            found = self.search(memory, len(read), decoding, [size for _, size, _ in read])
+            captions = (caption.of(photo) for caption, (_, _, photo) in zip(found, read, strict=True))
+        return [errors[index] if index in errors else next(captions) for index in range(len(photos))]
 
     def search(
         self, memory: Any, photos: int, decoding: Decoding, sizes: Sequence[tuple[int, int]] | None = None

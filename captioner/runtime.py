@@ -121,6 +121,7 @@ def load_runtime(directory: Path, weights: Any, has_attention: bool) -> OnnxBack
     check_file(directory / WEIGHTS, weights, directory / CONFIG)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores also read photos and search
     sessions = []
     for name in GRAPHS:
         path = directory / f"{name}.onnx"
