@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from captioner.model import CaptionModel
 
 SHIPPED = "flickr8k-mobilenet_v2"
-WORKERS = 1 + min(
-    os.cpu_count() or 1, 7
-)  # batches under way: while one waits for its photos, others keep the cores busy
+WORKERS = 1 + min(os.cpu_count() or 1, 7)  # batches under way at once: one may wait for its photos
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,8 @@ def build_optimizer(
         others = [parameter for parameter in learning if id(parameter) not in decaying]
         groups += [{"params": decays, "peak": peak, "weight_decay": weight_decay}]
         groups += [{"params": others, "peak": peak, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=(0.9, 0.98))
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def schedule(step: int, steps: int, warmup: float, floor: float = 0.02) -> float:
