@@ -15,7 +15,7 @@ def build_optimizer(
     model: CaptionModel, learning_rate: float, encoder_learning_rate: float, weight_decay: float
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) over whatever learns. Each group keeps its `peak` learning rate; only
-    matrices decay, and embeddings do not."""
+    matrices decay, and embeddings do not. Not the fused kind: on a CPU a resumed run then differed in the last bits."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups = []
     for part, peak in ((model.decoder, learning_rate), (model.encoder, encoder_learning_rate)):
@@ -25,8 +25,7 @@ def build_optimizer(
         others = [parameter for parameter in learning if id(parameter) not in decaying]
         groups += [{"params": decays, "peak": peak, "weight_decay": weight_decay}]
         groups += [{"params": others, "peak": peak, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=(0.9, 0.98))
 
 
 def schedule(step: int, steps: int, warmup: float, floor: float = 0.02) -> float:
