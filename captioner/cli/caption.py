@@ -4,46 +4,31 @@ from __future__ import annotations
 
 import sys
 
-from captioner.cli.options import (
-    AS_SAVED,
-    Checkpoint,
-    Options,
-    Paths,
-    app,
-    find_photos,
-    load_captioner,
-    print_json,
-)
-from captioner.runtime import Backend
+from captioner.cli.options import AS_SAVED, SHIPPED, Model, Options, Paths, app, find_photos, print_json
 
 
 @app.command
 def caption(
     paths: Paths = (),
     /,
-    checkpoint: Checkpoint = None,
+    model: Model = SHIPPED,
     recursive: bool = False,
     json: bool = False,
     options: Options = AS_SAVED,
     batch_size: int = 32,
-    device: str = "auto",
-    backend: Backend = "auto",
 ) -> int:
     """Write a sentence about each photo.
 
     Args:
         paths: Photos, folders of photos, or - for a list of paths on standard input.
-        checkpoint: Directory of the model; the shipped one if not given.
         recursive: Look into the folders' folders, too.
         json: One JSON object a line, for programs.
         batch_size: Photos captioned at a time.
-        device: auto, cpu, cuda, mps.
-        backend: The ONNX runtime (exported models on a CPU, without torch), or torch; auto takes the faster one.
     """
     from captioner.images import ImageError
 
     photos = find_photos(paths, recursive)
-    captioner = load_captioner(checkpoint, device, backend)
+    captioner = model.load()
     decoding = options.over(captioner.decoding)
     failed = 0
     results = captioner.caption_many(photos, decoding, batch_size)

@@ -7,17 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from captioner.cli.options import (
-    AS_SAVED,
-    Checkpoint,
-    Options,
-    Output,
-    Paths,
-    app,
-    find_photos,
-    load_captioner,
-)
-from captioner.runtime import Backend
+from captioner.cli.options import AS_SAVED, SHIPPED, Model, Options, Output, Paths, app, find_photos
 
 ALTERNATIVES = 4  # other words that are told at each step
 
@@ -28,11 +18,9 @@ def attend(
     /,
     *,
     output: Output,
-    checkpoint: Checkpoint = None,
+    model: Model = SHIPPED,
     options: Options = AS_SAVED,
     batch_size: int = 32,
-    device: str = "auto",
-    backend: Backend = "auto",
 ) -> int:
     """Show where the model looked for each word: a picture, a film, an interactive page, or data.
 
@@ -40,16 +28,13 @@ def attend(
         paths: Photos, folders of photos, or - for a list of paths on standard input.
         output: The file to write. Its ending chooses what: .png, .svg, .pdf a picture; .gif, .webp a film; .html a
             page to explore; .npz, .json data. For several photos with {name}, each photo's: 'maps/{name}.html'.
-        checkpoint: Directory of the model; the shipped one if not given.
         batch_size: Photos captioned at a time.
-        device: auto, cpu, cuda, mps.
-        backend: The ONNX runtime (exported models on a CPU, without torch), or torch; auto takes the faster one.
     """
     from captioner.images import ImageError
 
     photos = find_photos(paths, recursive=False)
     outputs = name_outputs(str(output), photos)
-    captioner = load_captioner(checkpoint, device, backend)
+    captioner = model.load()
     decoding = options.over(captioner.decoding)
     decoding = replace(decoding, alternatives=max(decoding.alternatives, ALTERNATIVES))
     failed = 0

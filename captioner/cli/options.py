@@ -63,6 +63,29 @@ Options = Annotated[DecodingOptions, tyro.conf.arg(name="")]
 AS_SAVED = DecodingOptions()
 
 
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model captions, and what runs it."""
+
+    checkpoint: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="DIRECTORY", help="Directory of the model; the shipped one if not given.", help_behavior_hint=""
+        ),
+    ] = None
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    backend: Backend = "auto"
+    """The ONNX runtime (exported models on a CPU, without torch), or torch; auto takes the faster one."""
+
+    def load(self) -> Captioner:
+        return load_captioner(self.checkpoint, self.device, self.backend)
+
+
+Model = Annotated[ModelOptions, tyro.conf.arg(name="")]
+SHIPPED = ModelOptions()
+
+
 def find_photos(paths: Iterable[str], recursive: bool) -> list[Path]:
     from captioner.images import find_images
 

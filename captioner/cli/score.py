@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from captioner.cli.options import AS_SAVED, Checkpoint, OptionalFile, Options, app, load_captioner, print_json
-from captioner.runtime import Backend
+from captioner.cli.options import AS_SAVED, SHIPPED, Model, OptionalFile, Options, app, print_json
 
 if TYPE_CHECKING:
     from captioner.captioner import Caption, Captioner
@@ -29,7 +28,7 @@ TOLD = 20  # problems of a submission that are printed
 def evaluate(
     data: Path,
     split: str = "val",
-    checkpoint: Checkpoint = None,
+    model: Model = SHIPPED,
     results: OptionalFile = None,
     scores: OptionalFile = None,
     training: OptionalFile = None,
@@ -39,15 +38,12 @@ def evaluate(
     limit: int = 0,
     options: Options = AS_SAVED,
     batch_size: int = 32,
-    device: str = "auto",
-    backend: Backend = "auto",
 ) -> int:
     """Caption each photo of a split, and score the captions as COCO does.
 
     Args:
         data: Folder of the data set; its format is found from what lies in it.
         split: train, val (or dev) or test.
-        checkpoint: Directory of the model; the shipped one if not given.
         results: Write the captions here, in the COCO results format.
         scores: Write the scores here, with intervals, slices and provenance, for captioner compare.
         training: Captions of the training set (an annotation file or a data set), to find copies of them.
@@ -57,8 +53,6 @@ def evaluate(
         java: Also compute these, with Java.
         limit: Use only so many photos; 0 for all.
         batch_size: Photos captioned at a time.
-        device: auto, cpu, cuda, mps.
-        backend: The ONNX runtime (exported models on a CPU, without torch), or torch; auto takes the faster one.
     """
     from captioner.evaluate import caption_records
     from captioner.evaluate import evaluate as run
@@ -70,7 +64,7 @@ def evaluate(
     records = records[:limit] if limit else records
     if scores is not None and not records[0].captions:
         raise ValueError("only COCO's server knows captions of test2014, so there are no scores. Leave --scores out.")
-    captioner = load_captioner(checkpoint, device, backend)
+    captioner = model.load()
     game, watch = _pointing(data, captioner) if pointing else (None, None)
     decoding = options.over(captioner.decoding)
     if records[0].captions:

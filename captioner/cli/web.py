@@ -6,13 +6,12 @@ import sys
 
 import tyro
 
-from captioner.cli.options import Checkpoint, app, load_captioner
-from captioner.runtime import Backend
+from captioner.cli.options import SHIPPED, Model, app
 
 
 @app.command
 def web(
-    checkpoint: Checkpoint = None,
+    model: Model = SHIPPED,
     host: str = "127.0.0.1",
     port: int = 8000,
     open: bool = False,
@@ -20,13 +19,10 @@ def web(
     max_megabytes: float = 20,
     max_megapixels: float = 50,
     max_requests: int = 16,
-    device: str = "auto",
-    backend: Backend = "auto",
 ) -> int:
     """A page to drop photos on, and an HTTP API, both on this machine only. Nothing that is sent is kept.
 
     Args:
-        checkpoint: Directory of the model; the shipped one if not given.
         host: Address to listen on; 0.0.0.0 lets in the whole network.
         port: Port to listen on; 0 for any that is free.
         open: Show the page in the browser.
@@ -34,8 +30,6 @@ def web(
         max_megabytes: Largest file of a photo.
         max_megapixels: Largest photo.
         max_requests: Photos that may wait at once; the next is told to come again.
-        device: auto, cpu, cuda, mps.
-        backend: The ONNX runtime (exported models on a CPU, without torch), or torch; auto takes the faster one.
     """
     try:
         from captioner.web.app import create_app
@@ -50,7 +44,7 @@ def web(
 
     limits = Limits(int(max_megabytes * 1e6), int(max_megapixels * 1e6), max_requests)
     with listen(host, port) as listening:
-        application = create_app(load_captioner(checkpoint, device, backend), limits)
+        application = create_app(model.load(), limits)
         if not is_loopback(listening.getsockname()[0]):
             print("captioner: whoever reaches this machine over the network can use this page.", file=sys.stderr)
         print(f"{address(listening)} (Ctrl-C ends it)", flush=True)
