@@ -65,7 +65,8 @@ class WordGraph(nn.Module):
         logits, attention, state = self.decoder(words.reshape(-1, 1), memory, state)
         rows = words.shape
         looked = () if attention is None else (attention.reshape(*rows, -1),)
-        return (logits.reshape(*rows, -1), *looked, *(part.unflatten(1, rows) for part in state))
+        after = (part.reshape(before.shape) for part, before in zip(state, given, strict=True))  # (L, B, K, H)
+        return (logits.reshape(*rows, -1), *looked, *after)
 
 
 def export(
