@@ -9,8 +9,8 @@ TRAIN = [
     "onnxscript>=0.5.4",  # writes the graphs of `captioner export`; brings onnx and onnx-ir
     "safetensors>=0.4.3",
     "tensorboard>=2.16",
-    "torch>=2.9",
-    "torchvision>=0.24",
+    "torch>=2.11",
+    "torchvision>=0.26",
 ]
 WEB = ["fastapi>=0.115", "python-multipart>=0.0.20", "uvicorn>=0.30"]
 JAVA = ["pycocoevalcap>=1.2"]

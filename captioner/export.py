@@ -95,7 +95,13 @@ def export(
             if format == "onnx":
                 _write_onnx(partial, graph, directory / WEIGHTS, saved["weights"]["sha256"])
             else:
-                torch.export.save(torch.export.export(graph.module, graph.example, dynamic_shapes=graph.dims), partial)
+                program = torch.export.export(
+                    graph.module,
+                    graph.example,
+                    dynamic_shapes=graph.dims,
+                    prefer_deferred_runtime_asserts_over_guards=True,  # else torch 2.11 sees K as restricted
+                )
+                torch.export.save(program, partial)
         os.replace(partial, path)
         written.append(path)
     if int8 is not None:
