@@ -4,7 +4,7 @@ and how far back in a caption the loss of its last word reaches. Pictures of the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from captioner.captioner import Captioner
 from captioner.data.datasets import encode_captions
 from captioner.data.readers import Record
 from captioner.decoder import CELLS, Decoder, Memory, State
+from captioner.decoding import Decoding
 from captioner.images import Source
 from captioner.vocabulary import BOS, SPECIALS
 
@@ -91,17 +92,16 @@ PROPERTIES: dict[str, Callable[[Sequence[str]], np.ndarray]] = {
 
 
 @torch.inference_mode()
-def read_cells(captioner: Captioner, photos: Sequence[Source], layer: Layer = "below", best: int = 3) -> list[Reading]:
-    """The `best` captions of each photo, all first ones first, with the cells of the recurrent layers below or above
-    the attention (the topmost, if they are several) after each word. Raises ImageError, and ValueError for a layer
-    that the model has not."""
+def read_cells(
+    captioner: Captioner, photos: Sequence[Source], decoding: Decoding, layer: Layer = "below"
+) -> list[Reading]:
+    """All captions that are found of each photo, first the best of each, with the cells of the recurrent layers below
+    or above the attention (the topmost, if they are several) after each word. Raises ImageError, and ValueError for a
+    layer that the model has not."""
     model = captioner.model.eval()
     if layer == "above" and model.decoder.above is None:
         raise ValueError("this model has no recurrent layer above the attention. Pass --layer below.")
-    width = max(best, captioner.decoding.beam_size)
-    decoding = replace(captioner.decoding, method="beam", beam_size=width, num_captions=best, temperature=1.0)
-    decoding = replace(decoding, top_k=0, top_p=1.0)
-    ranks: list[list[Reading]] = [[] for _ in range(best)]
+    found: list[tuple[int, Reading]] = []
     for start in range(0, len(photos), BATCH):
         pixels = [captioner.preprocess.read(photo)[0] for photo in photos[start : start + BATCH]]
         memory = model.remember(torch.from_numpy(np.stack(pixels)).to(model.device))
@@ -110,8 +110,8 @@ def read_cells(captioner: Captioner, photos: Sequence[Source], layer: Layer = "b
             for rank, each in enumerate((caption, *caption.others)):
                 tokens = torch.tensor([[BOS, *captioner.vocabulary.encode(each.words)]], device=model.device)
                 cells = activations(model.decoder, tokens, own)[layer]
-                ranks[rank].append(Reading(each.words, cells[0, 1:].cpu().numpy()))
-    return [reading for rank in ranks for reading in rank]
+                found.append((rank, Reading(each.words, cells[0, 1:].cpu().numpy())))
+    return [reading for _, reading in sorted(found, key=lambda pair: pair[0])]
 
 
 def activations(decoder: Decoder, tokens: Tensor, memory: Memory | None = None) -> dict[str, Tensor]:
@@ -129,18 +129,24 @@ def activations(decoder: Decoder, tokens: Tensor, memory: Memory | None = None) 
 
 
 def meanings(readings: Sequence[Reading], seed: int = 0) -> list[Meaning]:
-    """For each property of words the cell that follows it most closely, the clearest first.
+    """Cells and the property of words that each follows most closely, the clearest first; each property and each cell
+    once.
 
     Karpathy, Johnson, Li 2015 ("Visualizing and Understanding Recurrent Networks", section 4.2) looked for such cells
     by eye; here it is the largest absolute Pearson correlation, over all words of all readings, between a cell and the
     property. With hundreds of cells and few words one fits by accident: `chance` is the 95th percentile of what the
     best cell has when the words are shuffled, and says what to believe."""
     correlations, chances = _correlations(readings, seed)
-    found = []
-    for (name, values), chance in zip(correlations.items(), chances, strict=True):
-        cell = int(np.abs(values).argmax())
-        found.append(Meaning(cell, name, float(values[cell]), chance))
-    return sorted(found, key=lambda meaning: -abs(meaning.correlation))
+    pairs = [
+        Meaning(cell, name, float(values[cell]), chance)
+        for (name, values), chance in zip(correlations.items(), chances, strict=True)
+        for cell in np.argsort(-np.abs(values), kind="stable")[: len(correlations)].tolist()
+    ]
+    found: list[Meaning] = []
+    for pair in sorted(pairs, key=lambda pair: -abs(pair.correlation)):
+        if all(pair.cell != other.cell and pair.property != other.property for other in found):
+            found.append(pair)
+    return found
 
 
 def meanings_of(cells: Sequence[int], readings: Sequence[Reading], seed: int = 0) -> list[Meaning]:

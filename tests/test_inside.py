@@ -2,6 +2,7 @@
 are those of finite differences and of the Jacobian written by hand."""
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -82,8 +83,9 @@ def test_cells_of_the_others(cell):
 def test_cells_of_captions(tiny, photos):
     captioner = Captioner.load(tiny, device="cpu")
     paths = [photos / "b.jpg", photos / "a.png"]
-    readings = read_cells(captioner, paths, "above", best=2)
-    captions = captioner.caption(paths, num_captions=2, beam_size=3)
+    decoding = replace(captioner.decoding, num_captions=2)
+    readings = read_cells(captioner, paths, decoding, "above")
+    captions = captioner.caption(paths, decoding)
     ranked = [*captions, *(caption.others[0] for caption in captions)]
     assert [reading.words for reading in readings] == [caption.words for caption in ranked]
     alone = captioner.backend.remember(captioner.preprocess(open_image(paths[1]))[None])
@@ -124,6 +126,9 @@ def test_a_planted_meaning_is_found():
     assert first.correlation == pytest.approx(-1) and first.chance < 0.5
     assert (second.cell, second.property) == (5, "how near the end is") and 0.9 < second.correlation < 1
     assert meanings_of([5, 17], planted) == [second, first]
+    for words, cells in planted:  # one that follows two properties is shown for the clearer one only
+        cells[:, 17] += 0.001 * PROPERTIES["how many words are written"](words)
+    assert len({meaning.cell for meaning in meanings(planted)}) == len(meanings(planted)) == len(PROPERTIES)
     cell, name = 3, meanings_of([3], planted)[0].property
     ours = np.concatenate([PROPERTIES[name](words) for words, _ in planted])
     theirs = np.corrcoef(ours, np.concatenate([cells[:, cell] for _, cells in planted]))[0, 1]
@@ -273,18 +278,22 @@ def run(monkeypatch, capsys):
     return run
 
 
-def test_the_verb_cells(run, tiny, photos, tmp_path):
+def test_attend_cells(run, tiny, photos, tmp_path):
     common = ("--checkpoint", tiny, "--device", "cpu")
-    for more, lines in ((("--count", 3), 3), (("--cell", 5, 2, "--layer", "above"), 2)):
+    for more, lines in ((("--cells",), 3), (("--cell", 5, 2, "--layer", "above", "--method", "sample"), 2)):
         output = tmp_path / f"cells{lines}.png"
-        status, out, _ = run("cells", photos, "-o", output, *more, *common)
+        status, out, _ = run("attend", photos, "-o", output, *more, *common)
         assert status == 0 and output.stat().st_size > 3000
         *cells, last = out.splitlines()
         assert len(cells) == lines and last == str(output)
         assert all(line.startswith("cell ") and "by chance up to 0." in line for line in cells)
-    assert [line.split(":")[0] for line in cells] == ["cell 5", "cell 2"]
-    status, _, err = run("cells", photos, "-o", tmp_path / "a.png", "--cell", 24, *common)
+        names = [line.split(":")[0] for line in cells]
+        assert len(set(names)) == lines, "a cell is shown once"
+    assert names == ["cell 5", "cell 2"]
+    status, _, err = run("attend", photos, "-o", tmp_path / "a.png", "--cell", 24, *common)
     assert status == 2 and "no cell 24" in err
+    status, _, err = run("attend", photos, "-o", tmp_path / "a.gif", "--cells", *common)
+    assert status == 2 and "its ending must be one of .png, .svg, .pdf" in err
 
 
 def test_the_verb_gradients(run, tiny, tmp_path):

@@ -1,47 +1,47 @@
-"""The verbs that look inside the recurrent network: cells and gradients."""
+"""What the verbs show of the inside of the recurrent network: attend --cells, and gradients."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
-import tyro
+from captioner.cli.options import (
+    Checkpoint,
+    DecodingOptions,
+    ModelOptions,
+    OptionalFile,
+    Output,
+    app,
+    load_captioner,
+)
 
-from captioner.cli.options import Checkpoint, OptionalFile, Output, Paths, app, find_photos, load_captioner
+SHOWN = 4  # cells in a picture, if none are named
+ROWS = 10  # captions in it
+CAPTIONS = 3  # a photo, or more: the more words, the less is found by chance
 
-ROWS = 10  # captions in a picture of cells
 
-
-@app.command
-def cells(
-    paths: Paths = (),
-    /,
-    *,
-    output: Output,
-    cell: Annotated[tuple[int, ...], tyro.conf.arg(metavar="CELL ...", help_behavior_hint="")] = (),
-    layer: Literal["below", "above"] = "below",
-    count: int = 4,
-    checkpoint: Checkpoint = None,
-    device: str = "auto",
+def draw_cells(
+    photos: Sequence[Path],
+    output: Path,
+    cells: Sequence[int],
+    layer: Literal["below", "above"],
+    model: ModelOptions,
+    options: DecodingOptions,
 ) -> int:
-    """Show cells of the recurrent network at work: captions, each word coloured by a cell's activation after it.
-
-    Args:
-        paths: Photos, folders of photos, or - for a list of paths on standard input.
-        output: The picture to write: .png, .svg or .pdf.
-        cell: These cells, counted from 0; by default those whose activation says most plainly what they are about.
-        layer: The recurrent layers below or above the attention (the topmost, if there are several).
-        count: How many cells to find.
-        checkpoint: Directory of the model; the shipped one if not given.
-        device: auto, cpu, cuda, mps.
-    """
+    """What `attend --cells` does: a picture of these cells, or of those that say most plainly what they are about."""
     from captioner.inside import meanings, meanings_of, read_cells
     from captioner.visualize.cells import save_cells
     from captioner.visualize.page import check_path
 
     check_path(output)
-    photos = find_photos(paths, recursive=False)
-    readings = read_cells(load_captioner(checkpoint, device, "torch"), photos, layer)
-    found = meanings_of(cell, readings) if cell else meanings(readings)[: max(1, count)]
+    captioner = load_captioner(model.checkpoint, model.device, "torch" if model.backend == "auto" else model.backend)
+    decoding = options.over(captioner.decoding)
+    wanted = max(decoding.num_captions, CAPTIONS)
+    decoding = replace(decoding, num_captions=wanted, beam_size=max(decoding.beam_size, wanted))
+    readings = read_cells(captioner, photos, decoding, layer)
+    found = meanings_of(cells, readings) if cells else meanings(readings)[:SHOWN]
     titles = [f"cell {each.cell}: {each.property}, r = {each.correlation:+.2f}".replace("-", "−") for each in found]
     for title, each in zip(titles, found, strict=True):
         note = "" if abs(each.correlation) > each.chance else ": no more than chance"

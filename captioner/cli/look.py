@@ -6,7 +6,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Literal
 
+import tyro
+
+from captioner.cli.inside import draw_cells
 from captioner.cli.options import AS_SAVED, SHIPPED, Model, Options, Output, Paths, app, find_photos
 
 ALTERNATIVES = 4  # other words that are told at each step
@@ -18,6 +22,9 @@ def attend(
     /,
     *,
     output: Output,
+    cells: bool = False,
+    cell: Annotated[tuple[int, ...], tyro.conf.arg(metavar="CELL ...", help_behavior_hint="")] = (),
+    layer: Literal["below", "above"] = "below",
     model: Model = SHIPPED,
     options: Options = AS_SAVED,
     batch_size: int = 32,
@@ -28,11 +35,17 @@ def attend(
         paths: Photos, folders of photos, or - for a list of paths on standard input.
         output: The file to write. Its ending chooses what: .png, .svg, .pdf a picture; .gif, .webp a film; .html a
             page to explore; .npz, .json data. For several photos with {name}, each photo's: 'maps/{name}.html'.
+        cells: Instead show cells of the recurrent network at work: in one picture of all photos' captions, each word
+            coloured by a cell's activation after it; those cells that say most plainly what they are about.
+        cell: Show these cells, counted from 0.
+        layer: Of cells: the recurrent layers below or above the attention (the topmost, if there are several).
         batch_size: Photos captioned at a time.
     """
     from captioner.images import ImageError
 
     photos = find_photos(paths, recursive=False)
+    if cells or cell:
+        return draw_cells(photos, output, cell, layer, model, options)
     outputs = name_outputs(str(output), photos)
     captioner = model.load()
     decoding = options.over(captioner.decoding)

@@ -125,7 +125,7 @@ class _Page:
             draw.text((MARGIN, line), f"probability {share}", INK, _font(share, SMALL), anchor="ls")
         right = self.width - MARGIN
         draw.text((right, line), top, FAINT, _font(top, SMALL), anchor="rs")
-        right -= math.ceil(_font(top, SMALL).getlength("100%")) + 6
+        right -= math.ceil(_font(top, SMALL).getlength(percent(1))) + 6
         ramp = np.linspace(0, 1, 72)[None].repeat(8, axis=0)  # (8, 72) levels
         page.paste(Image.fromarray(overlay(np.full((8, 72, 3), 120, dtype=np.uint8), ramp)), (right - 72, line - 9))
         draw.text((right - 78, line), "attention  0", FAINT, _font("0", SMALL), anchor="rs")

@@ -65,8 +65,9 @@ def beside(path: str | Path) -> Iterator[Path]:
 
 
 def percent(share: float) -> str:
-    """A probability as people read it: 63%, 3.4%, <0.1%."""
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}" if share >= 0.0005 else "<0.1%"
+    """A probability as people read it, with a space that does not break: 63 %, 3.4 %, <0.1 %."""
+    number = "<0.1" if share < 0.0005 else f"{100 * share:.{0 if share >= 0.0995 else 1}f}"
+    return f"{number}\N{NO-BREAK SPACE}%"
 
 
 def at_most(picture: Image.Image, pixels: int) -> Image.Image:

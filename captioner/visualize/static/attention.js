@@ -28,7 +28,7 @@
  *   destroy    empties the container and takes back all listeners; show does it for what it replaces.
  *
  * An error in data throws a TypeError before anything is replaced. A photo that does not load leaves words, numbers
- * and a message. Also exported, as in heatmap.py: heatMap, level, overlay, place.
+ * and a message. Also exported, as in Python: heatMap, level, lightness, overlay, percent, place.
  *
  * Styles: everything lies inside one .captioner element; its custom properties (--ink, --faint, --paper, --rule,
  * --accent in attention.css) follow prefers-color-scheme, and a page may set them. */
@@ -485,5 +485,5 @@
     return handle;
   }
 
-  window.captionerPage = { show, heatMap, level, lightness, overlay, place };
+  window.captionerPage = { show, heatMap, level, lightness, overlay, percent, place };
 })();

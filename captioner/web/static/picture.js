@@ -4,7 +4,7 @@ const WIDTH = 1600; // in pixels, like all that follows
 const MARGIN = 40;
 const GAP = 20;
 const LABEL = 58; // below a panel, for its word
-const LEGEND = 44; // below the photo, for the colour scale
+const LEGEND = 62; // below the photo, for the colour scale
 const TITLE = 44;
 const TITLE_LINE = 56;
 const INK = "#1d1d1f";
@@ -29,7 +29,7 @@ export async function toPng(data, photoUrl) {
     const [x, y] = corner(i);
     if (paint) place(page, paint(data.attention.maps[i]), x, y, panel, down);
     write(page, entry.word, x, y + down + 24, 22, INK, 500, panel);
-    write(page, percent(Math.exp(entry.log_probability)), x, y + down + 45, 16, FAINT, 400, panel);
+    write(page, window.captionerPage.percent(Math.exp(entry.log_probability)), x, y + down + 45, 16, FAINT, 400, panel);
   });
   return new Promise((resolve) => { canvas.toBlob(resolve, "image/png"); });
 }
@@ -85,12 +85,12 @@ function legend(page, top, x, y, width) {
   const canvas = Object.assign(document.createElement("canvas"), { width: 256, height: 1 });
   canvas.getContext("2d").putImageData(new ImageData(window.captionerPage.overlay(light, ramp, top), 256, 1), 0, 0);
   page.drawImage(canvas, x, y, width, 10);
-  write(page, "0", x, y + 30, 16, FAINT, 400);
-  page.textAlign = "right";
-  write(page, percent(top), x + width, y + 30, 16, FAINT, 400);
-  page.textAlign = "center";
-  write(page, "attention in a cell of the grid", x + width / 2, y + 30, 16, FAINT, 400);
+  [[0, "left"], [0.5, "center"], [1, "right"]].forEach(([place, align]) => {
+    page.textAlign = align;
+    write(page, place ? window.captionerPage.percent(place ** 2 * top) : "0", x + place * width, y + 30, 16, FAINT, 400);
+  });
   page.textAlign = "left";
+  write(page, "attention in a cell of the grid", x, y + 52, 16, FAINT, 400);
 }
 
 function write(page, text, x, y, size, colour, weight, widest) {
@@ -110,10 +110,4 @@ function wrapped(text, widest) {
     else lines.push(word);
   }
   return lines;
-}
-
-/** A probability as people read it, as in attention.js. */
-function percent(share) {
-  if (share < 0.0005) return "<0.1\u00a0%";
-  return `${share < 0.0995 ? (100 * share).toFixed(1) : Math.round(100 * share)}\u00a0%`;
 }
