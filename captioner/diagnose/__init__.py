@@ -40,9 +40,7 @@ def diagnose(captioner: Captioner, records: Sequence[Record], training: Sequence
         checks.learning(losses, frequencies),
         checks.overfitting(losses, trained, frequencies),
         checks.looks_at_photo(*measure.shuffled_losses(captioner, records, features), losses),
-        checks.preprocessing(
-            captioner.preprocess, captioner.model.encoder, measure.losses_of_views(captioner, probe)
-        ),
+        checks.preprocessing(captioner.preprocess, captioner.model.encoder, measure.losses_of_views(captioner, probe)),
         checks.batch_norm(*measure.batch_norm_drift(captioner, probe)),
         checks.unknown_words(references, captioner.vocabulary),
         checks.distinct(words),
