@@ -18,7 +18,7 @@ from captioner.data.readers import Record
 from captioner.decoder import CELLS, Decoder, Memory, State
 from captioner.decoding import Decoding
 from captioner.images import Source
-from captioner.vocabulary import BOS, SPECIALS
+from captioner.vocabulary import BOS, PAD, SPECIALS
 
 Layer = Literal["below", "above"]
 BATCH = 16
@@ -101,17 +101,22 @@ def read_cells(
     model = captioner.model.eval()
     if layer == "above" and model.decoder.above is None:
         raise ValueError("this model has no recurrent layer above the attention. Pass --layer below.")
-    found: list[tuple[int, Reading]] = []
+    ranks: list[list[Reading]] = [[] for _ in range(decoding.num_captions)]
     for start in range(0, len(photos), BATCH):
         pixels = [captioner.preprocess.read(photo)[0] for photo in photos[start : start + BATCH]]
         memory = model.remember(torch.from_numpy(np.stack(pixels)).to(model.device))
-        for row, caption in enumerate(captioner.search(memory, len(pixels), decoding)):
-            own = memory.select(torch.tensor([row], device=model.device))
-            for rank, each in enumerate((caption, *caption.others)):
-                tokens = torch.tensor([[BOS, *captioner.vocabulary.encode(each.words)]], device=model.device)
-                cells = activations(model.decoder, tokens, own)[layer]
-                found.append((rank, Reading(each.words, cells[0, 1:].cpu().numpy())))
-    return [reading for _, reading in sorted(found, key=lambda pair: pair[0])]
+        found = captioner.search(memory, len(pixels), decoding)
+        words = [[each.words for each in (caption, *caption.others)] for caption in found]
+        tokens = torch.full((len(found), len(ranks), 1 + max(len(each) for own in words for each in own)), PAD)
+        for row, own in enumerate(words):
+            for rank, each in enumerate(own):
+                tokens[row, rank, : len(each) + 1] = torch.tensor([BOS, *captioner.vocabulary.encode(each)])
+        cells = activations(model.decoder, tokens.flatten(0, 1).to(model.device), memory)[layer]  # (B·C, T, H)
+        cells = cells.reshape(len(found), len(ranks), *cells.shape[1:])  # (B, C, T, H)
+        for row, own in enumerate(words):
+            for rank, each in enumerate(own):
+                ranks[rank].append(Reading(each, cells[row, rank, 1 : len(each) + 1].cpu().numpy()))
+    return [reading for rank in ranks for reading in rank]
 
 
 def activations(decoder: Decoder, tokens: Tensor, memory: Memory | None = None) -> dict[str, Tensor]:
