@@ -96,6 +96,17 @@ def test_boxes_of_the_toy_world(tmp_path):
                                [left, top, left + width, top + height], atol=0.51)  # fmt: skip
 
 
+def test_boxes_are_of_the_upright_photo(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    Image.new("RGB", (60, 20)).save(tmp_path / "a.jpg", exif=exif)
+    row = {"image": "a.jpg", "captions": ["a dog"], "objects": [{"word": "dog", "box": [0, 50, 20, 10]}]}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(row))
+    (record,) = read_dataset(tmp_path)
+    mask = read_objects(tmp_path).masks(record)["dog"]
+    assert mask.shape == (60, 20) and mask[50:].all() and not mask[:50].any()
+
+
 def coco(root):
     """A photo of 100 x 60 pixels with a dog in two parts, one of them a crowd as run lengths, and a cat."""
     (root / "annotations").mkdir()

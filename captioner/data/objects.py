@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from captioner.data.readers import Record, find_format
 from captioner.data.records import lines
+from captioner.images import open_image
 
 Masks = dict[str, np.ndarray]
 
@@ -23,7 +23,7 @@ Masks = dict[str, np.ndarray]
 @dataclass(frozen=True)
 class Objects:
     """`names` of all objects that a photo may have, and `masks`: a record's objects by name, each (H, W) bool over the
-    photo's pixels, all objects of a name in one mask."""
+    upright photo's pixels, all objects of a name in one mask."""
 
     names: frozenset[str]
     masks: Callable[[Record], Masks]
@@ -81,8 +81,7 @@ def _folder_objects(source: Path) -> Objects:
             ) from None
 
     def masks(record: Record) -> Masks:
-        with Image.open(record.path) as image:
-            width, height = image.size
+        width, height = open_image(record.path).size
         x, y = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
         return {
             word: np.any(

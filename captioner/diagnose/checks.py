@@ -152,10 +152,11 @@ def unknown_words(references: Sequence[Sequence[str]], vocabulary: Vocabulary) -
 
 def distinct(captions: Sequence[Sequence[str]]) -> Finding:
     """(The shipped model writes 89 different captions for 100 photos of Flickr8k.)"""
-    share = len(set(map(tuple, captions))) / len(captions)
+    different = len(set(map(tuple, captions)))
+    share = different / len(captions)
     return _finding(
         "distinct captions",
-        f"{share:.0%} of {len(captions)}",
+        f"{different} different ones for {len(captions)} photos",
         _grade(-share, -0.5, -0.2),
         "Few different captions. If it looks at the photo, train longer, let the CNN learn, or decode with a smaller "
         "beam or by sampling (--method sample --top-p 0.9).",
