@@ -356,7 +356,7 @@
     if (map) {
       const slider = make("input", { type: "range", min: 0, max: 100, value: Math.round(100 * opacity) });
       listen(slider, "input", () => map.setOpacity(slider.value / 100));
-      side.append(legend(attention.top), make("label.slider", {}, make("span", { textContent: "map" }), slider));
+      side.append(legend(attention.top), make("label.slider", {}, make("span", { textContent: "opacity" }), slider));
     } else if (words.length) {
       const why = "This model has no attention: it sees the photo once, as a whole, so no word has a map.";
       side.append(make("p.note", { textContent: why }));
