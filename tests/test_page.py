@@ -480,11 +480,13 @@ def test_the_page_says_what_the_record_says(show) -> None:
 @pytest.mark.browser
 def test_hovering_shows_the_map_and_the_other_words(show) -> None:
     browser = show()
+    assert "60 % of the attention moves" in one(browser, ".figures").text
     word = all_of(browser, ".word")[1]
     hover(browser, word)
     until(browser, lambda: opacity(browser) == 1)
     assert word.get_attribute("aria-pressed") == "true"
     assert texts(browser, ".chosen") == ["dog 32 %"] and texts(browser, ".where") == ["looks mostly at the top left"]
+    assert texts(browser, ".figures") == ["entropy 56 % of an even look, 60 % moved since “a”"]
     assert texts(browser, ".other .text") == ["cat", "<end>"]
     assert texts(browser, ".badge") == ["dog 32 %"]
     before = pixels_of(browser)

@@ -216,7 +216,7 @@ def test_files_that_are_no_photos(page, photo, tmp_path):
         ("cut.jpg", photo.read_bytes()[:500], "The photo: truncated or damaged"),
         ("text.png", b"no photo", "The photo: not a photo"),
         ("empty.jpg", b"", "The file is empty."),
-        ("large.jpg", bytes(100_001), "The photo has 0.100 MB; at most 0.100 MB are taken here."),
+        ("large.jpg", bytes(100_001), "The photo has more than 0.1 MB, the most that is taken here."),
     ):
         (tmp_path / name).write_bytes(content)
         page.pick(tmp_path / name)

@@ -13,6 +13,8 @@
  *                             "box": [left, top, right, bottom],   // what the grid covers, in the photo's pixels
  *                             "top": 0.31,                         // weight at the top of the colour scale
  *                             "maps": [[h * w shares, row by row], ...],   // one a word
+ *                             "entropy": [nats, ...], "movement": [shares, one fewer], "entropy_share": 0.8,
+ *                             "mean_movement": 0.2, "coverage": 0.7,       // all or none of them
  *                             "warning": null}                     // or a sentence: why not to believe the maps
  *                            or null for a model without attention}
  *   photoUrl   of the upright photo at any scale: data:, blob: or same-origin (its pixels are read). A browser turns
@@ -156,6 +158,19 @@
 
   const probability = (entry) => Math.exp(Math.min(entry.log_probability, 0));
 
+  /** How sharp a word's map is, and how much of it is new; of index null, how the whole caption looked. */
+  function figures(attention, index, words) {
+    if (!attention?.entropy?.length) return "";
+    const { entropy, movement, grid, entropy_share: evenness, mean_movement: moved, coverage } = attention;
+    if (index === null) {
+      return `The whole caption: entropy ${percent(evenness)} of an even look, ${percent(moved)} of the attention moves from `
+        + `word to word, ${percent(coverage)} of the grid is covered.`;
+    }
+    const even = percent(entropy[index] / (Math.log(grid[0] * grid[1]) || 1));
+    const since = index ? `, ${percent(movement[index - 1])} moved since “${words[index - 1].word}”` : "";
+    return `entropy ${even} of an even look${since}`;
+  }
+
   // Elements
 
   /** make("p.hint", {textContent: "..."}, children...): properties; attributes if the name has a hyphen or is role. */
@@ -240,14 +255,16 @@
         const seen = attention ? "see where the model looked for it, and" : "see";
         const hint = `Hover or tap a word, or use the arrow keys, to ${seen} what else it thought of.`;
         writeBadge(null);
-        element.replaceChildren(make("p.hint", { textContent: hint }));
+        element.replaceChildren(make("p.hint", { textContent: hint }),
+          make("p.figures", { textContent: figures(attention, null) }));
         return;
       }
       const { word, alternatives } = words[index];
       const share = percent(probability(words[index]));
       writeBadge(word, share);
       element.replaceChildren(make("p.chosen", {}, make("b", { textContent: word }), ` ${share}`),
-        make("p.where", { textContent: where[index] ? `looks ${where[index]}` : "" }));
+        make("p.where", { textContent: where[index] ? `looks ${where[index]}` : "" }),
+        make("p.figures", { textContent: figures(attention, index, words) }));
       if (!alternatives?.length) return;
       const note = make("p.note", { "aria-hidden": "true", textContent: map });
       const rows = alternatives.map((other) => otherRow(other, (on, theirs) => {

@@ -159,7 +159,7 @@ async function take(file) {
   current = null;
   const problem = !file.size ? "The file is empty. Pick another photo."
     : file.size > limits.max_bytes
-      ? `The photo has ${megabytes(file.size)}; at most ${megabytes(limits.max_bytes)} are taken here. Save it smaller.`
+      ? `The photo has more than ${limits.max_bytes / 1e6} MB, the most that is taken here. Save it smaller.`
       : "";
   if (problem) {
     complain(problem);
@@ -174,8 +174,6 @@ async function take(file) {
   element("preview").src = current.url;
   await caption();
 }
-
-const megabytes = (bytes) => `${(bytes / 1e6).toPrecision(3)} MB`;
 
 function downloads() {
   const stem = () => current.name.replace(/\.[^.]*$/, "") || "photo";
