@@ -198,6 +198,19 @@ def test_attention_that_looks_at_nothing(patient, records):
     assert finding.verdict == "bad" and "the attention is even" in finding.advice
 
 
+def test_attention_that_looks_at_one_thing(patient, records):
+    """The layer below forgets at each step whatever it was told, so that all words ask alike."""
+    decoder = patient.backend.model.decoder
+    for name, parameter in decoder.below.named_parameters():
+        if name.startswith("weight"):
+            parameter.data.zero_()
+        else:
+            parameter.data.chunk(4)[1].fill_(-30)  # the forget gate
+    decoder.attention.key.weight.data *= 100
+    finding = checks.attention([caption.looking for caption in captions_of(patient, records)])
+    assert finding.verdict == "bad" and "the attention has collapsed" in finding.advice, finding
+
+
 def test_captions_known_by_heart(patient, records, data):
     """Trained on with a dozen photos, under captions of others, until it knows them."""
     training = select(read_dataset(data), "train")[:12]
