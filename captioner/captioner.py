@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from captioner.model import CaptionModel
 
 SHIPPED = "flickr8k-mobilenet_v2"
+ALTERNATIVES = 4  # other words that are told at each step, where captions are for people to look at
 WORKERS = 1 + min(os.cpu_count() or 1, 7)  # batches under way at once: one may wait for its photos
 
 
@@ -197,9 +198,11 @@ class Captioner:
         """Caption a photo, or a list of them: paths, bytes, files, Pillow images or arrays.
 
         `decoding` replaces the model's own settings and `changes` single ones of them: `caption(photo, beam_size=5)`.
+        Of the model's own, `alternatives` is at least 4, so that a caption can show what else it might have said.
         Raises `ImageError` for the first photo that cannot be read.
         """
-        settings = replace(decoding or self.decoding, **changes)
+        own = replace(self.decoding, alternatives=max(self.decoding.alternatives, ALTERNATIVES))
+        settings = replace(decoding or own, **changes)
         if isinstance(photos, list | tuple):
             return self._caption_all(photos, settings)
         return self._caption_all([cast("Source", photos)], settings)[0]

@@ -1,6 +1,6 @@
-"""See where the model looked, from Python:  python scripts/view_attention.py datasets/sample/dog.jpg maps
+"""See where the model looked, from Python:  python scripts/view_attention.py PHOTO [PHOTO or FOLDER ...] OUTPUT_FOLDER
 
-Writes an interactive page, a picture, a film and the numbers for each photo into a folder."""
+Writes an interactive page, a picture, a film and the numbers of each photo into the output folder."""
 
 import sys
 from pathlib import Path
@@ -10,18 +10,18 @@ import numpy as np
 from captioner import Captioner, ImageError
 from captioner.images import find_images
 
-*paths, output = sys.argv[1:] if len(sys.argv) > 2 else ["datasets/sample/dog.jpg", "maps"]
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
+*paths, output = sys.argv[1:]
 folder = Path(output)
 folder.mkdir(parents=True, exist_ok=True)
-photos = find_images(paths)
 
 captioner = Captioner.load()  # the shipped model; or the directory of your own: Captioner.load("runs/mine/best")
-for photo in photos:
+for photo in find_images(paths):
     try:
-        caption = captioner.caption(photo, alternatives=4)
+        caption = captioner.caption(photo)
     except ImageError as error:
-        print(error)
-        continue
+        sys.exit(str(error))
     print(f"{photo}: {caption}")
     for ending in (".html", ".png", ".gif", ".npz"):  # also .svg, .pdf, .webp and .json
         caption.save(folder / f"{photo.stem}{ending}")
@@ -35,4 +35,4 @@ for photo in photos:
         x = left + (column + 0.5) / weights.shape[1] * (right - left)
         y = top + (row + 0.5) / weights.shape[0] * (bottom - top)
         print(f"  {word:14s} {weights.max():4.0%} of its look went to the cell around pixel ({x:.0f}, {y:.0f})")
-print(f"See {folder}. In a notebook, a caption shows itself: captioner.caption('photo.jpg', alternatives=4)")
+print(f"See {folder}. In a notebook, a caption shows itself: captioner.caption('photo.jpg')")

@@ -63,6 +63,8 @@ def test_what_a_caption_says(captioner, paths):
     assert len({n_best.text, *(other.text for other in n_best.others)}) == 4
     runners_up = captioner.caption(paths[1], alternatives=3)
     assert [len(step) for step in runners_up.word_alternatives] == [3] * len(runners_up.words)
+    assert captioner.caption(paths[1]).word_alternatives is not None, "for a notebook to show"
+    assert next(captioner.caption_many(paths)).word_alternatives is None, "many are not looked at one by one"
 
 
 def test_log_probabilities_are_those_of_the_model(captioner, paths):

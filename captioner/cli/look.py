@@ -13,8 +13,6 @@ import tyro
 from captioner.cli.inside import draw_cells
 from captioner.cli.options import AS_SAVED, SHIPPED, Model, Options, Output, Paths, app, find_photos
 
-ALTERNATIVES = 4  # other words that are told at each step
-
 
 @app.command
 def attend(
@@ -41,6 +39,7 @@ def attend(
         layer: Of cells: the recurrent layers below or above the attention (the topmost, if there are several).
         batch_size: Photos captioned at a time.
     """
+    from captioner.captioner import ALTERNATIVES
     from captioner.images import ImageError
 
     photos = find_photos(paths, recursive=False)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from captioner.captioner import ALTERNATIVES
 from captioner.decoding import Decoding
 
 
@@ -32,7 +33,7 @@ class Settings(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1, description="Sampling: from the fewest words with this probability.")
     seed: int | None = Field(None, ge=0, lt=2**53, description="Sampling: the same seed gives the same captions.")
     num_captions: int | None = Field(None, ge=1, le=20, description="Captions, best first.")
-    alternatives: int = Field(4, ge=0, le=20, description="Tell so many other probable words at each word.")
+    alternatives: int = Field(ALTERNATIVES, ge=0, le=20, description="Tell so many other probable words at each word.")
 
     def over(self, saved: Decoding) -> Decoding:
         """The model's own decoding with these changes. Raises ValueError where they do not go together."""

@@ -241,7 +241,7 @@
 
   /** What is told of one step beside the photo and on it. write(index) turns to a word, write(null) to none. */
   function stepView(words, where, attention) {
-    const element = make("div.step");
+    const element = make(words.some((entry) => entry.alternatives?.length) ? "div.step.long" : "div.step");
     const badge = make("figcaption.badge", { "aria-hidden": "true" });
     const map = attention ? "The model looks before it chooses: this map is the step's, whatever the word." : "";
 
