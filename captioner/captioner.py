@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 
 from captioner.config import ModelConfig
-from captioner.decoding import Decoding, Hypothesis, search
+from captioner.decoding import Decoding, Hypothesis, force, search
 from captioner.images import ImageError, Preprocess, Source, open_image
 from captioner.manifest import AGAIN, CONFIG, CheckpointError, find_checkpoint, read_config
 from captioner.metrics.attention import Looking, looking
@@ -24,7 +24,7 @@ from captioner.runtime import Backend, OnnxBackend, choose_backend, load_runtime
 from captioner.visualize.files import save_caption
 from captioner.visualize.html import frame
 from captioner.visualize.record import record
-from captioner.vocabulary import EOS, Vocabulary, detokenize
+from captioner.vocabulary import EOS, Vocabulary, detokenize, tokenize
 
 if TYPE_CHECKING:
     from captioner.backend import TorchBackend
@@ -246,6 +246,21 @@ class Captioner:
             found = self.search(memory, len(read), decoding, [size for _, size, _ in read])
             captions = (caption.of(photo) for caption, (_, _, photo) in zip(found, read, strict=True))
         return [errors[index] if index in errors else next(captions) for index in range(len(photos))]
+
+    def read(self, photo: Source, captions: Sequence[str]) -> list[Caption]:
+        """Let the model read captions that others wrote of a photo, as if it had found them itself: what it would have
+        given each word, what else it would have said there, and where it looked. Words that it does not know have the
+        probability of an unknown word.
+
+        Raises `ImageError` if the photo cannot be read, and ValueError for a caption without words."""
+        words = [tokenize(caption) for caption in captions]
+        if not words or not all(words):
+            raise ValueError(f"captions are {list(captions)!r:.80}; expected one or more, each with a word at least.")
+        pixels, size = self.preprocess.read(photo)
+        memory: Any = self.backend.remember(pixels[None])
+        (hypotheses,) = force(self.backend.step(memory), [[*map(self.vocabulary.encode, words)]], ALTERNATIVES)
+        found = [self._to_caption([each], self.preprocess.box(*size)).of(photo) for each in hypotheses]
+        return [replace(each, text=text, words=own) for each, text, own in zip(found, captions, words, strict=True)]
 
     def search(
         self, memory: Any, photos: int, decoding: Decoding, sizes: Sequence[tuple[int, int]] | None = None

@@ -1,4 +1,5 @@
-"""Search: from a model's step function to captions, greedy, by beam or sampled, for many photos at once.
+"""Search: from a model's step function to captions, greedy, by beam or sampled, for many photos at once; and
+forced decoding, where the captions are given.
 
 The search knows no model. A backend gives it a `Step`, which moves every hypothesis on by one word and
 answers with a few candidates for each, chosen where the logits are; the search decides which live on.
@@ -9,6 +10,7 @@ and photos are not here.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -203,6 +205,31 @@ def search(step: Step, images: int, decoding: Decoding) -> list[list[Hypothesis]
 
     ranked = [sorted(each, key=lambda end: (end.log_probability is None, -end.score))[:n] for each in ends]
     return [[_read_back(calls, end, decoding.alternatives) for end in each] for each in ranked]
+
+
+def force(step: Step, captions: Sequence[Sequence[Sequence[int]]], alternatives: int = 0) -> list[list[Hypothesis]]:
+    """Forced decoding: in the place of a search, the model reads given captions, as word ids, equally many for each
+    photo. Each comes back with what the model would have given its words and its end; its score is the sum."""
+    count, given = len(captions[0]), [list(words) for each in captions for words in each]  # N captions
+    lengths = np.array([*map(len, given)])
+    padded = [words + [EOS] * (1 + max(lengths) - len(words)) for words in given]
+    images = np.arange(len(captions))
+    calls: list[_Call] = []
+    ends: dict[int, _End] = {}
+
+    words, rows, gained = np.full(len(images), BOS), None, np.zeros(len(images))
+    own, totals = images.repeat(count), np.zeros(len(given))  # each caption's row (in the first call its photo's), (N,)
+    for length, wanted in enumerate(np.array(padded).T):
+        choices = step(words, rows, images, Choose(count=sys.maxsize, alternatives=alternatives and alternatives + 1))
+        calls.append(_Call(words, rows, gained, choices))
+        places = (choices.words[own] == wanted[:, None]).argmax(axis=1)  # (N,)
+        words, rows, gained = wanted, own, choices.log_probabilities[own, places]
+        totals += gained
+        for n in np.flatnonzero(lengths == length).tolist():
+            ends[n] = _End(totals[n], length, own[n], gained[n])
+        own = np.arange(len(given))
+    found = [_read_back(calls, ends[n], alternatives) for n in range(len(given))]
+    return [found[start : start + count] for start in range(0, len(found), count)]
 
 
 def _order(decoding: Decoding, prefix: np.ndarray, uniforms: Sequence[float]) -> Choose:

@@ -67,6 +67,25 @@ def test_what_a_caption_says(captioner, paths):
     assert next(captioner.caption_many(paths)).word_alternatives is None, "many are not looked at one by one"
 
 
+def test_a_caption_of_someone_else_is_read(captioner, paths):
+    """Its own captions read again are the same; of a word that it does not know it has the probability of UNK."""
+    best = captioner.caption(paths[1], num_captions=2)
+    captions = [best, *best.others]
+    for found, read in zip(captions, captioner.read(paths[1], [each.text for each in captions]), strict=True):
+        assert read.words == found.words and read.photo == paths[1] and read.box == found.box
+        assert read.log_probabilities == pytest.approx(found.log_probabilities, abs=1e-5) and read.finished
+        if found.finished:
+            assert read.log_probability == pytest.approx(found.log_probability, abs=1e-5)
+        np.testing.assert_allclose(read.attention, found.attention, atol=1e-5)
+    (strange,) = captioner.read(paths[1], ["A dog on a trampoline!"])
+    assert strange.text == "A dog on a trampoline!" and strange.words == ["a", "dog", "on", "a", "trampoline"]
+    (other,) = captioner.read(paths[1], ["A dog on a sousaphone"])
+    assert other.log_probabilities == strange.log_probabilities and len(strange.word_alternatives) == 5
+    for wrong in ([], [" ... "]):
+        with pytest.raises(ValueError, match="a word at least"):
+            captioner.read(paths[1], wrong)
+
+
 def test_log_probabilities_are_those_of_the_model(captioner, paths):
     """Two roads: the search, word by word, and the caption fed whole."""
     caption = captioner.caption(paths[0], beam_size=1)

@@ -103,6 +103,12 @@ def test_attend(run, tiny, photos, tmp_path):
         output = tmp_path / f"attention{ending}"
         status, out, _ = run("attend", photos / "b.jpg", "-o", output, "--checkpoint", tiny, "--device", "cpu")
         assert status == 0 and out.splitlines()[-1] == str(output) and output.stat().st_size > 3000
+    given = ("attend", photos / "b.jpg", "-o", tmp_path / "read.json", "--checkpoint", tiny, "--text")
+    status, out, _ = run(*given, "A dog sleeps.")
+    assert status == 0 and out.startswith(f"{photos / 'b.jpg'}: A dog sleeps.")
+    words = json.loads((tmp_path / "read.json").read_text())["words"]
+    assert [entry["word"] for entry in words] == ["a", "dog", "sleeps"]
+    assert run(*given, "A dog", "--cells")[0] == 2
     status, _, err = run("attend", photos / "b.jpg", "-o", tmp_path / "a.doc", "--checkpoint", tiny)
     assert status == 2 and ".png, .svg, .pdf" in err
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from captioner.decoding import Choices, Choose, Decoding, Hypothesis, choose_words, search
+from captioner.decoding import Choices, Choose, Decoding, Hypothesis, choose_words, force, search
 from captioner.vocabulary import BOS, EOS, PAD, UNK
 
 WORDS = 4  # the first id that is a word
@@ -24,6 +24,7 @@ class Fake:
         self.photos, self.size, self.rows = np.array(photos), size, rows
         self.end = np.broadcast_to(end, len(photos))  # added to the end token's logit, a photo each
         self.seen: list[list[int]] = []  # the photos at each step
+        self.lowest = WORDS  # of the words that it is given
 
     def move(self, state, words):
         return np.tanh((self.recur * state[:, None]).sum(-1) + self.embed[words])
@@ -50,7 +51,7 @@ class Fake:
             self.state, self.code = self.state[rows], self.code[rows] * self.size + words
             assert len(words) == len(images) * self.rows, "K rows a photo"
             assert (self.photo[rows] == images.repeat(self.rows)).all(), "a row stays with its photo"
-            assert (np.diff(images) > 0).all() and (words >= WORDS).all()
+            assert (np.diff(images) > 0).all() and (words >= self.lowest).all()
             self.photo = self.photo[rows]
         self.state = self.move(self.state, words)
         attention = np.stack([self.photo, self.code], axis=1)  # tells whose step this is, and after which words
@@ -430,3 +431,28 @@ def test_nan_is_an_error():
 def test_wrong_settings(wrong, message):
     with pytest.raises(ValueError, match=message):
         Decoding(**wrong)
+
+
+def test_given_captions_are_read() -> None:
+    """Against a model asked word by word; of different lengths; and a search's captions read again are the same."""
+    model = Fake(photos=(3, 5), rows=3)
+    model.lowest = EOS  # captions that are over go on with it
+    captions = [[[4, 5, 6, 7], [7], [UNK, 4]], [[5, 5], [6], [4, 7, 4, 7]]]
+    for photo, read in enumerate(force(model, captions, alternatives=2)):
+        assert [each.words for each in read] == captions[photo]
+        for each in read:
+            after = [model.after(photo, each.words[:t]) for t in range(len(each.words) + 1)]
+            expected = [float(p[word]) for p, word in zip(after, [*each.words, EOS], strict=True)]
+            np.testing.assert_allclose([*each.log_probabilities, each.end_log_probability], expected, rtol=1e-9)
+            assert each.score == pytest.approx(sum(expected)) == each.log_probability and each.finished
+            assert each.attention is not None and (each.attention[:, 0] == photo).all()
+            for step, p, word in zip(each.alternatives, after, each.words, strict=False):
+                best = [w for w in np.argsort(-p).tolist()[:3] if w != word][:2]
+                assert [w for w, _ in step] == best
+    decoding = Decoding(beam_size=3, num_captions=3, max_length=5)
+    found = run(model, decoding)
+    model.rows = 3
+    for searched, read in zip(found, force(model, [[h.words for h in each] for each in found]), strict=True):
+        for one, other in zip(searched, read, strict=True):
+            np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, rtol=1e-9)
+            np.testing.assert_array_equal(one.attention, other.attention)

@@ -10,7 +10,7 @@ from PIL import Image
 from captioner.captioner import Captioner
 from captioner.cli import main
 from captioner.data.objects import read_objects
-from captioner.data.readers import read_dataset
+from captioner.data.readers import read_dataset, select
 from captioner.data.toy import SHAPES, make_toy
 from captioner.metrics.categories import OTHER_WORDS, WORDS, plural
 from captioner.metrics.pointing import Pointing, cell_centres, object_words, wilson_interval
@@ -164,5 +164,8 @@ def test_evaluate_prints_the_game(tmp_path, tiny, monkeypatch, capsys):
     assert end.value.code == 0, err
     assert "if each pointed at the centre of the photo" in out
     habits = json.loads(scores.read_text())["habits"]
-    assert habits["object_words"] >= habits["object_words_in_the_photo"] > 0
-    assert 0 <= habits["pointing"] <= 1
+    assert habits["own_object_words"] >= habits["own_object_words_in_the_photo"] > 0
+    assert 0 <= habits["own_pointing"] <= 1
+    records = select(read_dataset(tmp_path / "toy"), "train")
+    words = sum(len(re.findall(rf"\b{said}\b", text)) for record in records for text in record.captions)
+    assert habits["people_object_words"] == words > 20 and "as it reads people's captions" in out

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from captioner.cli.inside import draw_cells
 from captioner.cli.options import AS_SAVED, SHIPPED, Model, Options, Output, Paths, app, find_photos
+
+if TYPE_CHECKING:
+    from captioner.captioner import Caption, Captioner
+    from captioner.images import ImageError
 
 
 @app.command
@@ -20,6 +24,7 @@ def attend(
     /,
     *,
     output: Output,
+    text: Annotated[str | None, tyro.conf.arg(metavar="CAPTION", help_behavior_hint="")] = None,
     cells: bool = False,
     cell: Annotated[tuple[int, ...], tyro.conf.arg(metavar="CELL ...", help_behavior_hint="")] = (),
     layer: Literal["below", "above"] = "below",
@@ -33,6 +38,8 @@ def attend(
         paths: Photos, folders of photos, or - for a list of paths on standard input.
         output: The file to write. Its ending chooses what: .png, .svg, .pdf a picture; .gif, .webp a film; .html a
             page to explore; .npz, .json data. For several photos with {name}, each photo's: 'maps/{name}.html'.
+        text: Instead of the model's own caption show this one: where the model looks as it reads it, what it would have
+            given each word, and what it would have said.
         cells: Instead show cells of the recurrent network at work: in one picture of all photos' captions, each word
             coloured by a cell's activation after it; those cells that say most plainly what they are about.
         cell: Show these cells, counted from 0.
@@ -44,13 +51,15 @@ def attend(
 
     photos = find_photos(paths, recursive=False)
     if cells or cell:
+        if text is not None:
+            raise ValueError("cells are shown over the model's own captions. Leave --text out.")
         return draw_cells(photos, output, cell, layer, model, options)
     outputs = name_outputs(str(output), photos)
     captioner = model.load()
     decoding = options.over(captioner.decoding)
     decoding = replace(decoding, alternatives=max(decoding.alternatives, ALTERNATIVES))
     failed = 0
-    results = captioner.caption_many(photos, decoding, batch_size)
+    results = captioner.caption_many(photos, decoding, batch_size) if text is None else _read(captioner, photos, text)
     for photo, path, result in zip(photos, outputs, results, strict=True):
         if isinstance(result, ImageError):
             failed += 1
@@ -63,6 +72,16 @@ def attend(
     if failed:
         print(f"captioner: {failed} of {len(photos)} photos could not be captioned.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _read(captioner: Captioner, photos: Sequence[Path], text: str) -> Iterator[Caption | ImageError]:
+    from captioner.images import ImageError
+
+    for photo in photos:
+        try:
+            yield captioner.read(photo, [text])[0]
+        except ImageError as error:
+            yield error
 
 
 def name_outputs(output: str, photos: Sequence[Path]) -> list[Path]:

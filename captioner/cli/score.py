@@ -65,15 +65,18 @@ def evaluate(
     if scores is not None and not records[0].captions:
         raise ValueError("only COCO's server knows captions of test2014, so there are no scores. Leave --scores out.")
     captioner = model.load()
-    game, watch = _pointing(data, captioner) if pointing else (None, None)
+    games, watch = _pointing(data, captioner) if pointing else ({}, None)
     decoding = options.over(captioner.decoding)
     if records[0].captions:
         scored, captions = run(captioner, records, decoding, split, batch_size, java, _captions(training), watch)
-        if game is not None:
-            scored.habits |= game.to_dict()
+        for whose, game in games.items():
+            scored.habits |= {f"{whose}_{name}": figure for name, figure in game.to_dict().items()}
         if scores is not None:
             scored.write(scores)
-        print(format_scores(scored) + (f"\n\n{game}" if game is not None else ""))
+        print(format_scores(scored))
+        if games:
+            print(f"\nin its own captions:\n{games['own']}")
+            print(f"\nas it reads people's captions, word by word:\n{games['people']}")
     else:
         captions = caption_records(captioner, records, decoding, batch_size)[0].captions
         print("nothing is scored: only COCO's server knows captions of test2014")
@@ -182,20 +185,24 @@ def check(file: tyro.conf.Positional[Path], /, val: OptionalFile = None, test: O
     return 2 if problems else 0
 
 
-def _pointing(data: Path, captioner: Captioner) -> tuple[Pointing, Callable[[Record, Caption], None]]:
-    """A pointing game over a data set, and what plays it with each caption."""
+def _pointing(data: Path, captioner: Captioner) -> tuple[dict[str, Pointing], Callable[[Record, Caption], None]]:
+    """Two pointing games over a data set, with the model's own captions and with people's, and what plays them with
+    each photo."""
     from captioner.data.objects import read_objects
     from captioner.metrics.pointing import Pointing
 
-    objects, game = read_objects(data), Pointing()
+    objects, games = read_objects(data), {"own": Pointing(), "people": Pointing()}
     if captioner.config.attention == "none":
         raise ValueError("this model has no attention, so its words point nowhere. Leave --pointing out.")
 
     def watch(record: Record, caption: Caption) -> None:
-        assert caption.attention is not None and caption.box is not None
-        game.add(caption.words, caption.attention, caption.box, objects.masks(record), objects.names)
+        masks = objects.masks(record)
+        for whose, captions in {"own": [caption], "people": captioner.read(record.path, record.captions)}.items():
+            for each in captions:
+                assert each.attention is not None and each.box is not None
+                games[whose].add(each.words, each.attention, each.box, masks, objects.names)
 
-    return game, watch
+    return games, watch
 
 
 def _records(data: Path, split: str, submit: str | None) -> list[Record]:

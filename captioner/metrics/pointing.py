@@ -3,7 +3,8 @@ share whose attention peaks inside the object's mask. Words, maps and masks come
 
 The pointing game is from Zhang et al. 2016 (https://arxiv.org/abs/1608.00507), here without their margin of 15 pixels.
 That named objects should be in the photo at all is measured as in Rohrbach et al. 2018 (CHAIR,
-https://arxiv.org/abs/1809.02156)."""
+https://arxiv.org/abs/1809.02156). People's captions name more objects that are there; where a model
+looks as it reads those is a question of Liu et al. 2017 (https://arxiv.org/abs/1605.09553)."""
 
 from __future__ import annotations
 
