@@ -108,7 +108,7 @@ def _as_stream(source: str | Path | bytes | BinaryIO) -> tuple[BinaryIO, str]:
     if isinstance(source, bytes):
         data, name = source, "<bytes>"
     elif hasattr(source, "read"):
-        data, name = source.read(), str(getattr(source, "name", "<file>"))
+        data, name = _read_again(source), str(getattr(source, "name", "<file>"))
     else:
         raise TypeError(f"a photo is a path, bytes, a binary file, a Pillow image or an array; got {source!r:.80}")
     if not isinstance(data, bytes):
@@ -116,6 +116,17 @@ def _as_stream(source: str | Path | bytes | BinaryIO) -> tuple[BinaryIO, str]:
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); expected a photo.")
     return io.BytesIO(data), name
+
+
+def _read_again(file: BinaryIO) -> bytes:
+    """What follows in a file, which can be read again afterwards if it has a place to go back to."""
+    if getattr(file, "closed", False):
+        raise ImageError(f"{getattr(file, 'name', '<file>')}: the file is closed; expected an open one, or its path.")
+    start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
+    data = file.read()
+    if start is not None:
+        file.seek(start)
+    return data
 
 
 def _open_path(path: Path) -> BinaryIO:

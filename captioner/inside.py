@@ -4,7 +4,7 @@ and how far back in a caption the loss of its last word reaches. Pictures of the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -95,28 +95,24 @@ PROPERTIES: dict[str, Callable[[Sequence[str]], np.ndarray]] = {
 def read_cells(
     captioner: Captioner, photos: Sequence[Source], decoding: Decoding, layer: Layer = "below"
 ) -> list[Reading]:
-    """All captions that are found of each photo, first the best of each, with the cells of the recurrent layers below
-    or above the attention (the topmost, if they are several) after each word. Raises ImageError, and ValueError for a
-    layer that the model has not."""
+    """The best caption of each photo, with the cells of the recurrent layers below or above the attention (the topmost,
+    if they are several) after each word. (The next best begin alike, and would count the same cells again.) Raises
+    ImageError, and ValueError for a layer that the model has not."""
     model = captioner.model.eval()
     if layer == "above" and model.decoder.above is None:
         raise ValueError("this model has no recurrent layer above the attention. Pass --layer below.")
-    ranks: list[list[Reading]] = [[] for _ in range(decoding.num_captions)]
+    readings: list[Reading] = []
     for start in range(0, len(photos), BATCH):
         pixels = [captioner.preprocess.read(photo)[0] for photo in photos[start : start + BATCH]]
         memory = model.remember(torch.from_numpy(np.stack(pixels)).to(model.device))
-        found = captioner.search(memory, len(pixels), decoding)
-        words = [[each.words for each in (caption, *caption.others)] for caption in found]
-        tokens = torch.full((len(found), len(ranks), 1 + max(len(each) for own in words for each in own)), PAD)
-        for row, own in enumerate(words):
-            for rank, each in enumerate(own):
-                tokens[row, rank, : len(each) + 1] = torch.tensor([BOS, *captioner.vocabulary.encode(each)])
-        cells = activations(model.decoder, tokens.flatten(0, 1).to(model.device), memory)[layer]  # (B·C, T, H)
-        cells = cells.reshape(len(found), len(ranks), *cells.shape[1:])  # (B, C, T, H)
-        for row, own in enumerate(words):
-            for rank, each in enumerate(own):
-                ranks[rank].append(Reading(each, cells[row, rank, 1 : len(each) + 1].cpu().numpy()))
-    return [reading for rank in ranks for reading in rank]
+        found = captioner.search(memory, len(pixels), replace(decoding, num_captions=1))
+        words = [caption.words for caption in found]
+        tokens = torch.full((len(words), 1 + max(map(len, words))), PAD)
+        for row, own in zip(tokens, words, strict=True):
+            row[: len(own) + 1] = torch.tensor([BOS, *captioner.vocabulary.encode(own)])
+        cells = activations(model.decoder, tokens.to(model.device), memory)[layer].cpu().numpy()  # (B, T, H)
+        readings += [Reading(own, row[1 : len(own) + 1]) for own, row in zip(words, cells, strict=True)]
+    return readings
 
 
 def activations(decoder: Decoder, tokens: Tensor, memory: Memory | None = None) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import copy
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,6 +17,7 @@ from captioner.data.datasets import collate, encode_captions
 from captioner.data.readers import read_dataset, select
 from captioner.data.toy import make_toy
 from captioner.diagnose import checks, diagnose, measure
+from captioner.metrics.attention import looking
 from captioner.metrics.habits import repeats
 from captioner.train import train
 from captioner.vocabulary import EOS, PAD, Vocabulary, tokenize
@@ -209,6 +211,12 @@ def test_attention_that_looks_at_one_thing(patient, records):
     decoder.attention.key.weight.data *= 100
     finding = checks.attention([caption.looking for caption in captions_of(patient, records)])
     assert finding.verdict == "bad" and "the attention has collapsed" in finding.advice, finding
+
+
+def test_of_two_warnings_the_more_frequent_is_told_with_its_share():
+    looks = [looking(maps) for maps in (np.full((2, 4), 0.25), np.tile([1.0, 0, 0, 0], (2, 1)), np.eye(4)[:2])]
+    finding = checks.attention([looks[i] for i in (0, 0, 0, 1, 1, 2, 2, 2, 2, 2)])
+    assert "In 30% of captions the attention is even" in finding.advice and finding.values["warnings"] == 0.5
 
 
 def test_captions_known_by_heart(patient, records, data):

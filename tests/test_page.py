@@ -24,7 +24,7 @@ from captioner.checkpoint import save_checkpoint
 from captioner.cli import main
 from captioner.config import ModelConfig
 from captioner.decoding import Decoding, choose_words
-from captioner.images import Preprocess, find_images, open_image
+from captioner.images import ImageError, Preprocess, find_images, open_image
 from captioner.visualize import heat_map, level, overlay, record, save_caption
 from captioner.visualize import html as pages
 from captioner.visualize.animation import frames
@@ -311,8 +311,10 @@ def test_notebooks_show_the_page_or_the_text(tmp_path: Path) -> None:
     with (tmp_path / "a.png").open("rb") as file:
         read = caption.of(file)
         assert read._repr_html_() == shown
-        assert read._repr_html_() == text, "it was read to its end"
+        assert read._repr_html_() == shown, "a file can be read again"
     assert read._repr_html_() == text, "it was closed"
+    with pytest.raises(ImageError, match=r"a.png: the file is closed; expected an open one, or its path\."):
+        read.save(tmp_path / "b.html")
     (tmp_path / "a.png").unlink()
     assert caption.of(tmp_path / "a.png")._repr_html_() == text
     assert caption._repr_html_() == text
@@ -367,6 +369,8 @@ def test_attend_refuses_before_any_work(attend, photos: Path, tmp_path: Path) ->
         ((photos, "-o", tmp_path / "a.html"), "{name}.html"),
         ((photos / "b.jpg", tmp_path / "b.jpg", "-o", tmp_path / "{name}.html"), "would both be written to"),
         ((tmp_path / "b.png", "-o", tmp_path / "{name}.png"), "is one of the photos"),
+        ((tmp_path / "b.png", "-o", tmp_path / "b.png", "--cells"), "is one of the photos"),
+        ((photos, "-o", tmp_path / "{name}.png", "--cells"), "needs no {name}"),
         ((photos / "b.jpg", "-o", tmp_path / "a.doc"), ".webp, .html, .json, .npz"),
         ((photos / "b.jpg", "-o", tmp_path / "absent" / "a.html"), "no folder"),
         (("-o", tmp_path / "a.html"), "no photos"),

@@ -27,6 +27,8 @@ COCO = frozenset(OTHER_WORDS)
         ("hot dogs and dogs", [(1, "hot dog"), (3, "dog")]),
         ("teddy bears", [(1, "teddy bear")]),
         ("an orange cat eats oranges", [(2, "cat"), (4, "orange")]),
+        ("a dog on the train tracks by a train", [(1, "dog"), (8, "train")]),
+        ("men play football", [(0, "person")]),
         ("the unicorn sleeps", []),
         ("dog", [(0, "dog")]),
         ("", []),
@@ -38,6 +40,10 @@ def test_words_that_name_objects(caption, expected):
 
 def test_names_that_the_data_set_does_not_have_are_no_objects():
     assert list(object_words(["a", "circle", "dog"], {"circle"})) == [(1, "circle")]
+
+
+def test_a_data_sets_own_names_come_first():
+    assert list(object_words(["a", "man", "on", "a", "bike"], {"man", "bike"})) == [(1, "man"), (4, "bike")]
 
 
 def test_the_table_has_cocos_categories_and_no_word_twice():
@@ -71,6 +77,11 @@ def test_the_game():
     assert (game.present, game.hits) == (2, 1)
     game.add(words, attention, box, {"dog": ~mask}, COCO)
     assert (game.hits, game.centre, game.even) == (2, 1, 1 / 4 + 1 / 4 + 3 / 4)
+    beside, whole = (-20.0, 0.0, 120.0, 60.0), {"dog": np.ones_like(mask)}  # a padded photo: no dog is in its margin
+    edge = Pointing()
+    attention[1, 1] = (1, 0, 0, 0)
+    edge.add(words, attention, beside, whole, COCO)
+    assert (edge.present, edge.hits, edge.centre, edge.even) == (1, 0, 1, 1 / 2)
     assert game.to_dict()["pointing"] == 2 / 3 and "0.667" in str(game)
     assert "no word names" in str(Pointing())
 
@@ -100,7 +111,7 @@ def test_boxes_are_of_the_upright_photo(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
     Image.new("RGB", (60, 20)).save(tmp_path / "a.jpg", exif=exif)
-    row = {"image": "a.jpg", "captions": ["a dog"], "objects": [{"word": "dog", "box": [0, 50, 20, 10]}]}
+    row = {"image": "a.jpg ", "captions": ["a dog"], "objects": [{"word": "Dog", "box": [0, 50, 20, 10]}]}
     (tmp_path / "captions.jsonl").write_text(json.dumps(row))
     (record,) = read_dataset(tmp_path)
     mask = read_objects(tmp_path).masks(record)["dog"]

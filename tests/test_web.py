@@ -19,6 +19,7 @@ from captioner import Captioner, Decoding
 from captioner.web.app import FILES, create_app
 from captioner.web.guard import HEADERS, Guard
 from captioner.web.schema import CaptionReply, ErrorReply, Info
+from captioner.web.serve import listen
 from captioner.web.service import Limits
 
 ROOT = Path(__file__).parents[1]
@@ -202,7 +203,8 @@ def test_no_page_asks_a_foreign_host(port):
         assert status == 200 and headers["content-type"].startswith(kind) and content == file.read_bytes()
         assert set(re.findall(rb"(?:https?:)?//[\w.]+\.\w+", content)) <= {b"http://www.w3.org"}, path
     assert error(ask(port, "/static/../app.py"))[:2] == (404, "no_such_route")
-    assert error(ask(port, "/api/caption", method="PUT"))[:2] == (405, "no_such_route")
+    refused = ask(port, "/api/caption", method="PUT")
+    assert error(refused) == (405, "wrong_method", "Method Not Allowed; expected POST: see /docs.")
 
 
 @pytest.mark.parametrize("path", ["/", "/api/health", "/openapi.json", "/static/web.js", "/nothing"])
@@ -244,10 +246,23 @@ def test_who_may_ask(port, photo, headers, allowed):
 
 
 def test_further_hosts(captioner, serve):
-    named = serve(Guard(create_app(captioner), "127.0.0.1", ["photos.example"]))
+    named = serve(Guard(create_app(captioner), "127.0.0.1", ["photos.example:8000"]))
     assert ask(named, "/", host="Photos.example:80")[0] == 200 and ask(named, "/", host="a.photos.example")[0] == 403
     everywhere = serve(Guard(create_app(captioner), "0.0.0.0"))
     assert ask(everywhere, "/", host="192.168.0.2:80")[0] == 200 and ask(everywhere, "/", host="evil.example")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "message"),
+    [
+        ("127.0.0.1", 99999, "port is 99999; expected 1 to 65535"),
+        ("127.0.0.1", -1, "port is -1"),
+        ("no.such.invalid", 0, r"cannot listen on no.such.invalid \(.*\)\. Pass another --host\."),
+    ],
+)
+def test_where_it_cannot_listen(host, port, message):
+    with pytest.raises(ValueError, match=message):
+        listen(host, port)
 
 
 opened: list[tuple] | None = None

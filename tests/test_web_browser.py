@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import io
 import json
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from captioner import Captioner
+from captioner.images import open_image
 from captioner.web.app import create_app
 from captioner.web.guard import Guard
 from captioner.web.service import Limits
@@ -207,6 +209,66 @@ def test_the_camera(page):
     page.one("#shoot").click()
     assert page.said() and not page.one("#viewfinder").is_displayed()
     assert page.run("return document.getElementById('video').srcObject") is None  # the camera is off
+
+
+def test_the_camera_is_asked_for_once(page):
+    page.run("""
+        window.tracks = [];
+        const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        navigator.mediaDevices.getUserMedia = async (...how) => {
+          const stream = await ask(...how);
+          tracks.push(...stream.getTracks());
+          return stream;
+        };
+        document.getElementById("camera").click();
+        document.getElementById("camera").click();
+    """)
+    page.until(lambda: page.run("return document.getElementById('video').videoWidth"))
+    page.one("#cancel").click()
+    assert page.run("return tracks.map((track) => track.readyState)") == ["ended"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_webp_that_is_stored_turned(page, tmp_path, orientation):
+    """Browsers do not agree what its EXIF data mean; it is shown as the server sees it."""
+    corners = np.array([[[200, 0, 0], [0, 200, 0]], [[0, 0, 200], [200, 200, 0]]], np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(corners).resize((120, 80), Image.Resampling.NEAREST)
+    stored.save(tmp_path / "a.webp", exif=exif, lossless=True)
+    upright = open_image(tmp_path / "a.webp")
+    page.pick(tmp_path / "a.webp")
+    page.said()
+    shown = page.run("""
+        const image = document.querySelector(".stage img");
+        const canvas = Object.assign(document.createElement("canvas"),
+          { width: image.naturalWidth, height: image.naturalHeight });
+        canvas.getContext("2d").drawImage(image, 0, 0);
+        return canvas.toDataURL("image/png");
+    """)
+    picture = Image.open(io.BytesIO(base64.b64decode(shown.split(",")[1]))).convert("RGB")
+    assert picture.size == upright.size == ((120, 80) if orientation < 5 else (80, 120))
+    for x, y in ((15, 15), (65, 15), (15, 65), (65, 65)):
+        np.testing.assert_allclose(picture.getpixel((x, y)), upright.getpixel((x, y)), atol=30)
+
+
+def test_of_two_photos_the_last_is_shown(page, captioner, photos, tmp_path):
+    """Also if the first is large and takes long to read."""
+    Image.new("L", (6000, 4000)).save(tmp_path / "large.png")  # few bytes
+    files = [base64.b64encode(path.read_bytes()).decode() for path in (tmp_path / "large.png", photos / "a.png")]
+    give = """
+        const file = (text, name) => new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name);
+        for (const [i, text] of [...arguments].entries()) {
+          const data = new DataTransfer();
+          data.items.add(file(text, `${i}.png`));
+          document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }
+    """
+    page.run(give, *files)
+    page.until(lambda: page.words() == captioner.caption(photos / "a.png").words)
+    time.sleep(1.5)
+    assert page.words() == captioner.caption(photos / "a.png").words
+    assert page.run("return document.querySelector('.stage img').naturalWidth") == 50
 
 
 def test_files_that_are_no_photos(page, photo, tmp_path):

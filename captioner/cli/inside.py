@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +13,12 @@ from captioner.cli.options import (
     OptionalFile,
     Output,
     app,
+    keep_photos,
     load_captioner,
 )
 
 SHOWN = 4  # cells in a picture, if none are named
 ROWS = 10  # captions in it
-CAPTIONS = 3  # a photo, or more: the more words, the less is found by chance
 
 
 def draw_cells(
@@ -36,11 +35,11 @@ def draw_cells(
     from captioner.visualize.page import check_path
 
     check_path(output)
+    if "{name}" in output.name:
+        raise ValueError(f"cells of all photos come into one picture, so {output} needs no {{name}}. Leave it out.")
+    keep_photos(photos, output)
     captioner = load_captioner(model.checkpoint, model.device, "torch" if model.backend == "auto" else model.backend)
-    decoding = options.over(captioner.decoding)
-    wanted = max(decoding.num_captions, CAPTIONS)
-    decoding = replace(decoding, num_captions=wanted, beam_size=max(decoding.beam_size, wanted))
-    readings = read_cells(captioner, photos, decoding, layer)
+    readings = read_cells(captioner, photos, options.over(captioner.decoding), layer)
     found = meanings_of(cells, readings) if cells else meanings(readings)[:SHOWN]
     titles = [f"cell {each.cell}: {each.property}, r = {each.correlation:+.2f}".replace("-", "−") for each in found]
     for title, each in zip(titles, found, strict=True):
@@ -76,9 +75,11 @@ def gradients(
         words: How many words back.
         device: auto, cpu, cuda, mps.
     """
+    import numpy as np
+
     from captioner.data.readers import read_dataset, select
     from captioner.inside import fresh_gradients, trained_gradients
-    from captioner.visualize.gradients import save_gradients
+    from captioner.visualize.gradients import gradient_shares, save_gradients, told
     from captioner.visualize.page import check_path
 
     check_path(output)
@@ -92,8 +93,8 @@ def gradients(
         records = select(read_dataset(data), split)[:limit]
         norms[f"{captioner.config.cell}, trained"] = trained_gradients(captioner, records, words)
     for name, values in norms.items():
-        shares = (values / values[..., -1:]).reshape(-1, values.shape[-1]).mean(0)
-        print(f"{name:<14}{shares[0]:.1e} of the last word's gradient is left {len(shares) - 1} words before it")
+        first = float(np.exp(np.log(gradient_shares(values)[:, 0]).mean()))
+        print(f"{name:<14}{told(first)} of the last word's gradient is left {values.shape[-1] - 1} words before it")
     save_gradients(output, norms)
     print(output)
     return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from captioner.cli.inside import draw_cells
-from captioner.cli.options import AS_SAVED, SHIPPED, Model, Options, Output, Paths, app, find_photos
+from captioner.cli.options import AS_SAVED, SHIPPED, Model, Options, Output, Paths, app, find_photos, keep_photos
 
 if TYPE_CHECKING:
     from captioner.captioner import Caption, Captioner
@@ -96,11 +96,9 @@ def name_outputs(output: str, photos: Sequence[Path]) -> list[Path]:
         )
     outputs = [Path(output.replace("{name}", photo.stem)) for photo in photos]
     taken: dict[Path, Path] = {}
-    originals = {photo.resolve() for photo in photos}
+    keep_photos(photos, *outputs)
     for photo, path in zip(photos, outputs, strict=True):
         check_path(path, ENDINGS)
-        if path.resolve() in originals:
-            raise ValueError(f"{path} is one of the photos; it would be lost. Choose another name or folder.")
         if path in taken:
             raise ValueError(
                 f"{taken[path]} and {photo} would both be written to {path}. Rename one, or do them apart."

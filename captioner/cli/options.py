@@ -97,6 +97,14 @@ def find_photos(paths: Iterable[str], recursive: bool) -> list[Path]:
     return photos
 
 
+def keep_photos(photos: Iterable[Path], *outputs: Path) -> None:
+    """Raise ValueError if a photo would be overwritten."""
+    originals = {photo.resolve() for photo in photos}
+    for path in outputs:
+        if path.resolve() in originals:
+            raise ValueError(f"{path} is one of the photos; it would be lost. Choose another name or folder.")
+
+
 def _with_standard_input(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         if path == "-":

@@ -70,11 +70,11 @@ def _folder_objects(source: Path) -> Objects:
     for number, line in lines(source):
         try:
             row = json.loads(line)
-            by_word = boxes.setdefault(row["image"], defaultdict(list))
+            by_word = boxes.setdefault(row["image"].strip(), defaultdict(list))
             for item in row["objects"]:
                 left, top, width, height = map(float, item["box"])
-                by_word[str(item["word"])].append([left, top, left + width, top + height])
-        except (KeyError, TypeError, ValueError) as error:
+                by_word[str(item["word"]).lower()].append([left, top, left + width, top + height])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{source}:{number}: no objects ({type(error).__name__}: {error}); expected "
                 '"objects": [{"word": "dog", "box": [left, top, width, height]}, ...]'

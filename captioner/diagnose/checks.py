@@ -216,7 +216,8 @@ def attention(looks: Sequence[Looking]) -> Finding:
     share = sum(warnings.values()) / len(looks)
     moves = float(np.mean([look.mean_movement for look in looks]))
     entropy = float(np.mean([look.entropy_share for look in looks]))
-    first = f" In {share:.0%} of captions {warnings.most_common(1)[0][0]}" if warnings else ""
+    text, count = max(warnings.items(), key=lambda item: item[1], default=("", 0))
+    first = f" In {count / len(looks):.0%} of captions {text}" if count else ""
     return _finding(
         "attention",
         f"{moves:.0%} of it moves from word to word; entropy {entropy:.0%} of an even look's; {share:.0%} warnings",

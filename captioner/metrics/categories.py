@@ -37,9 +37,9 @@ OTHER_WORDS = {
     "tie": "necktie",
     "suitcase": "luggage",
     "frisbee": "",
-    "skis": "ski",
+    "skis": "",
     "snowboard": "",
-    "sports ball": "ball football baseball basketball volleyball",
+    "sports ball": "ball",
     "kite": "",
     "baseball bat": "bat",
     "baseball glove": "mitt",
@@ -94,6 +94,9 @@ IRREGULAR = {
     "goose": "geese", "knife": "knives", "mouse": "mice", "aircraft": "aircraft", "skis": "skis",
     "scissors": "scissors", "broccoli": "broccoli", "luggage": "luggage",
 }  # fmt: skip
+PLACES = frozenset(
+    f"{place}{s}" for place in ("train track", "train station", "bus stop", "bus station") for s in ("", "s")
+)  # of trains and buses that may be gone
 NOT_PLAIN = ("orange",)  # mostly a colour: only its plural names the fruit
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from captioner.metrics.categories import OTHER_WORDS, WORDS
+from captioner.metrics.categories import OTHER_WORDS, PLACES, WORDS
 
 Box = tuple[float, float, float, float]
 
@@ -26,8 +26,11 @@ def object_words(words: Sequence[str], names: Collection[str]) -> Iterator[tuple
     while i < len(words):
         for size in (2, 1):
             text = " ".join(words[i : i + size])
-            name = WORDS.get(text, text)
+            name = text if text in names else WORDS.get(text, text)
             is_plain = text in WORDS or text not in OTHER_WORDS  # not so the colour orange
+            if text in PLACES:
+                i += 1
+                break
             if name in names and is_plain and i + size <= len(words):
                 yield i + size - 1, name
                 i += size - 1
@@ -45,11 +48,11 @@ def cell_centres(grid: tuple[int, int], box: Box) -> tuple[np.ndarray, np.ndarra
 
 
 def inside(mask: np.ndarray, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
-    """Whether points, in pixels, are in a mask (H, W)."""
+    """Whether points, in pixels, are in a mask (H, W); beside the photo they are not."""
     height, width = mask.shape
-    columns = np.clip(np.floor(x).astype(int), 0, width - 1)
-    rows = np.clip(np.floor(y).astype(int), 0, height - 1)
-    return mask[rows, columns]
+    columns, rows = np.floor(x).astype(int), np.floor(y).astype(int)
+    within = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    return within & mask[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
 
 
 @dataclass

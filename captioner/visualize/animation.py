@@ -149,7 +149,7 @@ def _cut(word: str, width: float) -> str:
 
 
 def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """The first of our fonts that has all the signs of a text, or the last."""
+    """The first of our fonts that has all the signs of a text, or else the first."""
     tables = _signs()
     file = next((file for file, signs in tables.items() if signs.issuperset(map(ord, text))), next(iter(tables)))
     return _load(file, size)

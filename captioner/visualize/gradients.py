@@ -18,6 +18,12 @@ COLOURS = {"rnn": "#b8451b", "gru": "#2b7a5b", "lstm": "#1f4e79"}
 LEAST = 1e-8  # below it a gradient is rounding
 
 
+def gradient_shares(norms: np.ndarray) -> np.ndarray:
+    """Norms (S,) or (seeds, S) as shares of the last step's (seeds, S), LEAST at least."""
+    norms = np.atleast_2d(norms)
+    return np.maximum(norms / norms[:, -1:], LEAST)
+
+
 def save_gradients(path: str | Path, norms: Mapping[str, np.ndarray]) -> None:
     """`gradients_figure` written as .png, .svg or .pdf."""
     check_path(path)
@@ -31,8 +37,8 @@ def gradients_figure(norms: Mapping[str, np.ndarray]) -> Figure:
     axes = figure.add_axes((0.09, 0.12, 0.7, 0.72))
     ends = []
     for name, values in norms.items():
-        shares = np.atleast_2d(values) / np.atleast_2d(values)[:, -1:]  # (seeds, S)
-        mean = np.exp(np.log(np.maximum(shares, LEAST)).mean(0))
+        shares = gradient_shares(values)
+        mean = np.exp(np.log(shares).mean(0))
         back = np.arange(1 - len(mean), 1)
         colour = COLOURS.get(name, INK)
         axes.plot(back, mean, color=colour, lw=1.8, marker="o", ms=3)
@@ -71,15 +77,17 @@ def _name_ends(axes: object, ends: list[tuple[np.ndarray, str, str]]) -> None:
         place = (np.log(mean[0]) - low) / (high - low)
         place = max(place, places[-1] + 0.1) if places else place
         places.append(place)
-        text = f"{name}\n{_share(mean[0])}, {len(mean) - 1} words back"
+        text = f"{name}\n{told(mean[0])}, {len(mean) - 1} words back"
         axes.text(
             1.02, place, text, transform=axes.transAxes, size=8.5, color=colour, va="center", family=fonts(),
             parse_math=False,
         )  # fmt: skip
 
 
-def _share(share: float) -> str:
-    """0.026, or 9.7·10⁻⁶."""
+def told(share: float) -> str:
+    """0.026, or 9.7·10⁻⁶, or below 10⁻⁸."""
+    if share <= LEAST:
+        return "below 10⁻⁸"
     if share >= 0.001:
         return f"{share:.2g}"
     digits, _, power = f"{share:.1e}".partition("e")

@@ -21,7 +21,7 @@ from captioner.captioner import Captioner
 from captioner.images import FORMATS
 from captioner.visualize.html import page
 from captioner.visualize.record import record
-from captioner.web.errors import SETTING, Problem, wrong_setting
+from captioner.web.errors import SETTING, Problem, wrong_address, wrong_setting
 from captioner.web.schema import ERRORS, PHOTO_BODY, CaptionReply, Health, Info
 from captioner.web.service import CaptionService, Limits
 from captioner.web.settings import Settings
@@ -138,7 +138,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     add(Problem, lambda error: error)
     add(RequestValidationError, lambda error: wrong_setting(error, list(Settings.model_fields)))
-    add(HTTPException, lambda error: Problem(error.status_code, "no_such_route", f"{error.detail}: see /docs."))
+    add(HTTPException, wrong_address)
     add(Exception, lambda _: Problem(500, "internal", "something went wrong in the server; its log tells what."))
     app.add_exception_handler(ClientDisconnect, gone)
 

@@ -3,11 +3,12 @@ there are is decided where they happen."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 SETTING = "wrong_setting"
 
@@ -15,15 +16,22 @@ SETTING = "wrong_setting"
 class Problem(Exception):
     """What the client is told in place of an answer."""
 
-    def __init__(self, status: int, code: str, message: str, retry_after: float | None = None):
-        """`code` is a word for programs, `message` a sentence for people; `retry_after` counts seconds."""
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None):
+        """`code` is a word for programs, `message` a sentence for people; `headers` are further ones of the answer."""
         super().__init__(message)
-        self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
+        self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
 
     def response(self) -> JSONResponse:
-        headers = {} if self.retry_after is None else {"Retry-After": str(math.ceil(self.retry_after))}
         body = {"error": {"code": self.code, "message": self.message}}
-        return JSONResponse(body, self.status, headers=headers)
+        return JSONResponse(body, self.status, headers=self.headers)
+
+
+def wrong_address(error: HTTPException) -> Problem:
+    """A path that is not there, or a method that it does not answer."""
+    allowed = (error.headers or {}).get("Allow")
+    if allowed is None:
+        return Problem(error.status_code, "no_such_route", f"{error.detail}: see /docs.")
+    return Problem(error.status_code, "wrong_method", f"{error.detail}; expected {allowed}: see /docs.", error.headers)
 
 
 def wrong_setting(error: RequestValidationError, known: list[str]) -> Problem:

@@ -34,7 +34,7 @@ class Guard:
     def __init__(self, app: ASGIApp, host: str = "127.0.0.1", allowed: Iterable[str] = ()):
         """`host` is what the server listens on; `allowed` are more names by which it may be called."""
         self.app = app
-        self.names = {"localhost", *(name.lower().strip("[]") for name in (host, *allowed))}
+        self.names = {"localhost", *(_without_port(name) for name in (host, *allowed))}
         self.any_address = not is_loopback(host)  # an address cannot be rebound, a name can
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,10 +74,10 @@ class Guard:
 
 
 def _without_port(host: str) -> str:
-    """127.0.0.1 of 127.0.0.1:8000, ::1 of [::1]:8000."""
+    """127.0.0.1 of 127.0.0.1:8000, ::1 of [::1]:8000 and of ::1."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    return (host if _is_address(host) else host.partition(":")[0]).lower()
 
 
 def _is_address(name: str) -> bool:

@@ -13,13 +13,16 @@ from starlette.types import ASGIApp
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket on which clients may knock from now on; port 0 finds a free one. Raises ValueError."""
+    if not 0 <= port < 2**16:
+        raise ValueError(f"port is {port}; expected 1 to 65535, or 0 for any that is free.")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        message = f"cannot listen on {host}, port {port} ({reason}). Pass another --port, or --port 0 for any free one."
-        raise ValueError(message) from error
+    except socket.gaierror as error:
+        raise ValueError(f"cannot listen on {host} ({error.strerror}). Pass another --host.") from error
+    except OSError as error:
+        message = f"cannot listen on {host}, port {port} ({error.strerror}). Pass another --port, or --port 0 for any "
+        raise ValueError(message + "free one.") from error
 
 
 def address(listening: socket.socket) -> str:

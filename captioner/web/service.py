@@ -56,7 +56,7 @@ class CaptionService:
         """A place in the queue, from before the photo is received; memory is bounded by it."""
         if self.inside >= self.limits.max_requests:
             message = f"{self.inside} photos are waiting already, the most that are let in. Try again in a moment."
-            raise Problem(503, "queue_full", message, retry_after=1)
+            raise Problem(503, "queue_full", message, {"Retry-After": "1"})
         self.inside += 1
         try:
             yield

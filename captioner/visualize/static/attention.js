@@ -266,7 +266,7 @@
         make("p.where", { textContent: where[index] ? `looks ${where[index]}` : "" }),
         make("p.figures", { textContent: figures(attention, index, words) }));
       if (!alternatives?.length) return;
-      const note = make("p.note", { "aria-hidden": "true", textContent: map });
+      const note = make("p.note", { textContent: map });
       const rows = alternatives.map((other) => otherRow(other, (on, theirs) => {
         writeBadge(on ? `${other.word}?` : word, on ? theirs : share);
         note.textContent = on ? `“${other.word}” had ${theirs} at this step. ${map}` : map;
@@ -281,7 +281,7 @@
       const bar = make("span.bar");
       bar.style.setProperty("--share", probability(other));
       const row = make("button.other", {
-        type: "button", title: map, "aria-label": `${other.word}, ${share}, not chosen. ${map}`,
+        type: "button", title: map, "aria-label": `${other.word}, ${share}, not chosen`,
       }, make("span.text", { textContent: other.word }), bar, make("span.share", { textContent: share }));
       const turn = (on) => { row.classList.toggle("on", on); preview(on, share); };
       row.addEventListener("pointerenter", () => turn(true));

@@ -1,7 +1,14 @@
 /* Where photos come from: picked, dropped, pasted, or taken with the camera; and how one is shown. What is done with it is
  * in web.js. */
 
+import { withoutOrientation } from "./webp.js";
+
 const DISPLAY_PIXELS = 1600; // the longest side that is shown; what is sent are the file's own bytes
+
+const TURNS = { // EXIF orientation -> the canvas transform of a photo that is W x H when it is upright
+  1: () => [1, 0, 0, 1, 0, 0], 2: (W) => [-1, 0, 0, 1, W, 0], 3: (W, H) => [-1, 0, 0, -1, W, H], 4: (W, H) => [1, 0, 0, -1, 0, H],
+  5: () => [0, 1, 1, 0, 0, 0], 6: (W) => [0, 1, -1, 0, W, 0], 7: (W, H) => [0, -1, -1, 0, W, H], 8: (W, H) => [0, -1, 1, 0, 0, H],
+};
 
 const element = (id) => document.getElementById(id);
 
@@ -53,6 +60,7 @@ function watchCamera(give, fail) {
   element("camera").hidden = phone || !navigator.mediaDevices?.getUserMedia;
   const [viewfinder, video] = [element("viewfinder"), element("video")];
   element("camera").addEventListener("click", async () => {
+    element("camera").disabled = true; // it is asked for once
     try {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1920 } } });
       viewfinder.showModal();
@@ -60,6 +68,8 @@ function watchCamera(give, fail) {
       fail(error.name === "NotAllowedError"
         ? "The camera may not be used. Allow it in the browser's settings of this page."
         : "No camera was found, or another program uses it.");
+    } finally {
+      element("camera").disabled = false;
     }
   });
   element("cancel").addEventListener("click", () => viewfinder.close());
@@ -79,10 +89,11 @@ function watchCamera(give, fail) {
  * Where the browser cannot decode it (a TIFF, say), that of the file as it is. Whoever asks must revoke it. */
 export async function displayUrl(file) {
   try {
-    const bitmap = await createImageBitmap(file);
+    const [stored, orientation] = await withoutOrientation(file);
+    const bitmap = await createImageBitmap(stored);
     const scale = Math.min(1, DISPLAY_PIXELS / Math.max(bitmap.width, bitmap.height));
     const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
-    const canvas = canvasOf(bitmap, width, height);
+    const canvas = canvasOf(bitmap, width, height, orientation);
     bitmap.close();
     return URL.createObjectURL(await encoded(canvas));
   } catch {
@@ -90,11 +101,13 @@ export async function displayUrl(file) {
   }
 }
 
-function canvasOf(source, width, height) {
-  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+function canvasOf(source, width, height, orientation = 1) {
+  const [W, H] = orientation < 5 ? [width, height] : [height, width];
+  const canvas = Object.assign(document.createElement("canvas"), { width: W, height: H });
   const context = canvas.getContext("2d");
   context.fillStyle = "#ffffff";
-  context.fillRect(0, 0, width, height);
+  context.fillRect(0, 0, W, H);
+  context.setTransform(...TURNS[orientation](W, H));
   context.imageSmoothingQuality = "high";
   context.drawImage(source, 0, 0, width, height);
   return canvas;

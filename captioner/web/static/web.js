@@ -154,6 +154,8 @@ function choose(index, reveal) {
 
 async function take(file) {
   request.abort();
+  const mine = new AbortController(); // until another photo comes
+  request = mine;
   forget();
   if (current) URL.revokeObjectURL(current.url);
   current = null;
@@ -165,12 +167,18 @@ async function take(file) {
     complain(problem);
     return;
   }
+  let photo;
   try {
-    current = { name: file.name, bytes: await file.arrayBuffer(), url: await displayUrl(file) };
+    photo = { name: file.name, bytes: await file.arrayBuffer(), url: await displayUrl(file) };
   } catch {
-    complain("The file could not be read. Pick it again.");
+    if (request === mine) complain("The file could not be read. Pick it again.");
     return;
   }
+  if (request !== mine) {
+    URL.revokeObjectURL(photo.url);
+    return;
+  }
+  current = photo;
   element("preview").src = current.url;
   await caption();
 }
