@@ -263,7 +263,7 @@ def test_the_picture_of_gradients():
     assert texts == ["rnn\n0.02, 2 words back", "lstm, trained\n0.1, 3 words back"]
     tiny = gradients_figure({"rnn": np.array([9.7e-6, 0.1, 1.0]), "gru": np.array([[1e-12, 1.0], [1e-10, 1.0]])})
     texts = [text.get_text() for text in tiny.axes[0].texts]
-    assert texts == ["gru\nbelow 10⁻⁸, 1 words back", "rnn\n9.7·10⁻⁶, 2 words back"]
+    assert texts == ["gru\n< 10⁻⁸, 1 words back", "rnn\n9.7·10⁻⁶, 2 words back"]
     assert tiny.axes[0].get_ylim()[0] > 1e-9, "what is not drawn takes no room"
 
 

@@ -41,7 +41,7 @@ def gradients_figure(norms: Mapping[str, np.ndarray]) -> Figure:
         mean = np.exp(np.log(shares).mean(0))
         back = np.arange(1 - len(mean), 1)
         colour = COLOURS.get(name, INK)
-        axes.plot(back, mean, color=colour, lw=1.8, marker="o", ms=3)
+        axes.plot(back, np.where(mean > LEAST, mean, np.nan), color=colour, lw=1.8, marker="o", ms=3)
         if len(shares) > 1:
             axes.fill_between(back, shares.min(0), shares.max(0), color=colour, alpha=0.15, lw=0)
         ends.append((mean, name, colour))
@@ -85,9 +85,9 @@ def _name_ends(axes: object, ends: list[tuple[np.ndarray, str, str]]) -> None:
 
 
 def told(share: float) -> str:
-    """0.026, or 9.7·10⁻⁶, or below 10⁻⁸."""
+    """0.026, or 9.7·10⁻⁶, or < 10⁻⁸."""
     if share <= LEAST:
-        return "below 10⁻⁸"
+        return "< 10⁻⁸"
     if share >= 0.001:
         return f"{share:.2g}"
     digits, _, power = f"{share:.1e}".partition("e")
