@@ -190,6 +190,7 @@ def _pointing(data: Path, captioner: Captioner) -> tuple[dict[str, Pointing], Ca
     each photo."""
     from captioner.data.objects import read_objects
     from captioner.metrics.pointing import Pointing
+    from captioner.vocabulary import tokenize
 
     objects, games = read_objects(data), {"own": Pointing(), "people": Pointing()}
     if captioner.config.attention == "none":
@@ -197,7 +198,9 @@ def _pointing(data: Path, captioner: Captioner) -> tuple[dict[str, Pointing], Ca
 
     def watch(record: Record, caption: Caption) -> None:
         masks = objects.masks(record)
-        for whose, captions in {"own": [caption], "people": captioner.read(record.path, record.captions)}.items():
+        said = [text for text in record.captions if tokenize(text)]
+        read = captioner.read(record.path, said) if said else []
+        for whose, captions in {"own": [caption], "people": read}.items():
             for each in captions:
                 assert each.attention is not None and each.box is not None
                 games[whose].add(each.words, each.attention, each.box, masks, objects.names)
