@@ -42,7 +42,7 @@ class Caption:
     text: str
     words: list[str]
     """T words, as the vocabulary has them."""
-    log_probabilities: list[float]
+    log_probabilities: list[float] = field(repr=False)
     """One a word; natural logarithms."""
     log_probability: float
     """Of the whole caption, its end included."""
@@ -50,13 +50,13 @@ class Caption:
     """What the search ranked it by: the log-probability, normalised by length."""
     finished: bool
     """Whether the model ended it, rather than the longest length."""
-    attention: np.ndarray | None = None
+    attention: np.ndarray | None = field(default=None, repr=False)
     """(T, h, w): one map a word over the photo's grid, each summing to 1; None for a model without attention."""
     box: tuple[float, float, float, float] | None = None
     """What the grid covers: left, top, right, bottom in the original (upright) photo's pixels."""
-    word_alternatives: list[list[tuple[str, float]]] | None = None
+    word_alternatives: list[list[tuple[str, float]]] | None = field(default=None, repr=False)
     """For each word the runners-up with their log-probabilities, if asked for."""
-    others: tuple[Caption, ...] = ()
+    others: tuple[Caption, ...] = field(default=(), repr=False)
     """The next best captions, if more than one was asked for."""
     photo: Source | None = field(default=None, repr=False)
     """What was captioned, as it was given; opened again to show it."""
@@ -221,6 +221,8 @@ class Captioner:
         """Caption any number of photos, in order, `batch_size` at a time; some batches are under way at once, so that
         photos are read while others are captioned. For a photo that cannot be read its `ImageError` comes in the place
         of a caption."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
         settings = decoding or self.decoding
         waiting = iter(photos)
         coming: deque[Future[list[Caption | ImageError]]] = deque()
@@ -247,20 +249,27 @@ class Captioner:
             captions = (caption.of(photo) for caption, (_, _, photo) in zip(found, read, strict=True))
         return [errors[index] if index in errors else next(captions) for index in range(len(photos))]
 
-    def read(self, photo: Source, captions: Sequence[str]) -> list[Caption]:
-        """Let the model read captions that others wrote of a photo, as if it had found them itself: what it would have
-        given each word, what else it would have said there, and where it looked. Words that it does not know have the
-        probability of an unknown word.
+    @overload
+    def read(self, photo: Source, captions: str) -> Caption: ...  # type: ignore[overload-overlap]  # str comes first
+    @overload
+    def read(self, photo: Source, captions: Sequence[str]) -> list[Caption]: ...
+
+    def read(self, photo: Source, captions: str | Sequence[str]) -> Caption | list[Caption]:
+        """Let the model read a caption that someone else wrote of a photo, or several, as if it had found them itself:
+        what it would have given each word, what else it would have said there, and where it looked. `words` are its
+        own: one that it does not know is "<unk>", and has the probability of that.
 
         Raises `ImageError` if the photo cannot be read, and ValueError for a caption without words."""
+        if isinstance(captions, str):
+            return self.read(photo, [captions])[0]
         words = [tokenize(caption) for caption in captions]
         if not words or not all(words):
             raise ValueError(f"captions are {list(captions)!r:.80}; expected one or more, each with a word at least.")
         pixels, size = self.preprocess.read(photo)
         memory: Any = self.backend.remember(pixels[None])
         (hypotheses,) = force(self.backend.step(memory), [[*map(self.vocabulary.encode, words)]], ALTERNATIVES)
-        found = [self._to_caption([each], self.preprocess.box(*size)).of(photo) for each in hypotheses]
-        return [replace(each, text=text, words=own) for each, text, own in zip(found, captions, words, strict=True)]
+        found = (self._to_caption([each], self.preprocess.box(*size)).of(photo) for each in hypotheses)
+        return [replace(each, text=text) for each, text in zip(found, captions, strict=True)]
 
     def search(
         self, memory: Any, photos: int, decoding: Decoding, sizes: Sequence[tuple[int, int]] | None = None

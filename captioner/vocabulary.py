@@ -156,8 +156,8 @@ class Vocabulary:
         return cls(sorted(frequent, key=lambda word: (-counts[word], word)))
 
     def encode(self, words: Iterable[str]) -> list[int]:
-        """Ids of words, without BOS or EOS; a word that is not in the table becomes UNK."""
-        return [self._ids.get(word, UNK) for word in words]
+        """Ids of words, without BOS or EOS; a word that is not in the table, or reads like a special, becomes UNK."""
+        return [max(self._ids.get(word, UNK), UNK) for word in words]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Words of ids up to the first EOS; PAD and BOS are skipped, UNK reads "<unk>"."""

@@ -10,14 +10,14 @@ import numpy as np
 from captioner import Captioner, ImageError
 from captioner.images import find_images
 
-if len(sys.argv) < 3:
-    sys.exit(__doc__)
-*paths, output = sys.argv[1:]
-folder = Path(output)
+*paths, output = sys.argv[1:] or [""]
+photos, folder = find_images(paths), Path(output)
+if not photos or folder.suffix:
+    sys.exit(f"No photos, or no folder to write into.\n\n{__doc__}")
 folder.mkdir(parents=True, exist_ok=True)
 
 captioner = Captioner.load()  # the shipped model; or the directory of your own: Captioner.load("runs/mine/best")
-for photo in find_images(paths):
+for photo in photos:
     try:
         caption = captioner.caption(photo)
     except ImageError as error:

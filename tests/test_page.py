@@ -371,6 +371,8 @@ def test_attend_refuses_before_any_work(attend, photos: Path, tmp_path: Path) ->
         ((tmp_path / "b.png", "-o", tmp_path / "{name}.png"), "is one of the photos"),
         ((tmp_path / "b.png", "-o", tmp_path / "b.png", "--cells"), "is one of the photos"),
         ((photos, "-o", tmp_path / "{name}.png", "--cells"), "needs no {name}"),
+        ((photos / "b.jpg", "-o", tmp_path), f"is a folder; expected a file in it, such as {tmp_path}/attention.png"),
+        ((photos / "b.jpg", "-o", tmp_path / "a.png", "--num-captions", 2), "Leave --num-captions out"),
         ((photos / "b.jpg", "-o", tmp_path / "a.doc"), ".webp, .html, .json, .npz"),
         ((photos / "b.jpg", "-o", tmp_path / "absent" / "a.html"), "no folder"),
         (("-o", tmp_path / "a.html"), "no photos"),
@@ -524,6 +526,9 @@ def test_the_keyboard_alone(show) -> None:
 
     browser = show()
     focused = "return document.activeElement.textContent"
+    press(browser, Keys.RIGHT)  # at once, before anything has the focus
+    assert browser.execute_script(focused).startswith("a63")
+    browser = show()
     press(browser, Keys.TAB)
     assert browser.execute_script(focused).startswith("a63")
     assert browser.execute_script("return getComputedStyle(document.activeElement).outlineStyle") == "solid"

@@ -72,6 +72,7 @@ def test_ids():
     assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
     assert [v[index] for index in range(len(v))] == [*SPECIALS, "dog", "a"]
     assert v.encode(["a", "cat", "dog"]) == [5, UNK, 4]
+    assert v.encode(["<eos>", "<pad>", "dog"]) == [UNK, UNK, 4], "a word that reads like a special is none"
     assert v.decode([BOS, 5, PAD, UNK, 4, EOS, 5]) == ["a", "<unk>", "dog"]
     assert "dog" in v and "cat" not in v
     assert v.words == ("dog", "a")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from captioner.cli.options import (
     Checkpoint,
@@ -16,6 +16,9 @@ from captioner.cli.options import (
     keep_photos,
     load_captioner,
 )
+
+if TYPE_CHECKING:
+    from captioner.inside import Meaning
 
 SHOWN = 4  # cells in a picture, if none are named
 ROWS = 10  # captions in it
@@ -30,26 +33,35 @@ def draw_cells(
     options: DecodingOptions,
 ) -> int:
     """What `attend --cells` does: a picture of these cells, or of those that say most plainly what they are about."""
-    from captioner.inside import meanings, meanings_of, read_cells
-    from captioner.visualize.cells import save_cells
     from captioner.visualize.page import check_path
 
     check_path(output)
     if "{name}" in output.name:
         raise ValueError(f"cells of all photos come into one picture, so {output} needs no {{name}}. Leave it out.")
     keep_photos(photos, output)
+
+    from captioner.inside import meanings, meanings_of, read_cells
+    from captioner.visualize.cells import save_cells
+
     captioner = load_captioner(model.checkpoint, model.device, "torch" if model.backend == "auto" else model.backend)
     readings = read_cells(captioner, photos, options.over(captioner.decoding), layer)
     found = meanings_of(cells, readings) if cells else meanings(readings)[:SHOWN]
-    titles = [f"cell {each.cell}: {each.property}, r = {each.correlation:+.2f}".replace("-", "−") for each in found]
-    for title, each in zip(titles, found, strict=True):
-        note = "" if abs(each.correlation) > each.chance else ": no more than chance"
-        print(f"{title} (by chance up to {each.chance:.2f}{note})")
+    titles = [_title(each) for each in found]
+    print(*titles, sep="\n")
     shown = readings[:ROWS]
+    if len(shown) < len(readings):
+        print(f"(measured on {len(readings)} captions; the first {len(shown)} are drawn)")
     panels = [(title, [row.cells[:, each.cell] for row in shown]) for title, each in zip(titles, found, strict=True)]
     save_cells(output, [row.words for row in shown], panels)
     print(output)
     return 0
+
+
+def _title(meaning: Meaning) -> str:
+    """Cell 380: an animal was named, r = +0.81 (by chance up to 0.12)."""
+    note = "" if abs(meaning.correlation) > meaning.chance else ": no more than chance"
+    correlation = f"{meaning.correlation:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"cell {meaning.cell}: {meaning.property}, r = {correlation} (by chance up to {meaning.chance:.2f}{note})"
 
 
 @app.command

@@ -24,6 +24,7 @@ def attend(
     /,
     *,
     output: Output,
+    recursive: bool = False,
     text: Annotated[str | None, tyro.conf.arg(metavar="CAPTION", help_behavior_hint="")] = None,
     cells: bool = False,
     cell: Annotated[tuple[int, ...], tyro.conf.arg(metavar="CELL ...", help_behavior_hint="")] = (),
@@ -38,10 +39,12 @@ def attend(
         paths: Photos, folders of photos, or - for a list of paths on standard input.
         output: The file to write. Its ending chooses what: .png, .svg, .pdf a picture; .gif, .webp a film; .html a
             page to explore; .npz, .json data. For several photos with {name}, each photo's: 'maps/{name}.html'.
+        recursive: Also look into folders' folders.
         text: Instead of the model's own caption show this one: where the model looks as it reads it, what it would have
             given each word, and what it would have said.
-        cells: Instead show cells of the recurrent network at work: in one picture of all photos' captions, each word
-            coloured by a cell's activation after it; those cells that say most plainly what they are about.
+        cells: Instead show cells of the recurrent network at work: in one picture captions of the first photos, each
+            word coloured by a cell's activation after it. The cells are those that, over all photos, say most plainly
+            what they are about.
         cell: Show these cells, counted from 0.
         layer: Of cells: the recurrent layers below or above the attention (the topmost, if there are several).
         batch_size: Photos captioned at a time.
@@ -49,12 +52,16 @@ def attend(
     from captioner.captioner import ALTERNATIVES
     from captioner.images import ImageError
 
-    photos = find_photos(paths, recursive=False)
+    photos = find_photos(paths, recursive)
     if cells or cell:
         if text is not None:
             raise ValueError("cells are shown over the model's own captions. Leave --text out.")
         return draw_cells(photos, output, cell, layer, model, options)
     outputs = name_outputs(str(output), photos)
+    if text is not None and options != AS_SAVED:
+        raise ValueError("--text is read, nothing is searched. Leave --method, --beam-size and their like out.")
+    if (options.num_captions or 1) > 1:
+        raise ValueError("one caption a photo is shown. Leave --num-captions out, or see all in captioner web.")
     captioner = model.load()
     decoding = options.over(captioner.decoding)
     decoding = replace(decoding, alternatives=max(decoding.alternatives, ALTERNATIVES))
@@ -76,10 +83,14 @@ def attend(
 
 def _read(captioner: Captioner, photos: Sequence[Path], text: str) -> Iterator[Caption | ImageError]:
     from captioner.images import ImageError
+    from captioner.vocabulary import SPECIALS, UNK
 
     for photo in photos:
         try:
-            yield captioner.read(photo, [text])[0]
+            caption = captioner.read(photo, text)
+            if SPECIALS[UNK] in caption.words:
+                print(f"captioner: words that it does not know are shown as {SPECIALS[UNK]}.", file=sys.stderr)
+            yield caption
         except ImageError as error:
             yield error
 

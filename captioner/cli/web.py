@@ -42,6 +42,11 @@ def web(
             raise
         raise ValueError(f"the web page needs {package}: pip install 'captioner[web]'") from error
 
+    for option, value in {
+        "--max-megabytes": max_megabytes, "--max-megapixels": max_megapixels, "--max-requests": max_requests
+    }.items():  # fmt: skip
+        if value <= 0:
+            raise ValueError(f"{option} is {value:g}; expected more than 0.")
     limits = Limits(int(max_megabytes * 1e6), int(max_megapixels * 1e6), max_requests)
     with listen(host, port) as listening:
         application = create_app(model.load(), limits)

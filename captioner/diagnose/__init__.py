@@ -23,7 +23,7 @@ def diagnose(captioner: Captioner, records: Sequence[Record], training: Sequence
     """All findings about a model from photos that it was not trained on, two or more, and some that it was trained on,
     if there are any. Raises `ImageError` for a photo that cannot be read."""
     if len(records) < 2:
-        raise ValueError(f"{len(records)} photos; expected two or more, some dozens better: take a larger split.")
+        raise ValueError(f"{len(records)} photos; expected two or more, some dozens better. Take more.")
     captioner.model.eval()
     probe = records[:PROBE]
     features = measure.encode(captioner, records, "photos")

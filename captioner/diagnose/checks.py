@@ -174,7 +174,7 @@ def same_caption(captions: Sequence[Sequence[str]]) -> Finding:
         _grade(share, OFTEN, 0.5),
         "One caption serves for many photos: training has just begun or has collapsed (see the loss), or the photo "
         "does not reach the words (see above).",
-        {"share": share},
+        {"others": share},
     )
 
 
@@ -210,8 +210,9 @@ def repetition(captions: Sequence[Sequence[str]], references: Sequence[Sequence[
 
 
 def attention(looks: Sequence[Looking]) -> Finding:
+    """Whether there is anything in its maps; whether they are right is a matter for the pointing game."""
     if not looks:
-        return _finding("attention", "this model has none", "skipped")
+        return _finding("attention is alive", "this model has none", "skipped")
     warnings = Counter(look.warning for look in looks if look.warning is not None)
     share = sum(warnings.values()) / len(looks)
     moves = float(np.mean([look.mean_movement for look in looks]))
@@ -219,7 +220,7 @@ def attention(looks: Sequence[Looking]) -> Finding:
     text, count = max(warnings.items(), key=lambda item: item[1], default=("", 0))
     first = f" In {count / len(looks):.0%} of captions {text}" if count else ""
     return _finding(
-        "attention",
+        "attention is alive",
         f"{moves:.0%} of it moves from word to word; entropy {entropy:.0%} of an even look's; {share:.0%} warnings",
         _grade(share, OFTEN, 0.5),
         f"Do not believe its maps.{first} Train longer, with --model.attention general, over a finer grid "

@@ -95,7 +95,7 @@ class _Layout:
     """Where things stand on the page. The photo takes two columns and two rows; a word's panel one of each, to the
     photo's right and then below it."""
 
-    MARGIN, GAP, LABEL, LEGEND = 0.3, 0.16, 0.56, 0.6
+    MARGIN, GAP, LABEL, LEGEND = 0.3, 0.16, 0.56, 0.76
     TITLE_SIZE = 15
 
     def __init__(self, shape: float, words: int, title: str, columns: int | None):
@@ -187,3 +187,4 @@ def _legend(figure: Figure, layout: _Layout, top: float) -> None:
     _write(figure, layout, (x + width / 2, y + 0.14), percent(top / 4), 8, FAINT, "center")  # level(top / 4) = 1/2
     _write(figure, layout, (x + width, y + 0.14), percent(top), 8, FAINT, "right")
     _write(figure, layout, (x, y + 0.32), "attention in a cell of the grid", 8, FAINT)
+    _write(figure, layout, (x, y + 0.46), "below a word: its probability", 8, FAINT)

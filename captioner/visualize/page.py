@@ -24,6 +24,8 @@ DPI = 200
 def check_path(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Raise now what would go wrong when a picture is written there."""
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected a file in it, such as {path / ('attention' + suffixes[0])}.")
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"cannot draw {path.name!r}: its ending must be one of {', '.join(suffixes)}.")
     if not path.parent.is_dir():

@@ -5,6 +5,7 @@ asked here."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from captioner.web.errors import Problem
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # who sends a broken form is told, no one else
 
 FIELD = "photo"
 MOST_FIELDS = 20  # each costs time

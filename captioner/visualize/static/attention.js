@@ -137,7 +137,7 @@
     return rgba;
   }
 
-  /** Where a map looks, in words: "mostly at the centre left". */
+  /** Where a map looks, in words: "mostly at the centre left"; "widely, most" where no cell has six times an even share. */
   function place(weights, [rows, columns], [left, top, right, bottom], photo) {
     let peak = 0;
     weights.forEach((weight, cell) => { if (weight > weights[peak]) peak = cell; });
@@ -147,7 +147,8 @@
     if (x < 0 || x > 1 || y < 0 || y > 1) return "mostly beside the photo";
     const third = (share, names) => names[Math.min(Math.floor(3 * share), 2)];
     const names = [third(y, ["top", "centre", "bottom"]), third(x, ["left", "centre", "right"])];
-    return `mostly at the ${names[0] === names[1] ? "centre" : names.join(" ")}`;
+    const how = weights[peak] * weights.length < 6 ? "widely, most" : "mostly";
+    return `${how} at the ${names[0] === names[1] ? "centre" : names.join(" ")}`;
   }
 
   /** A probability as people read it: 63 %, 3.4 %, <0.1 %. */
@@ -235,7 +236,7 @@
         tabIndex: i ? -1 : 0, // one stop for the tabulator; arrow keys move inside
         "aria-pressed": "false",
         "aria-label": [entry.word, share, where[i] && `looks ${where[i]}`].filter(Boolean).join(", "),
-      }, make("span.text", { textContent: entry.word }), make("span.share", { textContent: share }));
+      }, make("span.text", { textContent: entry.word }), make("span.share", { textContent: share, title: "probability" }));
     });
   }
 
@@ -475,6 +476,13 @@
       listen(button, "focus", () => { if (button.matches(":focus-visible")) { stopReveal(); pin(i); } });
     });
     listen(list, "keydown", moveFocus);
+    listen(document, "keydown", (event) => { // arrows also work before anything has the focus
+      if (event.target !== document.body || !["ArrowLeft", "ArrowRight"].includes(event.key) || !words.length) return;
+      if (event.altKey || event.ctrlKey || event.metaKey) return;
+      const [at, last] = [shown ?? (event.key === "ArrowRight" ? -1 : 0), words.length - 1];
+      event.preventDefault();
+      buttons[Math.min(Math.max(at + (event.key === "ArrowRight" ? 1 : -1), 0), last)].focus();
+    });
     listen(root, "keydown", (event) => { if (event.key === "Escape") { stopReveal(); pin(null); } });
     listen(image, "load", () => {
       if (!map || !words.length) return;

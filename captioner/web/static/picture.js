@@ -4,7 +4,7 @@ const WIDTH = 1600; // in pixels, like all that follows
 const MARGIN = 40;
 const GAP = 20;
 const LABEL = 58; // below a panel, for its word
-const LEGEND = 62; // below the photo, for the colour scale
+const LEGEND = 84; // below the photo, for the colour scale
 const TITLE = 44;
 const TITLE_LINE = 56;
 const INK = "#1d1d1f";
@@ -91,6 +91,7 @@ function legend(page, top, x, y, width) {
   });
   page.textAlign = "left";
   write(page, "attention in a cell of the grid", x, y + 52, 16, FAINT, 400);
+  write(page, "below a word: its probability", x, y + 74, 16, FAINT, 400);
 }
 
 function write(page, text, x, y, size, colour, weight, widest) {
