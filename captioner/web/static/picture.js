@@ -22,9 +22,9 @@ export async function toPng(data, photoUrl) {
   page.fillRect(0, 0, canvas.width, canvas.height);
   lines.forEach((line, i) => write(page, line, MARGIN, MARGIN + 44 + TITLE_LINE * i, TITLE, INK, 600));
   const [wide, high] = [2 * panel + GAP, 2 * down + LABEL - LEGEND];
-  place(page, image, MARGIN, head, wide, high);
+  const across = place(page, image, MARGIN, head, wide, high);
   const paint = data.attention && painter(image, data, panel);
-  if (data.attention) legend(page, data.attention.top, MARGIN, head + high + 10, wide);
+  if (data.attention) legend(page, data.attention.top, MARGIN, head + high + 10, across);
   data.words.forEach((entry, i) => {
     const [x, y] = corner(i);
     if (paint) place(page, paint(data.attention.maps[i]), x, y, panel, down);
@@ -56,10 +56,11 @@ function layout({ caption, words, photo }) {
   return { panel, down, head, lines, canvas, corner };
 }
 
-/** A picture as large as it fits a place, in its top left corner. */
+/** A picture as large as it fits a place, in its top left corner; how wide it is there. */
 function place(page, picture, x, y, width, height) {
   const scale = Math.min(width / picture.width, height / picture.height);
   page.drawImage(picture, x, y, picture.width * scale, picture.height * scale);
+  return picture.width * scale;
 }
 
 /** A function from a map to a canvas that shows it over the photo. */
