@@ -48,21 +48,28 @@ def caption_records(
 
 
 def evaluate(
+    captioner: Captioner, records: Sequence[Record], decoding: Decoding, split: str, batch_size: int = 32
+) -> tuple[ScoreFile, dict[int | str, str]]:
+    """Caption the records' photos and score the captions: the scores, and the caption of each image."""
+    results, looks = caption_records(captioner, records, decoding, batch_size)
+    return score_captions(captioner, results, looks, records, decoding, split), results.captions
+
+
+def score_captions(
     captioner: Captioner,
+    results: Results,
+    looks: dict[str, float],
     records: Sequence[Record],
     decoding: Decoding,
     split: str,
-    batch_size: int = 32,
     java: Sequence[str] = (),
     training: Iterable[str] | None = None,
-    watch: Watch | None = None,
-) -> tuple[ScoreFile, dict[int | str, str]]:
-    """Caption the records' photos (`caption_records`) and score the captions: a score file with intervals, slices and
-    provenance, and the caption of each image. `training`: captions to look copies up in."""
-    results, looks = caption_records(captioner, records, decoding, batch_size, watch)
+) -> ScoreFile:
+    """The scores of what `caption_records` gave, with intervals, slices and provenance. `training`: captions to look
+    copies up in."""
     provenance = {"decoding": asdict(decoding), "model": captioner.provenance}
     scored = score_results(
         results, references_of(records), split=split, training=training, java=java, provenance=provenance
     )
     scored.habits |= looks
-    return scored, results.captions
+    return scored

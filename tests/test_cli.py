@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from captioner.cli import main
+from captioner.data.toy import make_toy
 
 
 @pytest.fixture
@@ -188,6 +189,17 @@ def test_score_and_compare(run, tmp_path):
     (tmp_path / "good.json").write_text("[{")
     status, out, err = run("score", "--references", references, "--results", tmp_path / "good.json")
     assert (status, out) == (2, "") and err.count("\n") == 1 and "good.json" in err
+
+
+def test_captions_are_kept_where_scoring_fails(run, tiny, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("no Java")
+
+    make_toy(tmp_path / "toy", images=20)
+    monkeypatch.setattr("captioner.evaluate.score_captions", fail)
+    given = ("evaluate", "--data", tmp_path / "toy", "--checkpoint", tiny, "--results", tmp_path / "results.json")
+    status, _, err = run(*given)
+    assert status == 2 and "no Java" in err and len(json.loads((tmp_path / "results.json").read_text())) == 2
 
 
 def results(path, *rows):

@@ -54,8 +54,7 @@ def evaluate(
         limit: Use only so many photos; 0 for all.
         batch_size: Photos captioned at a time.
     """
-    from captioner.evaluate import caption_records
-    from captioner.evaluate import evaluate as run
+    from captioner.evaluate import caption_records, score_captions
     from captioner.metrics.results import write_results
     from captioner.metrics.tables import format_scores
 
@@ -64,11 +63,14 @@ def evaluate(
     records = records[:limit] if limit else records
     if scores is not None and not records[0].captions:
         raise ValueError("only COCO's server knows captions of test2014, so there are no scores. Leave --scores out.")
-    captioner = model.load()
+    captioner, known = model.load(), _captions(training)
     games, watch = _pointing(data, captioner) if pointing else ({}, None)
     decoding = options.over(captioner.decoding)
+    found, looks = caption_records(captioner, records, decoding, batch_size, watch)
+    if results is not None:
+        write_results(results, found.captions)
     if records[0].captions:
-        scored, captions = run(captioner, records, decoding, split, batch_size, java, _captions(training), watch)
+        scored = score_captions(captioner, found, looks, records, decoding, split, java, known)
         for whose, game in games.items():
             scored.habits |= {f"{whose}_{name}": figure for name, figure in game.to_dict().items()}
         if scores is not None:
@@ -78,12 +80,9 @@ def evaluate(
             print(f"\nin its own captions:\n{games['own']}")
             print(f"\nas it reads people's captions, word by word:\n{games['people']}")
     else:
-        captions = caption_records(captioner, records, decoding, batch_size)[0].captions
         print("nothing is scored: only COCO's server knows captions of test2014")
-    if results is not None:
-        write_results(results, captions)
     if submit is not None:
-        _submit(submit, split, captions, data)
+        _submit(submit, split, found.captions, data)
     return 0
 
 
