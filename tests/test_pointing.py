@@ -44,6 +44,7 @@ def test_names_that_the_data_set_does_not_have_are_no_objects():
 
 def test_a_data_sets_own_names_come_first():
     assert list(object_words(["a", "man", "on", "a", "bike"], {"man", "bike"})) == [(1, "man"), (4, "bike")]
+    assert list(object_words(["a", "bus", "stop"], {"bus stop"})) == [(2, "bus stop")]
 
 
 def test_the_table_has_cocos_categories_and_no_word_twice():

@@ -311,6 +311,13 @@ def test_a_port_in_use_is_one_line(tiny):
     assert err.startswith(f"captioner: cannot listen on 127.0.0.1, port {port} (") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--max-megabytes", "--max-megapixels", "--max-requests"])
+def test_a_limit_of_nothing_is_one_line(tiny, option):
+    with run(VERB, option, "0", "--checkpoint", tiny) as process:
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (2, f"captioner: {option} is 0; expected more than 0.\n")
+
+
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "python_multipart"])
 def test_without_the_extra_it_is_named(tiny, missing):
     code = f"import sys; sys.modules[{missing!r}] = None; from captioner.cli import main; main()"

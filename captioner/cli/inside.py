@@ -87,11 +87,9 @@ def gradients(
         words: How many words back.
         device: auto, cpu, cuda, mps.
     """
-    import numpy as np
-
     from captioner.data.readers import read_dataset, select
     from captioner.inside import fresh_gradients, trained_gradients
-    from captioner.visualize.gradients import gradient_shares, save_gradients, told
+    from captioner.visualize.gradients import mean_shares, save_gradients, told
     from captioner.visualize.page import check_path
 
     check_path(output)
@@ -105,8 +103,8 @@ def gradients(
         records = select(read_dataset(data), split)[:limit]
         norms[f"{captioner.config.cell}, trained"] = trained_gradients(captioner, records, words)
     for name, values in norms.items():
-        first = float(np.exp(np.log(gradient_shares(values)[:, 0]).mean()))
-        print(f"{name:<14}{told(first)} of the last word's gradient is left {values.shape[-1] - 1} words before it")
+        shares = mean_shares(values)
+        print(f"{name:<14}{told(shares[0])} of the last word's gradient is left {len(shares) - 1} words before it")
     save_gradients(output, norms)
     print(output)
     return 0

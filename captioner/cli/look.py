@@ -83,14 +83,15 @@ def attend(
 
 def _read(captioner: Captioner, photos: Sequence[Path], text: str) -> Iterator[Caption | ImageError]:
     from captioner.images import ImageError
-    from captioner.vocabulary import SPECIALS, UNK
+    from captioner.vocabulary import SPECIALS, UNK, tokenize
 
+    unknown = [word for word in tokenize(text) if captioner.vocabulary.encode([word]) == [UNK]]
+    if unknown:
+        told = f"words that it does not know are shown as {SPECIALS[UNK]}: {', '.join(unknown)}"
+        print(f"captioner: {told}.", file=sys.stderr)
     for photo in photos:
         try:
-            caption = captioner.read(photo, text)
-            if SPECIALS[UNK] in caption.words:
-                print(f"captioner: words that it does not know are shown as {SPECIALS[UNK]}.", file=sys.stderr)
-            yield caption
+            yield captioner.read(photo, text)
         except ImageError as error:
             yield error
 

@@ -217,7 +217,7 @@ def attention(looks: Sequence[Looking]) -> Finding:
     share = sum(warnings.values()) / len(looks)
     moves = float(np.mean([look.mean_movement for look in looks]))
     entropy = float(np.mean([look.entropy_share for look in looks]))
-    text, count = max(warnings.items(), key=lambda item: item[1], default=("", 0))
+    text, count = (warnings.most_common(1) or [("", 0)])[0]
     first = f" In {count / len(looks):.0%} of captions {text}" if count else ""
     return _finding(
         "attention is alive",

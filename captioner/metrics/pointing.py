@@ -28,12 +28,12 @@ def object_words(words: Sequence[str], names: Collection[str]) -> Iterator[tuple
             text = " ".join(words[i : i + size])
             name = text if text in names else WORDS.get(text, text)
             is_plain = text in WORDS or text not in OTHER_WORDS  # not so the colour orange
-            if text in PLACES:
-                i += 1
-                break
             if name in names and is_plain and i + size <= len(words):
                 yield i + size - 1, name
                 i += size - 1
+                break
+            if text in PLACES:
+                i += 1
                 break
         i += 1
 

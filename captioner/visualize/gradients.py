@@ -24,6 +24,11 @@ def gradient_shares(norms: np.ndarray) -> np.ndarray:
     return np.maximum(norms / norms[:, -1:], LEAST)
 
 
+def mean_shares(norms: np.ndarray) -> np.ndarray:
+    """The geometric mean of `gradient_shares` over seeds (S,)."""
+    return np.exp(np.log(gradient_shares(norms)).mean(0))
+
+
 def save_gradients(path: str | Path, norms: Mapping[str, np.ndarray]) -> None:
     """`gradients_figure` written as .png, .svg or .pdf."""
     check_path(path)
@@ -38,7 +43,7 @@ def gradients_figure(norms: Mapping[str, np.ndarray]) -> Figure:
     ends = []
     for name, values in norms.items():
         shares = gradient_shares(values)
-        mean = np.exp(np.log(shares).mean(0))
+        mean = mean_shares(values)
         back = np.arange(1 - len(mean), 1)
         colour = COLOURS.get(name, INK)
         axes.plot(back, np.where(mean > LEAST, mean, np.nan), color=colour, lw=1.8, marker="o", ms=3)

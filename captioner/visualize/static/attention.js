@@ -435,12 +435,13 @@
       listen(element, "click", () => { stopReveal(); pin(again ? null : i); again = false; });
     }
 
+    /** From word to word. Where nothing has the focus yet, left and right work, too; the others scroll the page. */
     function moveFocus(event) {
-      const [at, last] = [buttons.indexOf(document.activeElement), words.length - 1];
-      const to = {
-        ArrowLeft: at - 1, ArrowUp: at - 1, ArrowRight: at + 1, ArrowDown: at + 1, Home: 0, End: last,
-      }[event.key];
-      if (at < 0 || to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+      const free = event.target === document.body && words.length > 0;
+      const [at, last] = [free ? shown ?? -1 : buttons.indexOf(event.target), words.length - 1];
+      const sideways = { ArrowLeft: at - 1, ArrowRight: at + 1 };
+      const to = (free ? sideways : { ...sideways, ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: last })[event.key];
+      if ((at < 0 && !free) || to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
       event.preventDefault();
       buttons[Math.min(Math.max(to, 0), last)].focus();
     }
@@ -475,14 +476,7 @@
       follow(button, i);
       listen(button, "focus", () => { if (button.matches(":focus-visible")) { stopReveal(); pin(i); } });
     });
-    listen(list, "keydown", moveFocus);
-    listen(document, "keydown", (event) => { // arrows also work before anything has the focus
-      if (event.target !== document.body || !["ArrowLeft", "ArrowRight"].includes(event.key) || !words.length) return;
-      if (event.altKey || event.ctrlKey || event.metaKey) return;
-      const [at, last] = [shown ?? (event.key === "ArrowRight" ? -1 : 0), words.length - 1];
-      event.preventDefault();
-      buttons[Math.min(Math.max(at + (event.key === "ArrowRight" ? 1 : -1), 0), last)].focus();
-    });
+    listen(document, "keydown", moveFocus);
     listen(root, "keydown", (event) => { if (event.key === "Escape") { stopReveal(); pin(null); } });
     listen(image, "load", () => {
       if (!map || !words.length) return;
