@@ -23,23 +23,27 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    # The shipped model lies in checkpoints/ of the repository and in captioner/checkpoints/ of an installation.
+    # The shipped model lies in checkpoints/ of the repository and in captioner/shipped/ of an installation.
     packages=[
         "captioner",
+        "captioner.backends",
+        "captioner.checkpoint",
         "captioner.cli",
         "captioner.data",
         "captioner.diagnose",
         "captioner.metrics",
         "captioner.visualize",
+        "captioner.training",
+        "captioner.training.objectives",
         "captioner.web",
-        "captioner.checkpoints",
+        "captioner.shipped",
     ],
-    package_dir={"captioner": "captioner", "captioner.checkpoints": "checkpoints"},
+    package_dir={"captioner": "captioner", "captioner.shipped": "checkpoints"},
     package_data={
         "captioner": ["py.typed"],
         "captioner.visualize": ["static/*"],
         "captioner.web": ["static/*"],
-        "captioner.checkpoints": ["README.md", "flickr8k-mobilenet_v2/*"],
+        "captioner.shipped": ["README.md", "flickr8k-mobilenet_v2/*"],
     },
     install_requires=[
         "matplotlib>=3.8",

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
+from captioner.backends.onnx_backend import Backend, OnnxBackend, choose_backend, load_runtime
+from captioner.checkpoint.manifest import AGAIN, CONFIG, CheckpointError, find_checkpoint, read_config
 from captioner.config import ModelConfig
 from captioner.decoding import Decoding, Hypothesis, force, search
 from captioner.images import ImageError, Preprocess, Source, open_image
-from captioner.manifest import AGAIN, CONFIG, CheckpointError, find_checkpoint, read_config
 from captioner.metrics.attention import Looking, looking
-from captioner.runtime import Backend, OnnxBackend, choose_backend, load_runtime
 from captioner.visualize.files import save_caption
 from captioner.visualize.html import frame
 from captioner.visualize.record import record
 from captioner.vocabulary import EOS, Vocabulary, detokenize, tokenize
 
 if TYPE_CHECKING:
-    from captioner.backend import TorchBackend
+    from captioner.backends.torch_backend import TorchBackend
     from captioner.model import CaptionModel
 
 SHIPPED = "flickr8k-mobilenet_v2"
@@ -165,7 +165,7 @@ class Captioner:
         if choose_backend(directory, device, backend) == "onnx":
             runs = load_runtime(directory, saved.get("weights"), has_attention=config.attention != "none")
         else:
-            from captioner.backend import load_backend
+            from captioner.backends.torch_backend import load_backend
 
             runs = load_backend(directory, config, len(vocabulary), device)
         provenance = f"{directory.name}, SHA-256 {saved['weights']['sha256']}"
@@ -311,7 +311,7 @@ class Captioner:
 def shipped_checkpoint() -> Path:
     """The directory of the model that is shipped: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
-    for directory in (package / "checkpoints" / SHIPPED, package.parent / "checkpoints" / SHIPPED):
+    for directory in (package / "shipped" / SHIPPED, package.parent / "checkpoints" / SHIPPED):
         if directory.is_dir():
             return directory
     raise FileNotFoundError(f"the shipped model {SHIPPED} is not installed. Pass a checkpoint's directory.")

@@ -15,10 +15,11 @@ EXTRAS = {  # what comes with an extra, by the name that is imported
     "pycocoevalcap": "java-metrics",
 }
 ROOMS = {  # which rooms cannot be entered without them
-    **dict.fromkeys(("backend", "checkpoint", "data.cache", "data.datasets", "decoder", "device"), "torch"),
-    **dict.fromkeys(("diagnose", "encoder", "export", "inside", "model", "objectives", "optim", "run"), "torch"),
-    "quantize": "onnx",
-    **dict.fromkeys(("train", "validate"), "torch"),
+    **dict.fromkeys(("backends.torch_backend", "backends.export", "checkpoint.tensors", "data.cache"), "torch"),
+    **dict.fromkeys(("data.datasets", "decoder", "device", "diagnose", "encoder", "inside", "model"), "torch"),
+    **dict.fromkeys(("pretrained", "training.objectives.cross_entropy", "training.optim", "training.run"), "torch"),
+    **dict.fromkeys(("training.loop", "training.train", "training.validate"), "torch"),
+    "backends.quantize": "onnx",
     "web": "fastapi",
 }
 

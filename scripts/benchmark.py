@@ -225,8 +225,8 @@ def joint(photos: list[Path]) -> list[Figure]:
     import torch
 
     from captioner.device import autocast
-    from captioner.objectives import cross_entropy
-    from captioner.optim import build_optimizer
+    from captioner.training.objectives.cross_entropy import cross_entropy
+    from captioner.training.optim import build_optimizer
 
     model = Captioner.load(backend="torch").model
     generator = torch.Generator().manual_seed(0)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import tyro
 
-from captioner.config import ModelConfig, TrainConfig
-from captioner.train import train
+from captioner.config import ModelConfig
+from captioner.training.config import TrainConfig
+from captioner.training.train import train
 
 RECIPE = TrainConfig(
     data=Path("datasets/coco2017"),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from captioner.config import TrainConfig
-from captioner.train import train
+from captioner.training.config import TrainConfig
+from captioner.training.train import train
 
 RECIPE = TrainConfig(
     data=Path("datasets/flickr8k"),

@@ -19,9 +19,9 @@ def tiny(tmp_path_factory) -> Path:
     """The checkpoint of an untrained model: it babbles, but everything else about it is real."""
     import torch
 
-    from captioner.backend import TorchBackend
+    from captioner.backends.torch_backend import TorchBackend
     from captioner.captioner import Captioner
-    from captioner.checkpoint import save_checkpoint
+    from captioner.checkpoint.tensors import save_checkpoint
     from captioner.config import ModelConfig
     from captioner.decoding import Decoding
     from captioner.images import Preprocess

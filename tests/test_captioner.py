@@ -13,9 +13,9 @@ from PIL import Image
 
 from captioner import Captioner, Decoding, ImageError
 from captioner import decoding as numpy_side
-from captioner.backend import TorchStep, choose_words
+from captioner.backends.torch_backend import TorchStep, choose_words
+from captioner.checkpoint.manifest import CheckpointError
 from captioner.images import find_images, open_image
-from captioner.manifest import CheckpointError
 from captioner.vocabulary import BOS, EOS, PAD, UNK
 
 
@@ -126,7 +126,7 @@ def test_a_bad_photo_spoils_nothing_else(captioner, paths, tmp_path):
 
 
 def test_a_model_without_attention(captioner, tiny):
-    from captioner.backend import TorchBackend
+    from captioner.backends.torch_backend import TorchBackend
     from captioner.model import build_model
 
     config = replace(captioner.config, attention="none")

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from captioner.checkpoint import load_checkpoint, load_into, load_state, save_checkpoint
-from captioner.manifest import CheckpointError, has_checkpoint, sha256_of
+from captioner.checkpoint.manifest import CheckpointError, has_checkpoint, sha256_of
+from captioner.checkpoint.tensors import load_checkpoint, load_into, load_state, save_checkpoint
 
 CONFIG = {
     "model": {"encoder": "mobilenet_v2"},

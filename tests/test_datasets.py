@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from captioner.config import AugmentConfig
+from captioner.data.augment import AugmentConfig, Augmenter
 from captioner.data.cache import cached_features
-from captioner.data.datasets import Augmenter, CachedFeatures, Photos, batches, encode_captions, epoch_order, in_order
+from captioner.data.datasets import CachedFeatures, Photos, batches, encode_captions, epoch_order, in_order
 from captioner.data.readers import Record
 from captioner.encoder import Encoder
 from captioner.images import ImageError, Preprocess

@@ -12,14 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from captioner.captioner import Captioner, shipped_checkpoint
 from captioner.cli import main
-from captioner.config import ModelConfig, TrainConfig
+from captioner.config import ModelConfig
 from captioner.data.datasets import collate, encode_captions
 from captioner.data.readers import read_dataset, select
 from captioner.data.toy import make_toy
 from captioner.diagnose import checks, diagnose, measure
 from captioner.metrics.attention import looking
 from captioner.metrics.habits import repeats
-from captioner.train import train
+from captioner.training.config import TrainConfig
+from captioner.training.train import train
 from captioner.vocabulary import EOS, PAD, Vocabulary, tokenize
 
 

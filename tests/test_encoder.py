@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from captioner.checkpoint import load_checkpoint
-from captioner.encoder import Encoder, build_cnn, cnn_names, outline_cnn
+from captioner.checkpoint.tensors import load_checkpoint
+from captioner.encoder import Encoder
+from captioner.pretrained import build_cnn, cnn_names, outline_cnn
 
 FAMILIES = {  # the smallest member of each family: pooled size, grid size, grid side of a 64-pixel image
     "alexnet": (4096, 256, 1),

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from captioner import Captioner, Decoding
-from captioner.backend import TorchBackend
-from captioner.checkpoint import load_checkpoint, save_checkpoint
+from captioner.backends.export import WordGraph, build_on_cpu, export, graphs
+from captioner.backends.onnx_backend import OnnxBackend, choose_backend
+from captioner.backends.quantize import quantize
+from captioner.backends.torch_backend import TorchBackend
+from captioner.checkpoint.manifest import CheckpointError
+from captioner.checkpoint.tensors import load_checkpoint, save_checkpoint
 from captioner.config import ModelConfig
-from captioner.export import WordGraph, build_on_cpu, export, graphs
 from captioner.images import Preprocess
-from captioner.manifest import CheckpointError
 from captioner.model import build_model
-from captioner.quantize import quantize
-from captioner.runtime import OnnxBackend, choose_backend
 from captioner.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[1]
@@ -168,14 +168,14 @@ def run(code: str, *arguments: object) -> None:
 
 
 def test_who_runs_a_checkpoint(plain, tiny, monkeypatch):
-    monkeypatch.setattr("captioner.runtime.has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr("captioner.backends.onnx_backend.has_nvidia_gpu", lambda: False)
     assert isinstance(Captioner.load(plain).backend, OnnxBackend)
     assert isinstance(Captioner.load(plain, device="cpu").backend, OnnxBackend)
     assert isinstance(Captioner.load(tiny).backend, TorchBackend)  # it has no graphs
-    monkeypatch.setattr("captioner.runtime.has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr("captioner.backends.onnx_backend.has_nvidia_gpu", lambda: True)
     assert choose_backend(plain) == "torch" and choose_backend(plain, "cpu") == "onnx"
     assert choose_backend(plain, "cuda") == choose_backend(plain, "mps") == "torch"
-    monkeypatch.setattr("captioner.runtime.find_spec", lambda name: None)  # without torch
+    monkeypatch.setattr("captioner.backends.onnx_backend.find_spec", lambda name: None)  # without torch
     assert choose_backend(plain) == choose_backend(tiny) == "onnx"
 
 
@@ -255,7 +255,7 @@ for part in ("torch", "torchvision", "fastapi", "uvicorn"):
 @pytest.mark.parametrize(
     "statement, line",
     [
-        ("from captioner.train import train", "captioner.train needs torch, .*captioner\\[train\\]"),
+        ("from captioner.training.train import train", "captioner.training.train needs torch, .*captioner\\[train\\]"),
         ("import captioner.data.cache", "captioner.data.cache needs torch, .*captioner\\[train\\]"),
         ("from captioner.web.app import create_app", "captioner.web needs fastapi, .*captioner\\[web\\]"),
     ],
@@ -295,7 +295,7 @@ def test_every_room_that_imports_torch_is_known():
 import importlib, pkgutil, captioner
 from captioner.extras import MissingPartError
 for module in pkgutil.walk_packages(captioner.__path__, "captioner."):
-    if module.name.startswith("captioner.checkpoints") or module.name.endswith("__main__"):
+    if module.name.startswith("captioner.shipped") or module.name.endswith("__main__"):
         continue
     try:
         importlib.import_module(module.name)

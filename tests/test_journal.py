@@ -2,7 +2,7 @@
 
 import pytest
 
-from captioner.journal import Journal, read_log
+from captioner.training.journal import Journal, read_log
 
 
 @pytest.mark.parametrize(("step", "validated", "kept"), [(0, True, 0), (1, True, 1), (2, False, 2), (2, True, 3)])

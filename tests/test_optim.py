@@ -8,8 +8,8 @@ from captioner.config import ModelConfig
 from captioner.decoder import Decoder
 from captioner.encoder import Features
 from captioner.model import build_model
-from captioner.objectives import cross_entropy
-from captioner.optim import build_optimizer, schedule, set_learning_rates
+from captioner.training.objectives.cross_entropy import cross_entropy
+from captioner.training.optim import build_optimizer, schedule, set_learning_rates
 from captioner.vocabulary import PAD
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from captioner import Captioner
 from captioner.captioner import Caption
-from captioner.checkpoint import save_checkpoint
+from captioner.checkpoint.tensors import save_checkpoint
 from captioner.cli import main
 from captioner.config import ModelConfig
 from captioner.decoding import Decoding, choose_words

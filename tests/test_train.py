@@ -14,16 +14,18 @@ import pytest
 import torch
 
 from captioner.captioner import Captioner, shipped_checkpoint
-from captioner.checkpoint import load_checkpoint
-from captioner.config import AugmentConfig, ModelConfig, TrainConfig
+from captioner.checkpoint.tensors import load_checkpoint
+from captioner.config import ModelConfig
+from captioner.data.augment import AugmentConfig
 from captioner.data.objects import read_objects
 from captioner.data.readers import read_dataset
 from captioner.data.toy import make_toy
 from captioner.encoder import Encoder
-from captioner.journal import read_log
 from captioner.metrics.pointing import Pointing
-from captioner.run import parse_stage
-from captioner.train import Interrupted, train
+from captioner.training.config import TrainConfig, parse_stage
+from captioner.training.journal import read_log
+from captioner.training.loop import Interrupted
+from captioner.training.train import train
 
 STAGES = ("decoder:2", "features.12:1")
 
@@ -144,7 +146,7 @@ def test_killed_and_resumed_is_uninterrupted(toy, uninterrupted, tmp_path, numbe
 def test_a_stage_ends_early_and_the_next_begins_with_the_best(toy, tmp_path, monkeypatch):
     ciders = iter([0.5, 0.4, 0.3])
     scores = {"loss": 1.0, "BLEU-1": 0.0, "BLEU-4": 0.0}
-    monkeypatch.setattr("captioner.train.validate", lambda *_, **__: scores | {"CIDEr-D": next(ciders)})
+    monkeypatch.setattr("captioner.training.train.validate", lambda *_, **__: scores | {"CIDEr-D": next(ciders)})
     settings = config(
         toy, tmp_path / "run", stages=("decoder:9", "features.12:1"), patience=1,
         joint_learning_rate=1e-12, encoder_learning_rate=1e-12,
@@ -174,7 +176,7 @@ def test_the_curves_are_drawn_when_the_end_was_cut_off(toy, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr("captioner.train.save_curves", cut_off)
+        patch.setattr("captioner.training.train.save_curves", cut_off)
         train(settings)
     train(replace(settings, resume=True))
     assert (settings.output / "curves.png").is_file()

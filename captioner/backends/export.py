@@ -20,14 +20,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from captioner.checkpoint import load_checkpoint, load_into
+from captioner.backends.onnx_backend import GRAPHS, WEIGHTS_KEY
+from captioner.backends.quantize import quantize
+from captioner.checkpoint.manifest import CARD, CONFIG, WEIGHTS, find_checkpoint
+from captioner.checkpoint.tensors import load_checkpoint, load_into
 from captioner.config import ModelConfig
 from captioner.decoder import Memory
 from captioner.images import Preprocess, Source
-from captioner.manifest import CARD, CONFIG, WEIGHTS, find_checkpoint
 from captioner.model import CaptionModel, build_model
-from captioner.quantize import quantize
-from captioner.runtime import GRAPHS, WEIGHTS_KEY
 from captioner.vocabulary import Vocabulary
 
 Format = Literal["onnx", "pt2"]

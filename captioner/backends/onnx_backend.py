@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from captioner.checkpoint.manifest import CONFIG, WEIGHTS, CheckpointError, check_file
 from captioner.decoding import Choices, Choose, choose_words
-from captioner.manifest import CONFIG, WEIGHTS, CheckpointError, check_file
 
 Backend = Literal["auto", "onnx", "torch"]
 

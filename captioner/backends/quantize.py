@@ -16,8 +16,8 @@ import onnx
 import onnxruntime
 from onnxruntime import quantization
 
+from captioner.backends.onnx_backend import GRAPHS
 from captioner.images import Preprocess, Source
-from captioner.runtime import GRAPHS
 
 BATCH = 8
 INTEGERS = quantization.QuantType.QInt8

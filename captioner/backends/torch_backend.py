@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioner.checkpoint import load_checkpoint, load_into
+from captioner.checkpoint.tensors import load_checkpoint, load_into
 from captioner.config import ModelConfig
 from captioner.decoder import Decoder, Memory, State
 from captioner.decoding import Choices, Choose

@@ -1,1 +1,1 @@
-"""The checkpoint format: `manifest` checks its files without torch, `tensors` reads and writes them, `card` describes them."""
+"""The checkpoint format: `manifest` checks files without torch, `tensors` reads and writes them, `card` is for people."""

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from captioner.manifest import (
+from captioner.checkpoint.manifest import (
     AGAIN,
     CARD,
     CONFIG,

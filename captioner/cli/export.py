@@ -28,7 +28,7 @@ def export(
             folders of them) to calibrate on are given, of the CNN. Evaluate before you use it.
         output: Make a copy of the checkpoint there, and put the graphs into the copy.
     """
-    from captioner.export import export as run
+    from captioner.backends.export import export as run
 
     photos = None if int8 is None else find_photos(int8, recursive=False) if int8 else []
     for path in run(checkpoint, format, output, photos):

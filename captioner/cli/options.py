@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from captioner.backends.onnx_backend import Backend
 from captioner.decoding import Decoding
-from captioner.runtime import Backend
 
 if TYPE_CHECKING:
     from captioner.captioner import Captioner

@@ -8,13 +8,13 @@ from typing import Annotated
 import tyro
 
 from captioner.cli.options import app
-from captioner.config import TrainConfig
+from captioner.training.config import TrainConfig
 
 
 @app.command
 def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
     """Train a model: CNN and RNN jointly, in stages, on Flickr8k, Flickr30k, COCO or your own photos."""
-    from captioner.train import train as run
+    from captioner.training.train import train as run
 
     print(f"best checkpoint: {run(config)}")
     return 0

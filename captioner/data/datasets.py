@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from captioner.config import AugmentConfig
+from captioner.data.augment import Augmenter
 from captioner.data.readers import Record
 from captioner.encoder import Features
 from captioner.images import ImageError, Preprocess, open_reduced
@@ -41,38 +40,6 @@ class Batch(NamedTuple):
         else:
             images = self.images.to(device, non_blocking=True, memory_format=torch.channels_last)
         return Batch(images, self.tokens.to(device, non_blocking=True), self.ids)
-
-
-class Augmenter:
-    """Varies photo `index` by a random crop, mirror image and colours, drawn from (seed, index) alone. In the captions
-    of a mirrored photo the words left and right change places."""
-
-    def __init__(self, config: AugmentConfig, vocabulary: Vocabulary, seed: Sequence[int]):
-        self.config, self.seed = config, tuple(seed)
-        self.mirrored_words = {}
-        if "left" in vocabulary and "right" in vocabulary:
-            left, right = vocabulary.encode(["left", "right"])
-            self.mirrored_words = {left: right, right: left}
-
-    def __call__(
-        self, photo: Image.Image, captions: list[list[int]], index: int
-    ) -> tuple[Image.Image, list[list[int]]]:
-        config, random = self.config, np.random.default_rng([*self.seed, index])
-        if config.smallest_crop < 1:
-            share, aspect = random.uniform(config.smallest_crop, 1), np.exp(random.uniform(-0.15, 0.15))
-            width = min(1.0, np.sqrt(share * aspect)) * photo.width
-            height = min(1.0, np.sqrt(share / aspect)) * photo.height
-            left, top = random.uniform(0, photo.width - width), random.uniform(0, photo.height - height)
-            size = (max(1, round(width)), max(1, round(height)))
-            photo = photo.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
-        if config.flip and random.random() < 0.5:
-            photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            if self.mirrored_words:
-                captions = [[self.mirrored_words.get(word, word) for word in caption] for caption in captions]
-        if config.colour > 0:
-            for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-                photo = change(photo).enhance(random.uniform(1 - config.colour, 1 + config.colour))
-        return photo, captions
 
 
 class Photos(Dataset):

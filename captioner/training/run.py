@@ -6,42 +6,29 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from captioner.backend import TorchBackend
+from captioner.backends.torch_backend import TorchBackend
 from captioner.captioner import Captioner
-from captioner.card import model_card
-from captioner.checkpoint import load_state, save_checkpoint
-from captioner.config import TrainConfig
+from captioner.checkpoint.card import model_card
+from captioner.checkpoint.manifest import has_checkpoint
+from captioner.checkpoint.tensors import load_state, save_checkpoint
 from captioner.data.readers import Record
 from captioner.device import choose_device
 from captioner.images import Preprocess
-from captioner.journal import Journal
-from captioner.manifest import has_checkpoint
 from captioner.model import CaptionModel, build_model
-from captioner.optim import optimizer_state
+from captioner.training.config import Stage, TrainConfig
+from captioner.training.journal import Journal
+from captioner.training.optim import optimizer_state
 from captioner.vocabulary import Vocabulary, tokenize
 
 # Settings that may differ when a run is resumed and that a checkpoint does not keep: they change nothing of the model.
 ABOUT_THE_MACHINE = ("data", "output", "cache", "device", "workers", "save_every", "resume")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Some epochs of training; the CNN learns from `block` up, or not at all."""
-
-    block: str | None
-    epochs: int
-
-    @property
-    def name(self) -> str:
-        return self.block or "decoder"
 
 
 @dataclass(frozen=True)
@@ -112,38 +99,6 @@ class Run:
             half=name == "best",
             state=state if name == "last" else None,
         )
-
-
-def check_settings(config: TrainConfig) -> None:
-    """Raise ValueError for a number that no training can use. What a setting names is checked where it is looked up."""
-
-    def check(good: Callable[[Any], bool], expected: str, *names: str) -> None:
-        for name in names:
-            value = attrgetter(name)(config)
-            if not good(value):
-                raise ValueError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}.")
-
-    check(lambda x: len(x) >= 1, "a stage or more, such as decoder:10", "stages")
-    check(lambda x: x >= 1, "1 or more", "batch_size", "min_count", "max_length")
-    check(lambda x: x >= 1, "1 or more", "model.embedding_size", "model.hidden_size")
-    check(lambda x: x >= 0, "0 or more", "image_size", "weight_decay", "patience", "save_every")
-    check(lambda x: x >= 0, "0 or more", "workers", "seed", "limit")
-    check(lambda x: x > 0, "above 0", "learning_rate", "joint_learning_rate", "encoder_learning_rate")
-    check(lambda x: x > 0, "above 0 (inf for no clipping)", "clip")
-    check(lambda x: 0 <= x <= 1, "0 to 1", "warmup", "augment.colour")
-    check(lambda x: 0 <= x < 1, "0 or more and below 1", "label_smoothing", "model.dropout")
-    check(lambda x: 0 < x <= 1, "above 0 and at most 1 (no crop)", "augment.smallest_crop")
-
-
-def parse_stage(text: str) -> Stage:
-    """`decoder:10` or `features.14:5`."""
-    name, colon, epochs = text.partition(":")
-    if not (name and colon and epochs.isdigit() and int(epochs)):
-        raise ValueError(
-            f"stage {text!r} is not NAME:EPOCHS, such as decoder:10 (over the frozen CNN) or features.14:5 "
-            "(the CNN learns from that block up)."
-        )
-    return Stage(None if name == "decoder" else name, int(epochs))
 
 
 def begin(config: TrainConfig, records: Sequence[Record]) -> tuple[Captioner, Progress, dict]:

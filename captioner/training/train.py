@@ -5,35 +5,28 @@ of where the run is, so a resumed run is the uninterrupted one."""
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from captioner.checkpoint import load_checkpoint, load_into
-from captioner.config import TrainConfig
+from captioner.checkpoint.tensors import load_checkpoint, load_into
+from captioner.data.augment import Augmenter
 from captioner.data.cache import cached_features
-from captioner.data.datasets import Augmenter, Batch, CachedFeatures, Photos, batches, encode_captions, epoch_order
+from captioner.data.datasets import CachedFeatures, Photos, encode_captions
 from captioner.data.readers import Record, read_dataset, select
-from captioner.device import autocast, has_bfloat16
-from captioner.journal import Journal, read_log
+from captioner.device import has_bfloat16
 from captioner.model import CaptionModel
-from captioner.objectives import cross_entropy
-from captioner.optim import build_optimizer, restore_optimizer, schedule, set_learning_rates
-from captioner.run import Run, Split, Stage, begin, check_settings, parse_stage, resume
-from captioner.validate import validate
+from captioner.training.config import Stage, TrainConfig, check_settings, parse_stage
+from captioner.training.journal import Journal, read_log
+from captioner.training.loop import Interrupted, run_epoch
+from captioner.training.optim import build_optimizer, restore_optimizer
+from captioner.training.run import Run, Split, begin, resume
+from captioner.training.validate import validate
 from captioner.visualize import save_curves
-from captioner.vocabulary import PAD
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was pressed; the run has been saved."""
 
 
 def train(config: TrainConfig) -> Path:
@@ -70,7 +63,8 @@ def train(config: TrainConfig) -> Path:
             run.save("last")
         while True:
             while progress.epoch < run.stage.epochs:
-                run_epoch(run)
+                seed = (config.seed, progress.stage, progress.epoch)
+                run_epoch(run, _dataset(run, run.training, seed), seed)
                 run_validation(run)
             progress.stage, progress.epoch, progress.stale = progress.stage + 1, 0, 0
             run.optimizer.state.clear()
@@ -89,60 +83,6 @@ def train(config: TrainConfig) -> Path:
     finally:
         journal.close()
     return best
-
-
-def run_epoch(run: Run) -> None:
-    """The steps of an epoch that are still to be done. On Ctrl-C the step is finished and saved, then it is raised."""
-    config, progress, stage = run.config, run.progress, run.stage
-    photos = len(run.training.records)
-    epoch_steps = -(-photos // config.batch_size)
-    seed = (config.seed, progress.stage, progress.epoch)
-    remaining = epoch_order(photos, config.batch_size, seed)[progress.batch :]
-    dataset = _dataset(run, run.training, seed)
-    seen = min(progress.batch * config.batch_size, photos)
-    bar = tqdm(total=photos, initial=seen, desc=run.title, unit="photo", dynamic_ncols=True)
-    run.model.train()
-    with bar, _signals() as interrupted:
-        for batch in batches(dataset, remaining, config.workers):
-            done = progress.epoch * epoch_steps + progress.batch
-            set_learning_rates(run.optimizer, schedule(done, stage.epochs * epoch_steps, config.warmup))
-            torch.manual_seed(config.seed * 1_000_003 + progress.step)
-            figures = train_step(run, batch)
-            progress.step += 1
-            progress.batch += 1
-            bar.update(len(batch.ids))
-            bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
-            figures["learning_rate"] = run.optimizer.param_groups[0]["lr"]
-            run.journal.write("step", progress.step, stage=stage.name, epoch=progress.epoch + 1, **figures)
-            if interrupted:
-                break
-            if config.save_every and progress.step % config.save_every == 0:
-                run.save("last")
-        run.save("last")
-    if interrupted:
-        raise KeyboardInterrupt
-
-
-def train_step(run: Run, batch: Batch) -> dict[str, float]:
-    """One step of joint back-propagation. Returns the loss (nats a token) and the gradient's norm before clipping;
-    raises FloatingPointError, with nothing changed, if either is no finite number."""
-    config, device = run.config, run.captioner.model.device
-    batch = batch.to(device)
-    real = batch.targets != PAD
-    with autocast(device):
-        logits, _, _ = run.model(batch.images, batch.inputs, real)
-        loss = cross_entropy(logits, batch.targets[real], config.label_smoothing) / real.sum()
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        raise FloatingPointError(
-            f"step {run.progress.step + 1}: the loss is {loss.item()} and its gradient's norm {norm.item()}; photos of "
-            f"the batch: {', '.join(map(str, batch.ids))}. The last saved checkpoint is untouched. Try a smaller "
-            "--learning-rate."
-        )
-    run.optimizer.step()
-    return {"loss": loss.item(), "gradient_norm": norm.item()}
 
 
 def run_validation(run: Run) -> None:
@@ -207,21 +147,3 @@ def print_scores(title: str, scores: dict[str, float], better: bool) -> None:
 
 def _limited(records: list[Record], limit: int) -> list[Record]:
     return records[:limit] if limit else records
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that a first Ctrl-C (or SIGTERM) fills, so no step is cut in two; a second one does its usual work."""
-    received: list[int] = []
-
-    def remember(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
-        print("\nfinishing the step, then saving ...", file=sys.stderr)
-
-    before = {int(number): signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -14,7 +14,7 @@ from captioner.data.records import Record
 from captioner.decoding import Decoding
 from captioner.encoder import Features
 from captioner.metrics import score_captions
-from captioner.objectives import cross_entropy
+from captioner.training.objectives.cross_entropy import cross_entropy
 from captioner.vocabulary import PAD
 
 
