@@ -202,7 +202,7 @@ def write(folder: Path, files: dict[str, str]) -> Package:
         (
             FLOOR_RULE,
             "encoder.py",
-            "from captioner import train",
+            "from captioner import training",
             "captioner.training, which is on a floor above",
         ),
         (FLOOR_RULE, "encoder.py", "def f():\n  from .captioner import g", "imports captioner.captioner,"),

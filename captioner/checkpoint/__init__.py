@@ -1,1 +1,1 @@
-"""The checkpoint format: `manifest` checks files without torch, `tensors` reads and writes them, `card` is for people."""
+"""The checkpoint format: `manifest` checks files without torch, `tensors` reads and writes them, `card` describes."""
