@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
-from captioner.backends.onnx_backend import Backend, OnnxBackend, choose_backend, load_runtime
+from captioner.backends.choose import Backend, choose_backend
+from captioner.backends.onnx_backend import OnnxBackend, load_runtime
 from captioner.checkpoint.manifest import AGAIN, CONFIG, CheckpointError, find_checkpoint, read_config
 from captioner.config import ModelConfig
 from captioner.decoding import Decoding, Hypothesis, force, search

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from captioner import Captioner, Decoding
+from captioner.backends.choose import choose_backend
 from captioner.backends.export import WordGraph, build_on_cpu, export, graphs
-from captioner.backends.onnx_backend import OnnxBackend, choose_backend
+from captioner.backends.onnx_backend import OnnxBackend
 from captioner.backends.quantize import quantize
 from captioner.backends.torch_backend import TorchBackend
 from captioner.checkpoint.manifest import CheckpointError
@@ -168,23 +169,23 @@ def run(code: str, *arguments: object) -> None:
 
 
 def test_who_runs_a_checkpoint(plain, tiny, monkeypatch):
-    monkeypatch.setattr("captioner.backends.onnx_backend.has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr("captioner.backends.choose.has_nvidia_gpu", lambda: False)
     assert isinstance(Captioner.load(plain).backend, OnnxBackend)
     assert isinstance(Captioner.load(plain, device="cpu").backend, OnnxBackend)
     assert isinstance(Captioner.load(tiny).backend, TorchBackend)  # it has no graphs
-    monkeypatch.setattr("captioner.backends.onnx_backend.has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr("captioner.backends.choose.has_nvidia_gpu", lambda: True)
     assert choose_backend(plain) == "torch" and choose_backend(plain, "cpu") == "onnx"
     assert choose_backend(plain, "cuda") == choose_backend(plain, "mps") == "torch"
-    monkeypatch.setattr("captioner.backends.onnx_backend.find_spec", lambda name: None)  # without torch
+    monkeypatch.setattr("captioner.backends.choose.find_spec", lambda name: None)  # without torch
     assert choose_backend(plain) == choose_backend(tiny) == "onnx"
 
 
 def test_what_is_wrong_is_said(plain, tiny, tmp_path):
     with pytest.raises(CheckpointError, match=r"photo\.onnx is not there: .* captioner export"):
         Captioner.load(tiny, backend="onnx")
-    with pytest.raises(ValueError, match="runs on the CPU here, not on 'cuda'"):
+    with pytest.raises(ValueError, match="runs on the CPU only, not on 'cuda'"):
         Captioner.load(plain, "cuda", "onnx")
-    with pytest.raises(ValueError, match="unknown backend 'tflite'; there are: auto, onnx, torch"):
+    with pytest.raises(ValueError, match="unknown backend 'tflite'; expected one of: auto, onnx, torch"):
         Captioner.load(plain, backend="tflite")
     with pytest.raises(ValueError, match="load it with backend='torch'"):
         _ = Captioner.load(plain, backend="onnx").model

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from captioner.backends.onnx_backend import GRAPHS, WEIGHTS_KEY
+from captioner.backends.onnx_backend import WEIGHTS_KEY
 from captioner.backends.quantize import quantize
-from captioner.checkpoint.manifest import CARD, CONFIG, WEIGHTS, find_checkpoint
+from captioner.checkpoint.manifest import CARD, CONFIG, GRAPHS, WEIGHTS, find_checkpoint
 from captioner.checkpoint.tensors import load_checkpoint, load_into
 from captioner.config import ModelConfig
 from captioner.decoder import Memory

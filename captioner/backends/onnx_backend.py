@@ -1,58 +1,20 @@
 """The ONNX backend: runs an exported checkpoint on a CPU without torch, with the same preprocessing, search and
-captions: only who multiplies the matrices is another. And who runs a checkpoint, this backend or that of torch."""
+captions as the torch backend. Which of the two runs a checkpoint is decided in `choose`."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from captioner.checkpoint.manifest import CONFIG, WEIGHTS, CheckpointError, check_file
+from captioner.checkpoint.manifest import CONFIG, GRAPHS, WEIGHTS, CheckpointError, check_file
 from captioner.decoding import Choices, Choose, choose_words
 
-Backend = Literal["auto", "onnx", "torch"]
-
-GRAPHS = ("photo", "word")
 WEIGHTS_KEY = "captioner.weights.sha256"  # in a graph's metadata: whose weights it computes with
 EXPORT = "captioner export DIRECTORY (which needs torch: pip install 'captioner[train]')"
 PHOTOS_AT_ONCE = 4  # more do not fit into a CPU's caches and take longer, each
-
-
-def choose_backend(directory: Path, device: str = "auto", backend: Backend = "auto") -> Literal["onnx", "torch"]:
-    """Who shall run the checkpoint. `auto`: torch if it is there with an NVIDIA GPU, or if the checkpoint has no
-    graphs; else the ONNX runtime. Raises ValueError for what cannot be."""
-    if backend not in get_args(Backend):
-        raise ValueError(f"unknown backend {backend!r}; there are: {', '.join(get_args(Backend))}.")
-    if backend == "onnx" and device not in ("auto", "cpu"):
-        raise ValueError(
-            f"the ONNX runtime runs on the CPU here, not on {device!r}. Pass backend torch, or device cpu."
-        )
-    if backend != "auto":
-        return backend
-    if device not in ("auto", "cpu"):
-        return "torch"
-    if not find_spec("torch"):
-        return "onnx"
-    return "torch" if not has_graphs(directory) or (device == "auto" and has_nvidia_gpu()) else "onnx"
-
-
-def has_graphs(directory: Path) -> bool:
-    return all((directory / f"{name}.onnx").is_file() for name in GRAPHS)
-
-
-def has_nvidia_gpu() -> bool:
-    """Asked of the driver, as importing torch to ask it takes seconds."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        count = ctypes.c_int()
-        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    except (OSError, AttributeError):
-        return False
 
 
 class Remembered(NamedTuple):

@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 from onnxruntime import quantization
 
-from captioner.backends.onnx_backend import GRAPHS
+from captioner.checkpoint.manifest import GRAPHS
 from captioner.images import Preprocess, Source
 
 BATCH = 8

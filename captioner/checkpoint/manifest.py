@@ -12,6 +12,7 @@ from typing import Any
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 STATE_TENSORS, STATE = "state.safetensors", "state.json"
+GRAPHS = ("photo", "word")  # of an exported checkpoint: photo.onnx and word.onnx
 AGAIN = "Copy or download the checkpoint again."
 
 

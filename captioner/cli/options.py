@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from captioner.backends.onnx_backend import Backend
+from captioner.backends.choose import Backend
 from captioner.decoding import Decoding
 
 if TYPE_CHECKING:

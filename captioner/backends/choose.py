@@ -1,0 +1,44 @@
+"""Which backend runs a checkpoint: the ONNX runtime or torch. Nothing heavy is imported to find out."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+from captioner.checkpoint.manifest import GRAPHS
+
+Backend = Literal["auto", "onnx", "torch"]
+
+
+def choose_backend(directory: Path, device: str = "auto", backend: Backend = "auto") -> Literal["onnx", "torch"]:
+    """The backend for a checkpoint. `auto` is the ONNX runtime for an exported model on a CPU, and torch for any other
+    model, for another device, and on a machine with an NVIDIA GPU. Raises ValueError if the two do not go together."""
+    if backend not in get_args(Backend):
+        raise ValueError(f"unknown backend {backend!r}; expected one of: {', '.join(get_args(Backend))}.")
+    if backend == "onnx" and device not in ("auto", "cpu"):
+        raise ValueError(f"the ONNX backend runs on the CPU only, not on {device!r}. Pass backend torch or device cpu.")
+    if backend != "auto":
+        return backend
+    if device not in ("auto", "cpu"):
+        return "torch"
+    if not find_spec("torch"):
+        return "onnx"
+    return "torch" if not has_graphs(directory) or (device == "auto" and has_nvidia_gpu()) else "onnx"
+
+
+def has_graphs(directory: Path) -> bool:
+    """Whether the checkpoint was exported."""
+    return all((directory / f"{name}.onnx").is_file() for name in GRAPHS)
+
+
+def has_nvidia_gpu() -> bool:
+    """Ask the driver: importing torch to ask it would take seconds."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int()
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except (OSError, AttributeError):
+        return False
