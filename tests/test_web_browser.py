@@ -272,6 +272,13 @@ def test_of_two_photos_the_last_is_shown(page, captioner, photos, tmp_path):
 
 
 def test_files_that_are_no_photos(page, photo, tmp_path):
+    page.run("""
+        const read = Blob.prototype.arrayBuffer; // a slow disk: the last photo's words and message must not outlive it
+        Blob.prototype.arrayBuffer = async function () {
+          await new Promise((resolve) => { setTimeout(resolve, 200); });
+          return read.call(this);
+        };
+    """)
     page.pick(photo)
     page.said()
     for name, content, message in (

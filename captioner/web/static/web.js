@@ -21,6 +21,7 @@ let limits = { max_bytes: Infinity };
 let current = null; // {name, bytes, url}: the photo
 let captions = null; // the answer's captions, best first
 let shown = 0; // which of them
+let view = null; // what attention.js shows of it
 let request = new AbortController();
 
 /** Something went wrong, told to people; again tells whether the same may work later. */
@@ -123,6 +124,8 @@ async function caption() {
 
 function forget() {
   captions = null;
+  view?.destroy();
+  view = null;
   element("result").hidden = true;
   mood("");
 }
@@ -147,7 +150,7 @@ function choose(index, reveal) {
   shown = index;
   element("captions").querySelectorAll("button").forEach((button, i) => button.setAttribute("aria-pressed", i === index));
   element("result").hidden = false;
-  window.captionerPage.show(element("shown"), captions[index], current.url, { reveal });
+  view = window.captionerPage.show(element("shown"), captions[index], current.url, { reveal });
   const address = `${location.origin}/api/caption?${decoding()}`;
   element("curl").textContent = `curl --data-binary @photo.jpg '${address}'`;
 }
@@ -157,6 +160,7 @@ async function take(file) {
   const mine = new AbortController(); // until another photo comes
   request = mine;
   forget();
+  complain("");
   if (current) URL.revokeObjectURL(current.url);
   current = null;
   const problem = !file.size ? "The file is empty. Pick another photo."
