@@ -32,6 +32,7 @@ setup(
         "captioner.data",
         "captioner.diagnose",
         "captioner.metrics",
+        "captioner.metrics.files",
         "captioner.visualize",
         "captioner.training",
         "captioner.training.objectives",

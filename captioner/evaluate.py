@@ -13,8 +13,8 @@ from captioner.data.readers import Record
 from captioner.decoding import Decoding
 from captioner.images import ImageError
 from captioner.metrics.attention import summary
-from captioner.metrics.report import ScoreFile, score_results
-from captioner.metrics.results import Results, references_of
+from captioner.metrics.files.results import Results, references_of
+from captioner.metrics.files.score_file import ScoreFile, score_results
 
 Watch = Callable[[Record, Caption], None]
 

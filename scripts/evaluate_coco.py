@@ -13,8 +13,8 @@ import tyro
 from captioner import Captioner
 from captioner.data.readers import read_dataset, select
 from captioner.evaluate import evaluate
-from captioner.metrics.results import write_results
-from captioner.metrics.tables import format_scores
+from captioner.metrics.files.results import write_results
+from captioner.metrics.files.tables import format_scores
 
 
 @dataclass

@@ -10,7 +10,7 @@ from captioner.data.readers import read_dataset, select
 from captioner.data.toy import make_toy
 from captioner.evaluate import evaluate
 from captioner.metrics.attention import looking, summary
-from captioner.metrics.tables import format_scores
+from captioner.metrics.files.tables import format_scores
 
 
 def one_cell(*cells, regions=9):

@@ -17,8 +17,8 @@ from captioner.data.records import Record
 from captioner.decoding import Decoding
 from captioner.evaluate import caption_records
 from captioner.images import ImageError
-from captioner.metrics.report import compare_files
-from captioner.metrics.server import check_submission, read_image_ids
+from captioner.metrics.files.score_file import compare_files
+from captioner.metrics.files.server import check_submission, read_image_ids
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from captioner.metrics import (
     score_tokens,
 )
 from captioner.metrics.bleu import nltk_bleu
+from captioner.metrics.files.results import read_coco_references
+from captioner.metrics.files.score_file import score_people
 from captioner.metrics.meteor import forgive_whole_matches, meteor_of
-from captioner.metrics.report import score_people
-from captioner.metrics.results import read_coco_references
 from captioner.vocabulary import tokenize
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text(encoding="utf-8"))
@@ -196,7 +196,7 @@ def test_the_human_score_of_coco():
 def test_scoring_needs_no_torch():
     import subprocess
 
-    program = "import sys, captioner.metrics, captioner.metrics.tables; sys.exit('torch' in sys.modules)"
+    program = "import sys, captioner.metrics, captioner.metrics.files.tables; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
 

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 
 from captioner.metrics import java as java_module
-from captioner.metrics.habits import habits, rare_words, slices
-from captioner.metrics.intervals import compare, intervals
-from captioner.metrics.java import JavaMetricError, java_problem, meteor_counts, spice
-from captioner.metrics.report import ScoreFile, compare_files, score_files, score_people
-from captioner.metrics.results import (
+from captioner.metrics.files.results import (
     MAX_CAPTION,
     read_coco_references,
     read_results,
     references_of,
     write_results,
 )
+from captioner.metrics.files.score_file import ScoreFile, compare_files, score_files, score_people
+from captioner.metrics.files.server import check_submission, write_submission
+from captioner.metrics.files.tables import differences_to_dict, format_differences, format_scores
+from captioner.metrics.habits import habits, rare_words, slices
+from captioner.metrics.intervals import compare, intervals
+from captioner.metrics.java import JavaMetricError, java_problem, meteor_counts, spice
 from captioner.metrics.scores import score_tokens
-from captioner.metrics.server import check_submission, write_submission
-from captioner.metrics.tables import differences_to_dict, format_differences, format_scores
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text(encoding="utf-8"))
 REFERENCES = {

@@ -55,8 +55,8 @@ def evaluate(
         batch_size: Photos captioned at a time.
     """
     from captioner.evaluate import caption_records, score_captions
-    from captioner.metrics.results import write_results
-    from captioner.metrics.tables import format_scores
+    from captioner.metrics.files.results import write_results
+    from captioner.metrics.files.tables import format_scores
 
     _can_write(results, scores)
     records = _records(data, split, submit)
@@ -109,8 +109,8 @@ def score(
         allow_missing: Score what is there if images have no caption.
         output: Write the scores here, with intervals, slices and provenance, for captioner compare.
     """
-    from captioner.metrics.report import score_files, score_people
-    from captioner.metrics.tables import format_scores
+    from captioner.metrics.files.score_file import score_files, score_people
+    from captioner.metrics.files.tables import format_scores
 
     if people == (results is not None):
         raise ValueError("give either --results FILE or --people.")
@@ -152,8 +152,8 @@ def compare(
         split: Which split of a data set they are of.
         json: One JSON list, for programs.
     """
-    from captioner.metrics.report import compare_files
-    from captioner.metrics.tables import differences_to_dict, format_differences
+    from captioner.metrics.files.score_file import compare_files
+    from captioner.metrics.files.tables import differences_to_dict, format_differences
 
     differences = compare_files(a, b, None if references is None else _references(references, split))
     if json:
@@ -172,7 +172,7 @@ def check(file: tyro.conf.Positional[Path], /, val: OptionalFile = None, test: O
         val: COCO's captions_val2014.json, to find missing and unknown images.
         test: COCO's image_info_test2014.json, for the same.
     """
-    from captioner.metrics.server import check_submission, read_image_ids
+    from captioner.metrics.files.server import check_submission, read_image_ids
 
     known = {split: read_image_ids(path) for split, path in (("val", val), ("test", test)) if path is not None}
     problems = check_submission(file, known)
@@ -212,7 +212,7 @@ def _records(data: Path, split: str, submit: str | None) -> list[Record]:
     from captioner.data.coco import read_coco_test
     from captioner.data.readers import read_dataset, select
     from captioner.data.records import to_records
-    from captioner.metrics.server import submission_name
+    from captioner.metrics.files.server import submission_name
 
     if submit is None:
         return select(read_dataset(data), split)
@@ -225,7 +225,7 @@ def _records(data: Path, split: str, submit: str | None) -> list[Record]:
 
 def _submit(name: str, split: str, captions: Mapping[int | str, str], data: Path) -> None:
     """Write the submission and say what it lacks; the ids are checked if COCO's lists of them are there."""
-    from captioner.metrics.server import check_submission, read_image_ids, write_submission
+    from captioner.metrics.files.server import check_submission, read_image_ids, write_submission
 
     archive = write_submission(Path.cwd(), name, split, captions)
     print(archive)
@@ -262,7 +262,7 @@ def _is_annotations(source: Path) -> bool:
 def _references(source: Path, split: str) -> Mapping[int | str, Sequence[str]]:
     """The captions of a COCO annotation file, or of a split of a data set, by image id. No photo is needed."""
     from captioner.data.readers import read_captions, select
-    from captioner.metrics.results import read_coco_references, references_of
+    from captioner.metrics.files.results import read_coco_references, references_of
 
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; expected COCO's annotation file or a data set")

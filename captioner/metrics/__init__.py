@@ -1,7 +1,7 @@
-"""Scores of captions, as the COCO evaluation computes them, without Java. Nothing here imports torch.
+"""Scores of captions as the COCO evaluation computes them, without Java. Nothing here imports torch.
 
-`score_captions` takes captions and references by image id; `bleu`, `rouge_l`, `cider_d` and `cider_plain` take words;
-`Consensus` scores the captions of a training batch again and again; `report` makes and compares score files."""
+`score_captions` takes captions and references by image id. `bleu`, `rouge_l`, `cider_d` and `cider_plain` take words.
+`Consensus` prepares the references of a training set, for repeated scoring. `files` holds the formats."""
 
 from captioner.metrics.bleu import bleu
 from captioner.metrics.cider import Consensus, DocumentFrequencies, cider_d, cider_plain

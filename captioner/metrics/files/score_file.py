@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from captioner.metrics.files.results import Id, Results, read_coco_references, read_json, read_results
 from captioner.metrics.habits import habits, slices
 from captioner.metrics.intervals import SAMPLES, Difference, compare, intervals
 from captioner.metrics.java import JavaMetricError, meteor_counts, spice
-from captioner.metrics.results import Id, Results, read_coco_references, read_json, read_results
 from captioner.metrics.scores import Scores, score_tokens
 from captioner.vocabulary import tokenize
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from captioner.metrics.results import (
+from captioner.metrics.files.results import (
     Id,
     caption_problem,
     raise_problems,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from captioner.metrics.files.score_file import ScoreFile
 from captioner.metrics.intervals import Difference
-from captioner.metrics.report import ScoreFile
 
 
 def _shown(value: float | None) -> str:

@@ -1,0 +1,4 @@
+"""The files around the scores; the arithmetic is in the modules beside this folder.
+
+`results`: captions and references, read and checked. `score_file`: scores with their provenance, written, read and
+compared. `server`: what COCO's evaluation server accepts. `tables`: scores as text."""
