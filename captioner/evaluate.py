@@ -52,10 +52,10 @@ def evaluate(
 ) -> tuple[ScoreFile, dict[int | str, str]]:
     """Caption the records' photos and score the captions: the scores, and the caption of each image."""
     results, looks = caption_records(captioner, records, decoding, batch_size)
-    return score_captions(captioner, results, looks, records, decoding, split), results.captions
+    return score_split(captioner, results, looks, records, decoding, split), results.captions
 
 
-def score_captions(
+def score_split(
     captioner: Captioner,
     results: Results,
     looks: dict[str, float],

@@ -196,7 +196,7 @@ def test_captions_are_kept_where_scoring_fails(run, tiny, tmp_path, monkeypatch)
         raise ValueError("no Java")
 
     make_toy(tmp_path / "toy", images=20)
-    monkeypatch.setattr("captioner.evaluate.score_captions", fail)
+    monkeypatch.setattr("captioner.evaluate.score_split", fail)
     given = ("evaluate", "--data", tmp_path / "toy", "--checkpoint", tiny, "--results", tmp_path / "results.json")
     status, _, err = run(*given)
     assert status == 2 and "no Java" in err and len(json.loads((tmp_path / "results.json").read_text())) == 2

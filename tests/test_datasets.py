@@ -10,7 +10,7 @@ from PIL import Image
 
 from captioner.data.augment import AugmentConfig, Augmenter
 from captioner.data.cache import cached_features
-from captioner.data.datasets import CachedFeatures, Photos, batches, encode_captions, epoch_order, in_order
+from captioner.data.datasets import CachedFeatures, PhotoDataset, batches, encode_captions, epoch_order, in_order
 from captioner.data.readers import Record
 from captioner.encoder import Encoder
 from captioner.images import ImageError, Preprocess
@@ -45,7 +45,7 @@ def encoder():
 
 def test_a_batch_holds_all_captions_of_its_photos(records, vocabulary):
     captions = encode_captions(records, vocabulary, max_length=4)
-    (batch,) = batches(Photos(records, captions, Preprocess(64)), [[2, 0]])
+    (batch,) = batches(PhotoDataset(records, captions, Preprocess(64)), [[2, 0]])
     assert batch.ids == [2, 0]
     assert batch.images.shape == (2, 3, 64, 64) and batch.tokens.shape == (2 * 3, 6)
     rows = [row[row != PAD].tolist() for row in batch.tokens]
@@ -66,7 +66,7 @@ def test_cached_is_live_and_workers_change_nothing(records, vocabulary, encoder,
     order = in_order(3, 2)
     cached = list(batches(CachedFeatures(records, captions, features), order))
     for workers in (0, 1):
-        live = list(batches(Photos(records, captions, preprocess), order, workers))
+        live = list(batches(PhotoDataset(records, captions, preprocess), order, workers))
         for one, other in zip(cached, live, strict=True):
             assert one.ids == other.ids and torch.equal(one.tokens, other.tokens)
             with torch.inference_mode():
@@ -106,7 +106,7 @@ def test_a_photo_that_cannot_be_read_is_one_clear_line(records, vocabulary, enco
     broken = tmp_path / "cut: short.png"
     broken.write_bytes(records[0].path.read_bytes()[:200])
     bad = [records[1], Record("bad", broken, CAPTIONS[0], "train")]
-    photos = Photos(bad, encode_captions(bad, vocabulary, 9), Preprocess(64))
+    photos = PhotoDataset(bad, encode_captions(bad, vocabulary, 9), Preprocess(64))
     for read in (
         lambda: list(batches(photos, in_order(2, 1), workers)),
         lambda: cached_features(tmp_path / "cache", encoder, Preprocess(64), bad, workers),

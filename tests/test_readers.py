@@ -187,7 +187,7 @@ def test_karpathys_files_beside_the_folders_of_the_photos(tmp_path: Path) -> Non
         write(tmp_path / "karpathy" / name, json.dumps({"images": [image]}))
     touch(tmp_path / "flickr8k" / "Flicker8k_Dataset", "a.jpg")
     touch(tmp_path / "coco2017" / "val2017", "000000000003.jpg")
-    assert "expected one file of captions, found dataset_coco.json, dataset_f" in message(tmp_path / "karpathy")
+    assert "expected one caption file, found dataset_coco.json, dataset_f" in message(tmp_path / "karpathy")
     assert [r.path.name for r in read_dataset(tmp_path / "karpathy" / "dataset_flickr8k.json")] == ["a.jpg"]
     assert [r.id for r in read_dataset(tmp_path / "karpathy" / "dataset_coco.json")] == [3]
     assert "expected a folder, or a file named" in message(tmp_path / "karpathy" / "dataset_coco.json", format="kaggle")
@@ -248,9 +248,9 @@ def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
         "captions.jsonl",
     ):
         assert name in text
-    assert "The folder holds" not in message(tmp_path, FileNotFoundError)
+    assert "The folder contains" not in message(tmp_path, FileNotFoundError)
     touch(tmp_path, *"abcdef")
-    assert "The folder holds: a, b, c, d, e, ...." in message(tmp_path, FileNotFoundError)
+    assert "The folder contains: a, b, c, d, e, ...." in message(tmp_path, FileNotFoundError)
     assert "does not exist" in message(tmp_path / "nowhere", FileNotFoundError)
     assert "x.json: no caption data set found" in message(write(tmp_path / "x.json", "{}"), FileNotFoundError)
     assert "expected one of flickr8k, kaggle" in message(tmp_path, format="coca")
@@ -284,14 +284,14 @@ def test_photos_missing(tmp_path: Path) -> None:
     assert "Flicker8k_Dataset/" in text
     for name in ("a.jpg", "c.jpg"):
         (root / "Images" / name).unlink()
-    assert "no photos found, of 3 (first: a.jpg, b.jpg, c.jpg)" in message(root, FileNotFoundError)
+    assert "none of the 3 photos was found (first: a.jpg, b.jpg, c.jpg)" in message(root, FileNotFoundError)
 
 
 FLICKR8K_FAULTS = [
     ("Flickr8k.token.txt", "a.jpg#1\tA a , number 1 .", "a.jpg#1\t ", ":2: the caption is empty"),
     ("Flickr8k.token.txt", "a.jpg#1\tA a", "a.jpg#1 A a", ":2: broken row 'a.jpg#1 A a"),
     ("Flickr8k.token.txt", "a.jpg#1\t", "a.jpg\t", ":2: broken row 'a.jpg"),
-    ("Flickr8k.token.txt", "a.jpg#1", "a.jpg#0", ":2: duplicate id a.jpg#0, as in line 1"),
+    ("Flickr8k.token.txt", "a.jpg#1", "a.jpg#0", ":2: duplicate id a.jpg#0, also in line 1"),
     ("Flickr_8k.devImages.txt", "c.jpg", "c.jpg\n\nb.jpg", ":3: b.jpg is in two splits, train and val"),
     ("Flickr_8k.trainImages.txt", "b.jpg", "b.jpg\na.jpg", ":3: a.jpg is listed twice"),
     ("Flickr_8k.trainImages.txt", "b.jpg", "q.jpg", ":2: unknown photo q.jpg"),
@@ -323,7 +323,7 @@ def test_flickr8k_without_lists_or_in_another_encoding(tmp_path: Path) -> None:
         ("image,caption\na.jpg,\n", ":2: the caption is empty"),
         ('image,caption\na.jpg," "\n', ":2: the caption is empty"),
         ("image,caption\n,A cat\n", ":2: broken row"),
-        ("image,caption\n", ": expected captions of images; it has none"),
+        ("image,caption\n", ": no captions; expected at least one"),
     ],
 )
 def test_kaggle_faults(tmp_path: Path, text: str, expected: str) -> None:
@@ -332,10 +332,10 @@ def test_kaggle_faults(tmp_path: Path, text: str, expected: str) -> None:
 
 
 COCO_FAULTS = [
-    ("}]}", "}]", ": expected JSON"),
+    ("}]}", "}]", ": not valid JSON"),
     ('"id": 5, "file_name"', '"id": 7, "file_name"', ": 2 images with the id 7"),
     ('"id": 50', '"id": 70', ": 2 annotations with the id 70"),
-    ('"id": 50, "image_id": 5', '"id": 50, "image_id": 55', ": annotation 50 is of image 55"),
+    ('"id": 50, "image_id": 5', '"id": 50, "image_id": 55', ": annotation 50 belongs to image 55"),
     ('"Photo 5,\\n caption 0. "', '" \\n"', ": annotation 50: the caption is empty"),
     (
         '"caption": "Photo 5,\\n caption 0. "',
@@ -343,9 +343,9 @@ COCO_FAULTS = [
         ": annotation 50: expected the caption as a string",
     ),
     ('"image_id": 7', '"image": 7', ": not a COCO caption file (KeyError: 'image_id')"),
-    ('"file_name": "000000000005.jpg"', '"name": "5.jpg"', ": image 5: expected a file_name"),
-    ('"images": [', '"images": [{"id": 99, "file_name": "99.jpg"}, ', ": image 99: expected a caption"),
-    ('"annotations"', '"instances"', ": expected images and annotations; it has no annotations"),
+    ('"file_name": "000000000005.jpg"', '"name": "5.jpg"', ": image 5 has no file_name"),
+    ('"images": [', '"images": [{"id": 99, "file_name": "99.jpg"}, ', ": image 99 has no caption"),
+    ('"annotations"', '"instances"', ": no annotations; expected images and annotations"),
 ]
 
 
@@ -364,7 +364,7 @@ def test_coco_photos_and_splits(tmp_path: Path) -> None:
     assert "captions_train2017.json: 1 of 2 photos are missing" in message(tmp_path, FileNotFoundError)
     for part in ("train2017", "val2017"):
         (tmp_path / part).rename(tmp_path / f"not_{part}")
-    assert "no photos found. Looked in" in message(tmp_path, FileNotFoundError)
+    assert "no photos found. Looked for" in message(tmp_path, FileNotFoundError)
 
 
 KARPATHY_FAULTS = [
@@ -374,7 +374,7 @@ KARPATHY_FAULTS = [
         "images[1]: unknown split 'trian'; expected one of train, val, test",
     ),
     ('"raw": "This is b.jpg."', '"raw": ""', "images[1], b.jpg: the caption is empty"),
-    ('[{"raw": "This is b.jpg."}]', "[]", "images[1]: b.jpg: expected one or more sentences"),
+    ('[{"raw": "This is b.jpg."}]', "[]", "images[1]: b.jpg: no sentences"),
     (
         '"filename": "b.jpg"',
         '"filename": "a.jpg"',
@@ -383,7 +383,7 @@ KARPATHY_FAULTS = [
     ('"sentences"', '"captions"', "images[0]: broken (KeyError: 'sentences'); expected filename, split"),
     ('"filename": "b.jpg"', '"filename": "q.jpg"', "1 of 2 photos are missing (first: q.jpg)"),
     ('"images"', '"photos"', "expected an object with a list of images"),
-    ('{"images"', '["images"', "expected JSON"),
+    ('{"images"', '["images"', "not valid JSON"),
 ]
 
 
@@ -405,7 +405,7 @@ FOLDER_FAULTS = [
     ("csv", "file,caption\na.jpg,A cat\n", ":1: broken header 'file,caption'; expected image,caption"),
     ("csv", "", ":1: broken header"),
     ("csv", 'image,caption\na.jpg,"A\ncat"\na.jpg,\n', ":4: the caption is empty"),
-    ("csv", "image,caption\n ,A cat\n", ":2: broken row; expected the name of an image"),
+    ("csv", "image,caption\n ,A cat\n", ":2: broken row; the name of the image is empty"),
     ("csv", "image,caption,split\na.jpg,A,train\nb.jpg,B,trian\n", ":3: unknown split 'trian'"),
     ("csv", "split,image,caption\ntrain,a.jpg,A\nval,a.jpg,B\n", ":3: a.jpg is in two splits, train (line 2"),
     ("jsonl", '{"image": "a.jpg", "caption": "A"}\n{"image": "a.jpg"\n', ":2: broken row"),
@@ -413,9 +413,9 @@ FOLDER_FAULTS = [
     ("jsonl", '{"image": "a.jpg", "captions": []}\n', ":1: broken row; expected captions as a list"),
     ("jsonl", '{"image": "a.jpg", "captions": ["A", ""]}\n', ":1: the caption is empty"),
     ("jsonl", '{"image": "a.jpg", "captions": "A"}\n', ":1: broken row; expected captions as a list"),
-    ("jsonl", '{"image": "a.jpg", "captions": ["A"]}\n' * 2, ":2: duplicate id a.jpg, as in line 1"),
+    ("jsonl", '{"image": "a.jpg", "captions": ["A"]}\n' * 2, ":2: duplicate id a.jpg, also in line 1"),
     ("jsonl", '{"image": "a.jpg", "caption": "A", "split": "train"}\n{"image": "b.jpg", "caption": "B"}\n',
-     ":2: expected a split in every row or in none"),
+     ":2: expected a split in every row or in no row"),
 ]  # fmt: skip
 
 

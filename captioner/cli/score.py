@@ -54,7 +54,7 @@ def evaluate(
         limit: Use only so many photos; 0 for all.
         batch_size: Photos captioned at a time.
     """
-    from captioner.evaluate import caption_records, score_captions
+    from captioner.evaluate import caption_records, score_split
     from captioner.metrics.files.results import write_results
     from captioner.metrics.files.tables import format_scores
 
@@ -70,7 +70,7 @@ def evaluate(
     if results is not None:
         write_results(results, found.captions)
     if records[0].captions:
-        scored = score_captions(captioner, found, looks, records, decoding, split, java, known)
+        scored = score_split(captioner, found, looks, records, decoding, split, java, known)
         for whose, game in games.items():
             scored.habits |= {f"{whose}_{name}": figure for name, figure in game.to_dict().items()}
         if scores is not None:

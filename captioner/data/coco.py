@@ -1,5 +1,5 @@
-"""Readers of COCO captions, as the official zips unpack, and of Karpathy's JSON for COCO, Flickr8k and
-Flickr30k. `readers` offers them together with the other formats."""
+"""Readers of COCO captions in the layout of the official zips, and of Karpathy's JSON for COCO, Flickr8k and Flickr30k.
+`readers` offers them together with the other formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from captioner.data.records import Entry, Listing, Photos, choose_file, clean_caption, split_name
+from captioner.data.records import CaptionFile, Entry, PhotoFinder, choose_file, clean_caption, split_name
 
 COCO_FILES = ("annotations/captions_train20*.json", "annotations/captions_val20*.json")
 KARPATHY_FILES = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json", "dataset.json")
@@ -20,13 +20,13 @@ KARPATHY_FOLDERS = (
     ".",
     "images",
     *FLICKR_FOLDERS,
-    *(f"../{name}" for name in ("coco", "coco2014", "coco2017")),  # all three files in one folder, beside the others
+    *(f"../{name}" for name in ("coco", "coco2014", "coco2017")),  # next to the folder of the JSON
     *(f"../{name}/{folder}" for name in ("flickr8k", "flickr30k") for folder in FLICKR_FOLDERS),
 )
 
 
 def _unreadable(source: Path, error: Exception) -> ValueError:
-    return ValueError(f"{source}: expected JSON, but reading stopped ({error}). Is the file whole? Fetch it again.")
+    return ValueError(f"{source}: not valid JSON ({error}). The file may be incomplete: download it again.")
 
 
 def _unique(rows: Iterable[dict[str, Any]], source: Path, part: str) -> None:
@@ -36,7 +36,7 @@ def _unique(rows: Iterable[dict[str, Any]], source: Path, part: str) -> None:
 
 
 def _coco_entries(source: Path, split: str) -> list[Entry]:
-    from pycocotools.coco import COCO  # here, since only this format needs it
+    from pycocotools.coco import COCO
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
@@ -46,21 +46,21 @@ def _coco_entries(source: Path, split: str) -> list[Entry]:
     except (AssertionError, KeyError, TypeError) as error:
         raise ValueError(
             f"{source}: not a COCO caption file ({type(error).__name__}: {error}); expected images, and "
-            "annotations that each have id, image_id and caption"
+            "annotations with id, image_id and caption"
         ) from None
     for part in ("images", "annotations"):
         if not coco.dataset.get(part):
-            raise ValueError(f"{source}: expected images and annotations; it has no {part}")
+            raise ValueError(f"{source}: no {part}; expected images and annotations")
         _unique(coco.dataset[part], source, part)
     for annotation in coco.dataset["annotations"]:
         if annotation["image_id"] not in coco.imgs:
-            what = f"annotation {annotation['id']} is of image {annotation['image_id']}"
-            raise ValueError(f"{source}: {what}; expected the id of one of the images in the file")
+            what = f"annotation {annotation['id']} belongs to image {annotation['image_id']}"
+            raise ValueError(f"{source}: {what}; expected the id of an image in the file")
     entries = []
     for key, image in coco.imgs.items():
         if "file_name" not in image or key not in coco.imgToAnns:
-            what = "a caption among the annotations" if "file_name" in image else "a file_name"
-            raise ValueError(f"{source}: image {key}: expected {what}; it has none")
+            what = "caption among the annotations" if "file_name" in image else "file_name"
+            raise ValueError(f"{source}: image {key} has no {what}")
         captions = [
             clean_caption(annotation.get("caption"), f"{source}: annotation {annotation['id']}")
             for annotation in coco.imgToAnns[key]
@@ -69,11 +69,11 @@ def _coco_entries(source: Path, split: str) -> list[Entry]:
     return entries
 
 
-def read_coco(root: Path, year: int | None = None, photos: bool = True) -> list[Listing]:
-    """COCO captions of 2014 or 2017 (year): annotations/captions_train2017.json with train2017/, and so on.
+def read_coco(root: Path, year: int | None = None, photos: bool = True) -> list[CaptionFile]:
+    """COCO captions of 2014 or 2017 (`year`): annotations/captions_train2017.json with train2017/, and so on.
 
-    A split whose folder of photos is absent is left out, unless no `photos` are wanted: the zip of annotations always
-    brings both splits.
+    A split without its folder of photos is left out, since the zip of annotations always contains both splits.
+    With photos=False no photo is needed, and every split is kept.
     """
     if root.is_file():
         root, source = choose_file(root, COCO_FILES)
@@ -84,7 +84,7 @@ def read_coco(root: Path, year: int | None = None, photos: bool = True) -> list[
     parts = [(split, part) for split, part in parts if sources[part].is_file()]
     if not parts:
         expected = ", ".join(f"annotations/{source.name}" for source in sources.values())
-        raise FileNotFoundError(f"{root}: expected one of {expected} there; none is")
+        raise FileNotFoundError(f"{root}: no caption file; expected one of {expected}")
     there = [
         (split, part)
         for split, part in parts
@@ -93,30 +93,30 @@ def read_coco(root: Path, year: int | None = None, photos: bool = True) -> list[
     if not there:
         folders = " or ".join(f"{part}/" for _, part in parts)
         raise FileNotFoundError(
-            f"{sources[parts[0][1]]}: no photos found. Looked in {root} for {folders}, also in images/. "
+            f"{sources[parts[0][1]]}: no photos found. Looked for {folders} in {root} and in its images/. "
             "Unpack the photos there."
         )
     if len({part[-4:] for _, part in there}) > 1:
         raise ValueError(
-            f"{root}: COCO of 2014 and of 2017 share photos. Give the path of one caption file, for example "
+            f"{root}: COCO 2014 and COCO 2017 contain the same photos. Give the path of one caption file, for example "
             f"{sources[there[-1][1]]}, or the format coco{there[-1][1][-4:]}."
         )
     split_of: dict[int | str, str] = {}
-    listings = []
+    files = []
     for split, part in there:
         entries = _coco_entries(sources[part], split)
         for entry in entries:
             if entry.id in split_of:
                 what = f"image {entry.id} is in two splits, {split_of[entry.id]} and {split}"
-                raise ValueError(f"{sources[part]}: {what}; expected it in one")
+                raise ValueError(f"{sources[part]}: {what}; expected one split per photo")
             split_of[entry.id] = split
-        listings.append(Listing(entries, Photos(root, (part, f"images/{part}")), sources[part]))
-    return listings
+        files.append(CaptionFile(sources[part], entries, PhotoFinder(root, (part, f"images/{part}"))))
+    return files
 
 
-def read_coco_test(root: Path) -> Listing:
-    """The photos of COCO's test2014, whose captions its evaluation server alone knows: annotations/
-    image_info_test2014.json with test2014/."""
+def read_coco_test(root: Path) -> CaptionFile:
+    """The photos of COCO's test2014: annotations/image_info_test2014.json with test2014/. Their captions are secret,
+    known only to COCO's evaluation server."""
     root, source = choose_file(root, ("annotations/image_info_test2014.json",))
     try:
         images = json.loads(source.read_text(encoding="utf-8"))["images"]
@@ -125,9 +125,9 @@ def read_coco_test(root: Path) -> Listing:
         raise _unreadable(source, error) from None
     except (KeyError, TypeError, ValueError) as error:
         what = f"not a list of COCO's photos ({type(error).__name__}: {error})"
-        raise ValueError(f"{source}: {what}; expected images that each have id and file_name") from None
+        raise ValueError(f"{source}: {what}; expected images, each with id and file_name") from None
     entries = [Entry(key, (name,), [], "test") for key, name in names.items()]
-    return Listing(entries, Photos(root, ("test2014", "images/test2014")), source)
+    return CaptionFile(source, entries, PhotoFinder(root, ("test2014", "images/test2014")))
 
 
 def _karpathy_image(image: Any, where: str) -> Entry:
@@ -144,16 +144,16 @@ def _karpathy_image(image: Any, where: str) -> Entry:
             names += [f"{part}/{int(image['cocoid']):012d}.jpg" for part in ("train2017", "val2017")]
     except (KeyError, TypeError) as error:
         what = f"broken ({type(error).__name__}: {error})"
-        raise ValueError(f"{where}: {what}; expected filename, split and sentences, each of them with raw") from None
+        raise ValueError(f"{where}: {what}; expected filename, split and sentences, each sentence with raw") from None
     if not raw:
-        raise ValueError(f"{where}: {name}: expected one or more sentences; it has none")
+        raise ValueError(f"{where}: {name}: no sentences; expected at least one")
     captions = [clean_caption(text, f"{where}, {name}") for text in raw]
     return Entry(image.get("cocoid", name), tuple(names), captions, split_name(split, where))
 
 
-def read_karpathy(root: Path) -> list[Listing]:
-    """Karpathy's JSON beside the photos, or in a folder beside those of the photos; `restval` joins train.
-    COCO's photos may also be those of 2017: the same pictures under shorter names."""
+def read_karpathy(root: Path) -> list[CaptionFile]:
+    """Karpathy's JSON, in the folder of the photos or in a folder next to it; the split `restval` counts as train. For
+    COCO, the photos may be those of 2014 or of 2017, which are the same under shorter names."""
     root, source = choose_file(root, KARPATHY_FILES)
     try:
         data = json.loads(source.read_text(encoding="utf-8"))
@@ -161,7 +161,7 @@ def read_karpathy(root: Path) -> list[Listing]:
         raise _unreadable(source, error) from None
     images = data.get("images") if isinstance(data, dict) else None
     if not isinstance(images, list):
-        raise ValueError(f"{source}: expected an object with a list of images, as Karpathy's files have")
+        raise ValueError(f"{source}: not one of Karpathy's files; expected an object with a list of images")
     entries: dict[int | str, Entry] = {}
     for number, image in enumerate(images):
         where = f"{source}: images[{number}]"
@@ -171,4 +171,4 @@ def read_karpathy(root: Path) -> list[Listing]:
             what = "listed twice" if other == entry.split else f"in two splits, {other} and {entry.split}"
             raise ValueError(f"{where}: duplicate id: {entry.id} is {what}; expected it once")
         entries[entry.id] = entry
-    return [Listing([*entries.values()], Photos(root, KARPATHY_FOLDERS), source)]
+    return [CaptionFile(source, [*entries.values()], PhotoFinder(root, KARPATHY_FOLDERS))]

@@ -42,7 +42,7 @@ class Batch(NamedTuple):
         return Batch(images, self.tokens.to(device, non_blocking=True), self.ids)
 
 
-class Photos(Dataset):
+class PhotoDataset(Dataset):
     """Record i -> its preprocessed photo (3, S, S), its captions as token ids, its id; varied by an `augmenter`."""
 
     def __init__(

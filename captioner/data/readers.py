@@ -1,6 +1,6 @@
-"""Caption data sets on disk, read into records: Flickr8k, Kaggle's captions.txt and plain folders here, COCO
-and Karpathy's JSON next door, and `read_dataset`, which finds out which of them a folder holds. Everything is
-checked on reading; an error names file, line and what was expected. Batches are made elsewhere. No torch."""
+"""Readers of caption data sets: Flickr8k, Kaggle's captions.txt and plain folders are here, COCO and Karpathy's JSON
+are in `coco`. `read_dataset` detects the format and returns records. Everything is checked as it is read; an error
+names the file, the line and what was expected. Batches are made in `datasets`. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from captioner.data.coco import COCO_FILES, KARPATHY_FILES, read_coco, read_karpathy
 from captioner.data.records import (
+    CaptionFile,
     Entry,
-    Listing,
-    Photos,
+    PhotoFinder,
     Record,
     choose_file,
     clean_caption,
@@ -39,7 +39,7 @@ FLICKR8K_LISTS = {
 
 
 def _read_lists(folder: Path) -> dict[str, tuple[str, str]]:
-    """Of each photo in Flickr8k's split lists, some or all of which may be absent: split and "file:line"."""
+    """Flickr8k's split lists, each of which may be absent: photo -> its split and "file:line"."""
     listed: dict[str, tuple[str, str]] = {}
     for split, file_name in FLICKR8K_LISTS.items():
         path = folder / file_name
@@ -48,22 +48,22 @@ def _read_lists(folder: Path) -> dict[str, tuple[str, str]]:
             if name in listed:
                 other, place = listed[name]
                 what = "listed twice" if other == split else f"in two splits, {other} and {split}"
-                raise ValueError(f"{where}: {name} is {what}; expected it once. The other place is {place}.")
+                raise ValueError(f"{where}: {name} is {what}; expected it once. It is also in {place}.")
             listed[name] = split, where
     return listed
 
 
 def _join(captions: dict[str, list[str]], lists: dict[str, tuple[str, str]], source: Path) -> list[Entry]:
-    """The images in the order of the split lists. Those that no list names are left out: Flickr8k has
-    captions of 92 such, one of which, "2258277193_586949ec62.jpg.1", has no photo."""
+    """The photos in the order of the split lists. Photos in no list are left out: Flickr8k has captions for 92 of
+    them, and one, "2258277193_586949ec62.jpg.1", does not exist."""
     for name, (_, where) in lists.items():
         if name not in captions:
-            raise ValueError(f"{where}: unknown photo {name}; expected one of those that have captions in {source}")
+            raise ValueError(f"{where}: unknown photo {name}; expected a photo that has captions in {source}")
     return [Entry(name, (name,), captions[name], split) for name, (split, _) in lists.items()]
 
 
-def read_flickr8k(root: Path) -> list[Listing]:
-    """Flickr8k.token.txt (`NAME.jpg#0<TAB>caption`) and the split lists beside it; some may be absent."""
+def read_flickr8k(root: Path) -> list[CaptionFile]:
+    """Flickr8k.token.txt (`NAME.jpg#0<TAB>caption`) with at least one split list in the same folder."""
     root, source = choose_file(root, FLICKR8K_FILES)
     captions: dict[str, list[str]] = {}
     seen: dict[str, int] = {}
@@ -74,27 +74,27 @@ def read_flickr8k(root: Path) -> list[Listing]:
         if not (tab and name and index.isdigit()):
             raise ValueError(f"{where}: broken row {line[:60]!r}; expected NAME.jpg#0<TAB>caption")
         if key in seen:
-            raise ValueError(f"{where}: duplicate id {key}, as in line {seen[key]}; expected each once")
+            raise ValueError(f"{where}: duplicate id {key}, also in line {seen[key]}; expected it once")
         seen[key] = number
         captions.setdefault(name, []).append(clean_caption(caption, where))
     lists = _read_lists(source.parent)
     if not lists:
         expected = ", ".join(FLICKR8K_LISTS.values())
-        raise FileNotFoundError(f"{source}: no split lists; expected at least one of {expected} beside it")
-    return [Listing(_join(captions, lists, source), Photos(root, FLICKR8K_FOLDERS), source)]
+        raise FileNotFoundError(f"{source}: no split lists; expected at least one of {expected} in the same folder")
+    return [CaptionFile(source, _join(captions, lists, source), PhotoFinder(root, FLICKR8K_FOLDERS))]
 
 
 def _unquote(field: str) -> str:
-    """The last field of a CSV row without its quotes, if these are CSV's quotes and not the caption's own."""
+    """The last field of a CSV row without the quotes that CSV puts around it. Quotes of the caption itself stay."""
     inner = field[1:-1]
     is_quoted = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner.replace('""', "")
     return inner.replace('""', '"') if is_quoted else field
 
 
-def read_kaggle(root: Path) -> list[Listing]:
-    """Kaggle's captions.txt: the header `image,caption`, then a row a caption. Captions may hold commas
-    without being quoted, so only the first comma of a row counts. Splits come from Flickr8k's split lists,
-    where these lie beside it, else from `hash_split`."""
+def read_kaggle(root: Path) -> list[CaptionFile]:
+    """Kaggle's captions.txt: the header `image,caption`, then one row per caption. A caption may contain commas without
+    quotes, so only the first comma of a row separates. The splits come from Flickr8k's split lists if they are in the
+    same folder, otherwise from `hash_split`."""
     root, source = choose_file(root, ("captions.txt",))
     rows = lines(source)
     number, header = next(rows, (1, ""))
@@ -109,18 +109,20 @@ def read_kaggle(root: Path) -> list[Listing]:
             raise ValueError(f"{where}: broken row {line[:60]!r}; expected NAME.jpg,caption")
         captions.setdefault(name, []).append(clean_caption(_unquote(caption.strip()), where))
     lists = _read_lists(root) or {name: (hash_split(name), "") for name in captions}
-    return [Listing(_join(captions, lists, source), Photos(root, FLICKR8K_FOLDERS), source)]
+    return [CaptionFile(source, _join(captions, lists, source), PhotoFinder(root, FLICKR8K_FOLDERS))]
 
 
 def _csv_table(source: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file that are not blank, each with the number of the line where it begins."""
+    """The rows of a CSV file that are not blank, each with the number of its first line."""
     reader = csv.reader((line for _, line in raw_lines(source)), strict=True)
     while True:
         number = reader.line_num + 1
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise ValueError(f"{source}:{number}: broken row ({error}); expected CSV. Is a quote left open?") from None
+            raise ValueError(
+                f"{source}:{number}: broken row ({error}); expected CSV. Is a closing quote missing?"
+            ) from None
         if row is None:
             return
         if any(field.strip() for field in row):
@@ -137,7 +139,7 @@ def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if len(row) != len(header):
             raise ValueError(
                 f"{source}:{number}: broken row of {len(row)} fields; expected {len(header)}: "
-                f"{','.join(header)}. Put captions with commas into double quotes."
+                f"{','.join(header)}. Put double quotes around captions that contain commas."
             )
         yield number, dict(zip(header, row, strict=True))
 
@@ -147,19 +149,19 @@ def _jsonl_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{source}:{number}: broken row ({error}); expected one JSON object a line") from None
+            raise ValueError(f"{source}:{number}: broken row ({error}); expected one JSON object per line") from None
         if not (
             isinstance(row, dict) and isinstance(row.get("image"), str) and ("caption" in row) != ("captions" in row)
         ):
-            expected = 'an object with "image" and either "caption", a string, or "captions", a list of strings'
+            expected = 'an object with "image" and either "caption" (a string) or "captions" (a list of strings)'
             raise ValueError(f"{source}:{number}: broken row {line[:60]!r}; expected {expected}")
         yield number, row
 
 
-def read_folder(root: Path) -> list[Listing]:
-    """A plain folder: captions.csv (columns image, caption and perhaps split; a row a caption) or
-    captions.jsonl (the same keys, or `captions` with a list; other keys are free). `image` is a path from the
-    folder, or from images/ in it. Where no row has a split, `hash_split` gives them."""
+def read_folder(root: Path) -> list[CaptionFile]:
+    """A plain folder: captions.csv with the columns image, caption and optionally split, one row per caption; or
+    captions.jsonl with the same keys, or `captions` with a list, and any other keys. `image` is a path relative to the
+    folder or to its images/. Without a split in any row, `hash_split` assigns the splits."""
     root, source = choose_file(root, ("captions.csv", "captions.jsonl"))
     entries: dict[str, Entry] = {}
     begun: dict[str, int] = {}
@@ -171,25 +173,25 @@ def read_folder(root: Path) -> list[Listing]:
             row.get("captions", [row.get("caption")]),
         )
         if not name:
-            raise ValueError(f"{where}: broken row; expected the name of an image, found none")
+            raise ValueError(f"{where}: broken row; the name of the image is empty")
         if not (isinstance(captions, list) and captions):
             raise ValueError(f"{where}: broken row; expected captions as a list of strings, found {captions!r}")
         if has_split not in (None, "split" in row):
-            raise ValueError(f"{where}: expected a split in every row or in none; the rows differ")
+            raise ValueError(f"{where}: expected a split in every row or in no row; some rows have one")
         has_split = "split" in row
         split = split_name(row["split"], where) if has_split else hash_split(name)
         if name in entries and entries[name].split != split:
             what = f"{name} is in two splits, {entries[name].split} (line {begun[name]}) and {split}"
-            raise ValueError(f"{where}: {what}; expected it in one")
+            raise ValueError(f"{where}: {what}; expected one split per photo")
         if name in entries and "captions" in row:
-            raise ValueError(f"{where}: duplicate id {name}, as in line {begun[name]}; expected its list once")
+            raise ValueError(f"{where}: duplicate id {name}, also in line {begun[name]}; expected one list per photo")
         begun.setdefault(name, number)
         entry = entries.setdefault(name, Entry(name, (name,), [], split))
         entry.captions.extend(clean_caption(caption, where) for caption in captions)
-    return [Listing([*entries.values()], Photos(root, (".", "images", "Images")), source)]
+    return [CaptionFile(source, [*entries.values()], PhotoFinder(root, (".", "images", "Images")))]
 
 
-FORMATS: dict[str, Callable[..., list[Listing]]] = {
+FORMATS: dict[str, Callable[..., list[CaptionFile]]] = {
     "flickr8k": read_flickr8k,
     "kaggle": read_kaggle,
     "coco": read_coco,
@@ -208,7 +210,7 @@ SIGNS = {
 
 
 def find_format(root: Path) -> str:
-    """The format of a folder, by the files in it, or of a caption file, by its name."""
+    """The format of a data set, from the names of the files in its folder or of its caption file."""
     found: dict[str, list[Path]] = {}
     for name, signs in SIGNS.items():
         files = [root] if root.is_file() else [path for sign in signs for path in sorted(root.glob(sign))]
@@ -220,39 +222,39 @@ def find_format(root: Path) -> str:
         more = ", ..." if len(holds) > 5 else ""
         raise FileNotFoundError(
             f"{root}: no caption data set found. Looked for: {looked}."
-            + (f" The folder holds: {', '.join(holds[:5])}{more}." if holds else "")
+            + (f" The folder contains: {', '.join(holds[:5])}{more}." if holds else "")
         )
     if len(fits) > 1:
         there = ", ".join(path.relative_to(root).as_posix() for name in fits for path in found[name])
         raise ValueError(
-            f"{root}: fits several formats: {', '.join(fits)}. Give the path of one caption file, of {there}."
+            f"{root}: matches several formats: {', '.join(fits)}. Give the path of one caption file: {there}."
         )
     return fits[0]
 
 
-def _read(root: str | Path, format: str | None, photos: bool = True) -> list[Listing]:
+def _read(root: str | Path, format: str | None, photos: bool = True) -> list[CaptionFile]:
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist; expected the folder of a caption data set")
     format = find_format(root) if format is None else format
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
-    listings = FORMATS[format](root) if photos or "coco" not in format else FORMATS[format](root, photos=False)
-    for listing in listings:
-        if not listing.entries:
-            raise ValueError(f"{listing.source}: expected captions of images; it has none")
-    return listings
+    files = FORMATS[format](root) if photos or "coco" not in format else FORMATS[format](root, photos=False)
+    for file in files:
+        if not file.entries:
+            raise ValueError(f"{file.path}: no captions; expected at least one")
+    return files
 
 
 def read_dataset(root: str | Path, format: str | None = None) -> list[Record]:
-    """All records of the data set in the folder `root`. Where several lie in it, `root` is the caption file.
+    """All records of the data set in the folder `root`. If the folder has several caption files, `root` is one of them.
 
-    format: one of FORMATS; None finds it from what lies in the folder.
-    Anything wrong: ValueError or FileNotFoundError, with the file, the line and what was expected.
+    format: one of FORMATS, or None to detect it from the files in the folder.
+    Raises ValueError or FileNotFoundError with the file, the line and what was expected.
     """
-    return [record for listing in _read(root, format) for record in to_records(listing)]
+    return [record for file in _read(root, format) for record in to_records(file)]
 
 
 def read_captions(root: str | Path, format: str | None = None) -> list[Entry]:
-    """The same without the photos, which need not be there: ids, captions and splits."""
-    return [entry for listing in _read(root, format, photos=False) for entry in listing.entries]
+    """Ids, captions and splits of a data set, whose photos need not exist. Arguments and errors as `read_dataset`."""
+    return [entry for file in _read(root, format, photos=False) for entry in file.entries]

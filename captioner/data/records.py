@@ -1,5 +1,5 @@
-"""The record of one image, and what every reader of a data set shares: splits, lines of text files, captions
-that are checked, photos that are looked up. Nothing here knows a format, opens a photo or imports torch."""
+"""What every reader of a data set shares: the record of one photo, splits, lines of text files, checked captions, and
+finding photos on disk. Nothing here knows a format, opens a photo or imports torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 SPLITS = ("train", "val", "test")
-# Other names that data sets use. restval is the part of COCO's val2014 that Karpathy gives to training.
+# Other names for the splits. restval is the part of COCO's val2014 that Karpathy adds to the training photos.
 SPLIT_ALIASES = {"dev": "val", "valid": "val", "validation": "val", "restval": "train"}
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image: its id (COCO's number, else the name that the data set gives it), photo, captions, split."""
+    """One photo with its captions. The id is COCO's number, or the photo's name in the data set."""
 
     id: int | str
     path: Path
@@ -29,7 +29,7 @@ class Record:
 
 @dataclass
 class Entry:
-    """An image as a data set's text tells it: its photo is yet to be looked up, under any of the names."""
+    """One photo as a caption file lists it. The file of the photo may have any of `names` and is not looked up yet."""
 
     id: int | str
     names: tuple[str, ...]
@@ -37,22 +37,30 @@ class Entry:
     split: str
 
 
-Image = TypeVar("Image", Record, Entry)
+class CaptionFile(NamedTuple):
+    """The contents of a caption file, and where to look for its photos."""
+
+    path: Path
+    entries: list[Entry]
+    finder: PhotoFinder
 
 
-def select(records: Sequence[Image], split: str) -> list[Image]:
-    """The records (or entries) of one split ("dev" is accepted for "val"); ValueError lists the splits there are."""
+RecordOrEntry = TypeVar("RecordOrEntry", Record, Entry)
+
+
+def select(records: Sequence[RecordOrEntry], split: str) -> list[RecordOrEntry]:
+    """The records or entries of one split ("dev" is accepted for "val"). ValueError lists the existing splits."""
     wanted = SPLIT_ALIASES.get(split, split)
     chosen = [record for record in records if record.split == wanted]
     if not chosen:
         counts = Counter(record.split for record in records)
         there = ", ".join(f"{name} ({counts[name]} images)" for name in SPLITS if name in counts)
-        raise ValueError(f"the data set has no split {split!r}; it has: {there or 'none'}")
+        raise ValueError(f"the data set has no split {split!r}; it has: {there or 'no photos'}")
     return chosen
 
 
 def split_name(split: Any, where: str) -> str:
-    """A split by the name that we use for it."""
+    """Our name of a split: train, val or test."""
     if split in SPLITS:
         return str(split)
     if isinstance(split, str) and split in SPLIT_ALIASES:
@@ -62,42 +70,41 @@ def split_name(split: Any, where: str) -> str:
 
 
 def hash_split(name: str) -> str:
-    """A split for an image of a data set that comes without one: 80 % train, 10 % val, 10 % test.
+    """A split for a photo of a data set without splits: 80 % train, 10 % val, 10 % test.
 
-    The SHA-256 of the name alone decides, so it is the same on every machine and stays when images are added.
+    It depends only on the SHA-256 of the name, so it is the same on every machine and stays when photos are added.
     """
     part = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10
     return ("val", "test")[part] if part < 2 else "train"
 
 
 def raw_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file with their ends, and their numbers, counted from 1."""
+    """The lines of a UTF-8 file, numbered from 1, with their line ends. A byte-order mark is skipped."""
     with open(path, "rb") as file:
         for number, raw in enumerate(file, 1):
             try:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                problem = f"not UTF-8 text ({error.reason})"
-                raise ValueError(f"{path}:{number}: {problem}; expected UTF-8. Save it so.") from None
+                raise ValueError(f"{path}:{number}: not UTF-8 text ({error.reason}). Save the file as UTF-8.") from None
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, without their ends."""
+    """The lines that are not blank, numbered from 1, without their line ends."""
     return ((number, line.rstrip("\r\n")) for number, line in raw_lines(path) if line.strip())
 
 
 def clean_caption(caption: Any, where: str) -> str:
-    """The caption with single spaces (COCO has captions with line ends in them); an empty one is an error."""
+    """The caption with single spaces (some of COCO's contain line ends). ValueError if it is empty."""
     if not isinstance(caption, str):
         raise ValueError(f"{where}: expected the caption as a string, found {caption!r}")
     caption = " ".join(caption.split())
     if not caption:
-        raise ValueError(f"{where}: the caption is empty. Write one, or take the row out.")
+        raise ValueError(f"{where}: the caption is empty. Write one or remove the row.")
     return caption
 
 
 def choose_file(root: Path, patterns: Sequence[str]) -> tuple[Path, Path]:
-    """A data set's folder, and the one file in it that fits any of the patterns. `root` is either."""
+    """The folder of a data set and the only file in it that matches one of the patterns. `root` is either of them."""
     if root.is_file():
         for pattern in patterns:
             if root.absolute().match(pattern):
@@ -105,20 +112,20 @@ def choose_file(root: Path, patterns: Sequence[str]) -> tuple[Path, Path]:
         raise ValueError(f"{root}: expected a folder, or a file named {' or '.join(patterns)}")
     found = sorted({path for pattern in patterns for path in root.glob(pattern)})
     if not found:
-        raise FileNotFoundError(f"{root}: expected one of {', '.join(patterns)} there; none is")
+        raise FileNotFoundError(f"{root}: no caption file; expected one of {', '.join(patterns)}")
     if len(found) > 1:
         names = ", ".join(path.relative_to(root).as_posix() for path in found)
-        raise ValueError(f"{root}: expected one file of captions, found {names}. Give the path of one of them.")
+        raise ValueError(f"{root}: expected one caption file, found {names}. Give the path of one of them.")
     return root, found[0]
 
 
-class Photos:
-    """Finds photos by name in some folders of a data set, tried in order. A folder is listed once: on a
-    network disk it takes minutes to ask 118,000 times whether a file is there."""
+class PhotoFinder:
+    """Finds photos by name in several folders of a data set; the first folder that has the photo counts. Each folder
+    is listed once, because 118,000 separate look-ups take minutes on a network disk."""
 
     def __init__(self, root: Path, folders: Sequence[str]):
         self.root, self.folders = root, folders
-        self._folder_of: dict[str, dict[str, str]] = {}  # inner folder, as in a photo's name -> file -> folder
+        self._folder_of: dict[str, dict[str, str]] = {}  # the folder part of a photo's name -> file name -> folder
 
     def find(self, names: Iterable[str]) -> Path | None:
         for name in names:
@@ -130,38 +137,30 @@ class Photos:
         return None
 
     def _list(self, inner: str) -> dict[str, str]:
-        listing: dict[str, str] = {}
+        folder_of: dict[str, str] = {}
         for outer in reversed(self.folders):
             folder = os.path.join(self.root, outer, inner)
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                listing.update(dict.fromkeys(os.listdir(folder), folder))
-        return listing
+                folder_of.update(dict.fromkeys(os.listdir(folder), folder))
+        return folder_of
 
 
-class Listing(NamedTuple):
-    """What a reader makes of a caption file: its images, and where their photos may lie."""
-
-    entries: list[Entry]
-    photos: Photos
-    source: Path
-
-
-def to_records(listing: Listing) -> list[Record]:
-    """Looks every photo up. FileNotFoundError tells how many are missing, and the first three."""
-    entries, photos, source = listing
+def to_records(file: CaptionFile) -> list[Record]:
+    """Find every photo. FileNotFoundError says how many are missing and names the first three."""
+    finder = file.finder
     records, missing = [], []
-    for entry in entries:
-        path = photos.find(entry.names)
-        if path is None:
+    for entry in file.entries:
+        photo = finder.find(entry.names)
+        if photo is None:
             missing.append(entry.names[0])
         else:
-            records.append(Record(entry.id, path, tuple(entry.captions), entry.split))
+            records.append(Record(entry.id, photo, tuple(entry.captions), entry.split))
     if missing:
-        many = f"{len(missing)} of {len(records) + len(missing)} photos are missing"
-        what = many if records else f"no photos found, of {len(missing)}"
-        folders = ", ".join("the folder itself" if name == "." else f"{name}/" for name in photos.folders)
+        many = f"{len(missing)} of {len(file.entries)} photos are missing"
+        what = many if records else f"none of the {len(missing)} photos was found"
+        folders = ", ".join("the folder itself" if name == "." else f"{name}/" for name in finder.folders)
         raise FileNotFoundError(
-            f"{source}: {what} (first: {', '.join(missing[:3])}). Looked in {photos.root}: {folders}. "
-            "Put the photos there, or take their captions out."
+            f"{file.path}: {what} (first: {', '.join(missing[:3])}). Looked in {finder.root}: {folders}. "
+            "Put the photos there, or remove their captions."
         )
     return records

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from captioner.checkpoint.tensors import load_checkpoint, load_into
 from captioner.data.augment import Augmenter
 from captioner.data.cache import cached_features
-from captioner.data.datasets import CachedFeatures, Photos, encode_captions
+from captioner.data.datasets import CachedFeatures, PhotoDataset, encode_captions
 from captioner.data.readers import Record, read_dataset, select
 from captioner.device import has_bfloat16
 from captioner.model import CaptionModel
@@ -120,7 +120,7 @@ def _dataset(run: Run, split: Split, seed: tuple[int, ...] | None = None) -> Dat
         features = cached_features(folder, encoder, preprocess, split.records, config.workers, title=title)
         return CachedFeatures(split.records, split.captions, features)
     augmenter = Augmenter(config.augment, captioner.vocabulary, seed) if seed else None
-    return Photos(split.records, split.captions, captioner.preprocess, augmenter)
+    return PhotoDataset(split.records, split.captions, captioner.preprocess, augmenter)
 
 
 def print_plan(run: Run) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from captioner.visualize.heatmap import Box, heat_map, level, overlay, scale_top
-from captioner.visualize.page import FAINT, INK, RULE, at_most, beside, fonts, percent
+from captioner.visualize.page import FAINT, INK, RULE, at_most, atomic_write, fonts, percent
 
 SUFFIXES = (".gif", ".webp")
 SECONDS = 0.8
@@ -38,7 +38,7 @@ def save_animation(
     first, *others = frames(photo, words, attention, box, log_probabilities)
     times = [round(1000 * each) for each in (FIRST_SECONDS, *[seconds] * (len(words) - 1), LAST_SECONDS)]
     times = times[: 1 + len(others)]
-    with beside(path) as partial:
+    with atomic_write(path) as partial:
         if partial.suffix.lower() == ".gif":
             first, *others = map(_with_256_colours, (first, *others))
             first.save(partial, "GIF", save_all=True, append_images=others, duration=times, loop=0, disposal=1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from captioner.visualize.page import at_most, beside
+from captioner.visualize.page import at_most, atomic_write
 
 STATIC = Path(__file__).with_name("static")
 PHOTO_PIXELS = 1280
@@ -50,7 +50,7 @@ captionerPage.show(document.getElementById("caption"), data, photo);
 
 def save_page(path: str | Path, photo: Image.Image, entry: dict[str, Any]) -> None:
     """`page`, written as a file."""
-    with beside(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(page(photo, entry).encode())
 
 

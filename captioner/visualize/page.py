@@ -49,12 +49,12 @@ def fonts() -> list[str]:
 
 def save(figure: Figure, path: str | Path) -> None:
     """A figure as a file, in the format of its ending."""
-    with beside(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format=partial.suffix[1:].lower(), dpi=DPI)
 
 
 @contextmanager
-def beside(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Another name in the same folder, with the same ending, to write to; renamed when the block has run, so that a
     file is never half there."""
     path = Path(path)

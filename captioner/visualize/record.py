@@ -12,7 +12,7 @@ import numpy as np
 
 from captioner.metrics.attention import looking
 from captioner.visualize.heatmap import Box, scale_top
-from captioner.visualize.page import beside
+from captioner.visualize.page import atomic_write
 
 Alternatives = Sequence[Sequence[tuple[str, float]]]
 
@@ -87,7 +87,7 @@ def _checked(
 
 def save_json(path: str | Path, entry: dict[str, Any]) -> None:
     """A record as a .json file, UTF-8."""
-    with beside(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -114,5 +114,5 @@ def save_arrays(path: str | Path, entry: dict[str, Any], attention: np.ndarray |
     }
     if attention is not None:
         arrays |= {"attention": np.asarray(attention), "box": np.array(entry["attention"]["box"])}
-    with beside(path) as partial, partial.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
