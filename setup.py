@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-# Captioning, scoring and looking need no torch. `captioner.extras` tells what is absent, and names these.
+# Captioning, scoring and showing need no torch. captioner/extras.py names these extras where one is missing.
 TRAIN = [
     "onnxscript>=0.5.4",  # writes the graphs of `captioner export`; brings onnx and onnx-ir
     "safetensors>=0.4.3",

@@ -5,11 +5,9 @@ print(Captioner.load().caption("photo.jpg"))
 """
 
 from captioner.captioner import Caption, Captioner
+from captioner.checkpoint.manifest import CheckpointError
 from captioner.decoding import Decoding
-from captioner.extras import watch_imports
 from captioner.images import ImageError
 
-__all__ = ["Caption", "Captioner", "Decoding", "ImageError"]
+__all__ = ["Caption", "Captioner", "CheckpointError", "Decoding", "ImageError"]
 __version__ = "0.1.0"
-
-watch_imports()

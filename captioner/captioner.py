@@ -20,6 +20,7 @@ from captioner.backends.onnx_backend import OnnxBackend, load_runtime
 from captioner.checkpoint.manifest import AGAIN, CONFIG, CheckpointError, find_checkpoint, read_config
 from captioner.config import ModelConfig
 from captioner.decoding import Decoding, Hypothesis, force, search
+from captioner.extras import name_missing_extras
 from captioner.images import ImageError, Preprocess, Source, open_image
 from captioner.metrics.attention import Looking, looking
 from captioner.visualize.files import save_caption
@@ -166,7 +167,8 @@ class Captioner:
         if choose_backend(directory, device, backend) == "onnx":
             runs = load_runtime(directory, saved.get("weights"), has_attention=config.attention != "none")
         else:
-            from captioner.backends.torch_backend import load_backend
+            with name_missing_extras():
+                from captioner.backends.torch_backend import load_backend
 
             runs = load_backend(directory, config, len(vocabulary), device)
         provenance = f"{directory.name}, SHA-256 {saved['weights']['sha256']}"

@@ -31,16 +31,10 @@ def web(
         max_megapixels: Largest photo.
         max_requests: Photos that may wait at once; the next is told to come again.
     """
-    try:
-        from captioner.web.app import create_app
-        from captioner.web.guard import Guard, is_loopback
-        from captioner.web.serve import address, listen, serve
-        from captioner.web.service import Limits
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package == "captioner":
-            raise
-        raise ValueError(f"the web page needs {package}: pip install 'captioner[web]'") from error
+    from captioner.web.app import create_app
+    from captioner.web.guard import Guard, is_loopback
+    from captioner.web.serve import address, listen, serve
+    from captioner.web.service import Limits
 
     for option, value in {
         "--max-megabytes": max_megabytes, "--max-megapixels": max_megapixels, "--max-requests": max_requests
