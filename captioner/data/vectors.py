@@ -14,8 +14,6 @@ import numpy as np
 
 from captioner.vocabulary import SPECIALS, Vocabulary
 
-BUFFER = 1 << 20
-
 
 class WordVectors(NamedTuple):
     ids: np.ndarray  # (n,) ids of the words found, ascending
@@ -67,7 +65,7 @@ def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> WordVec
 
 @contextmanager
 def _open(path: Path) -> Iterator[Iterable[bytes]]:
-    with path.open("rb", BUFFER) as file:
+    with path.open("rb") as file:
         kind = file.peek(4)[:4]
         if kind == b"PK\x03\x04":
             raise ValueError(f"{path} is a zip archive; expected text or gzip. Unpack it first: unzip {path.name}")
