@@ -22,7 +22,7 @@ from captioner.config import ModelConfig
 from captioner.decoding import Decoding, Hypothesis, force, search
 from captioner.extras import name_missing_extras
 from captioner.images import ImageError, Preprocess, Source, open_image
-from captioner.metrics.attention import Looking, looking
+from captioner.metrics.attention import AttentionStatistics, attention_statistics
 from captioner.visualize.files import save_caption
 from captioner.visualize.html import frame
 from captioner.visualize.record import record
@@ -56,9 +56,9 @@ class Caption:
     """(T, h, w): one map a word over the photo's grid, each summing to 1; None for a model without attention."""
     box: tuple[float, float, float, float] | None = None
     """What the grid covers: left, top, right, bottom in the original (upright) photo's pixels."""
-    word_alternatives: list[list[tuple[str, float]]] | None = field(default=None, repr=False)
+    alternatives: list[list[tuple[str, float]]] | None = field(default=None, repr=False)
     """For each word the runners-up with their log-probabilities, if asked for."""
-    others: tuple[Caption, ...] = field(default=(), repr=False)
+    other_captions: tuple[Caption, ...] = field(default=(), repr=False)
     """The next best captions, if more than one was asked for."""
     photo: Source | None = field(default=None, repr=False)
     """What was captioned, as it was given; opened again to show it."""
@@ -67,9 +67,9 @@ class Caption:
         return self.text
 
     @property
-    def looking(self) -> Looking | None:
+    def attention_statistics(self) -> AttentionStatistics | None:
         """How still, sharp and wide the attention was, and a warning if its maps tell nothing; None without maps."""
-        return None if self.attention is None else looking(self.attention)
+        return None if self.attention is None else attention_statistics(self.attention)
 
     def to_dict(self) -> dict[str, Any]:
         """All but the maps, for JSON."""
@@ -82,18 +82,18 @@ class Caption:
                 for word, value in zip(self.words, self.log_probabilities, strict=True)
             ],
         }
-        if self.word_alternatives is not None:
-            for word, runners_up in zip(entry["words"], self.word_alternatives, strict=True):
+        if self.alternatives is not None:
+            for word, runners_up in zip(entry["words"], self.alternatives, strict=True):
                 word["alternatives"] = [{"word": w, "log_probability": round(p, 6)} for w, p in runners_up]
-        if (look := self.looking) is not None:
+        if (look := self.attention_statistics) is not None:
             entry["attention"] = look.to_dict()
-        if self.others:
-            entry["alternatives"] = [other.to_dict() for other in self.others]
+        if self.other_captions:
+            entry["other_captions"] = [other.to_dict() for other in self.other_captions]
         return entry
 
     def of(self, photo: Source) -> Caption:
         """The same caption, which now knows its photo."""
-        return replace(self, photo=photo, others=tuple(other.of(photo) for other in self.others))
+        return replace(self, photo=photo, other_captions=tuple(other.of(photo) for other in self.other_captions))
 
     def record(self, width: int, height: int) -> dict[str, Any]:
         """What the interactive page shows over a photo of that size: `captioner.visualize.record`."""
@@ -115,7 +115,7 @@ class Caption:
             "finished": self.finished,
             "attention": self.attention,
             "box": self.box,
-            "alternatives": self.word_alternatives,
+            "alternatives": self.alternatives,
         }
 
     def _repr_html_(self) -> str:
@@ -247,7 +247,7 @@ class Captioner:
                 errors[index] = error
         captions: Iterator[Caption] = iter(())
         if read:
-            memory = self.backend.remember(np.stack([pixels for pixels, _, _ in read]))
+            memory = self.backend.encode(np.stack([pixels for pixels, _, _ in read]))
             found = self.search(memory, len(read), decoding, [size for _, size, _ in read])
             captions = (caption.of(photo) for caption, (_, _, photo) in zip(found, read, strict=True))
         return [errors[index] if index in errors else next(captions) for index in range(len(photos))]
@@ -269,7 +269,7 @@ class Captioner:
         if not words or not all(words):
             raise ValueError(f"captions are {list(captions)!r:.80}; expected one or more, each with a word at least.")
         pixels, size = self.preprocess.read(photo)
-        memory: Any = self.backend.remember(pixels[None])
+        memory: Any = self.backend.encode(pixels[None])
         (hypotheses,) = force(self.backend.step(memory), [[*map(self.vocabulary.encode, words)]], ALTERNATIVES)
         found = (self._to_caption([each], self.preprocess.box(*size)).of(photo) for each in hypotheses)
         return [replace(each, text=text) for each, text in zip(found, captions, strict=True)]
@@ -306,8 +306,8 @@ class Captioner:
             finished=best.finished,
             attention=attention,
             box=box,
-            word_alternatives=runners_up,
-            others=tuple(self._to_caption([other], box) for other in others),
+            alternatives=runners_up,
+            other_captions=tuple(self._to_caption([other], box) for other in others),
         )
 
 

@@ -20,11 +20,11 @@ ATTENTIONS = ("general", "dot", "concat", "none")
 
 
 class Memory(NamedTuple):
-    """What the decoder looks at: made once a photo, shared by all its captions or beams."""
+    """What the decoder needs of B photos: computed once per photo, shared by all its captions or beams."""
 
-    values: Tensor  # (B, R, D) what attention averages
+    values: Tensor  # (B, R, D) what the attention averages
     keys: Tensor  # (B, R, H) what it compares the hidden state with
-    first: Tensor  # (B, E) the first input of the recurrent network: the final FC features, embedded
+    image: Tensor  # (B, E) the image embedding, which is the first input of the recurrent network
 
     def select(self, images: Tensor) -> Memory:
         return Memory(*(part[images] for part in self))
@@ -110,7 +110,7 @@ class Decoder(nn.Module):
             )
 
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=PAD)
-        self.first = nn.Linear(pooled_size, embedding_size)
+        self.first = nn.Linear(pooled_size, embedding_size)  # the image embedding; checkpoints name it so
         self.below = stack(embedding_size, layers_below)
         self.attention = None if attention == "none" else Attention(attention, grid_size, hidden_size)
         if self.attention is not None:
@@ -137,14 +137,14 @@ class Decoder(nn.Module):
                         getattr(stack, f"bias_ih_l{layer}")[forget] = 1.0
                         getattr(stack, f"bias_hh_l{layer}")[forget] = 0.0
 
-    def remember(self, features: Features) -> Memory:
+    def prepare(self, features: Features) -> Memory:
         """Pooled (B, D) and grid (B, R, D) features -> what every step needs of the photo, computed once."""
-        first = self.first(features.pooled)
+        image = self.first(features.pooled)  # (B, E)
         if self.attention is None:
             nothing = features.grid[:, :0]  # (B, 0, D)
-            return Memory(nothing, nothing, first)
+            return Memory(nothing, nothing, image)
         values, keys = self.attention.project(features.grid)
-        return Memory(values, keys, first)
+        return Memory(values, keys, image)
 
     def forward(
         self,
@@ -164,21 +164,21 @@ class Decoder(nn.Module):
         inputs = self.embedding(tokens)  # (N, T, E)
         photo_first = memory is not None and state is None
         if memory is not None and photo_first:
-            first = memory.first.repeat_interleave(len(tokens) // len(memory.first), dim=0)  # (N, E)
-            inputs = torch.cat([first[:, None], inputs], dim=1)  # (N, 1+T, E)
-        hidden, attention, state = self._advance(inputs, memory, state)
+            image = memory.image.repeat_interleave(len(tokens) // len(memory.image), dim=0)  # (N, E)
+            inputs = torch.cat([image[:, None], inputs], dim=1)  # (N, 1+T, E)
+        hidden, attention, state = self._run_layers(inputs, memory, state)
         if photo_first:
             hidden = hidden[:, 1:]
             attention = None if attention is None else attention[:, 1:]
         if real is not None:
             hidden = hidden[real]  # (n, H)
-        return self._words(self.dropout(hidden)), attention, state
+        return self._logits(self.dropout(hidden)), attention, state
 
-    def begin(self, memory: Memory) -> State:
+    def initial_state(self, memory: Memory) -> State:
         """The state after the photo, before any word: with it a caption goes on at BOS."""
-        return self._advance(memory.first[:, None], memory, None)[2]
+        return self._run_layers(memory.image[:, None], memory, None)[2]
 
-    def _advance(
+    def _run_layers(
         self, inputs: Tensor, memory: Memory | None, state: State | None
     ) -> tuple[Tensor, Tensor | None, State]:
         """Inputs (N, T, E) -> what the words are predicted from (N, T, H), attention, and the new state."""
@@ -197,7 +197,7 @@ class Decoder(nn.Module):
             hidden = hidden + found
         return hidden, attention, self._join(state_below, state_above)
 
-    def _words(self, hidden: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor) -> Tensor:
         if self.tie_embeddings:
             return F.linear(self.to_embedding(hidden), self.embedding.weight, self.bias)
         return self.output(hidden)

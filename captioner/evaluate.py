@@ -40,7 +40,7 @@ def caption_records(
         captions[record.id] = result.text
         if watch is not None:
             watch(record, result)
-        if (look := result.looking) is not None:
+        if (look := result.attention_statistics) is not None:
             looks.append(replace(look, entropy=(), movement=()))  # one number a caption, not one a word
         if not result.finished:
             unfinished.add(record.id)

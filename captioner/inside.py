@@ -104,7 +104,7 @@ def read_cells(
     readings: list[Reading] = []
     for start in range(0, len(photos), BATCH):
         pixels = [captioner.preprocess.read(photo)[0] for photo in photos[start : start + BATCH]]
-        memory = model.remember(torch.from_numpy(np.stack(pixels)).to(model.device))
+        memory = model.encode(torch.from_numpy(np.stack(pixels)).to(model.device))
         found = captioner.search(memory, len(pixels), replace(decoding, num_captions=1))
         words = [caption.words for caption in found]
         tokens = torch.full((len(words), 1 + max(map(len, words))), PAD)
@@ -238,7 +238,7 @@ def trained_gradients(captioner: Captioner, records: Sequence[Record], words: in
     for record, captions in zip(records, encoded, strict=True):
         with torch.no_grad():
             pixels = torch.from_numpy(captioner.preprocess.read(record.path)[0])[None].to(model.device)
-            memory = model.remember(pixels)
+            memory = model.encode(pixels)
         for caption in captions:
             tokens = torch.tensor([caption[:-1]], device=model.device)  # BOS and words, without the end
             if tokens.shape[1] > 2:

@@ -79,7 +79,7 @@ def bulk(photos: list[Path]) -> list[Figure]:
     pixels = np.stack([captioner.preprocess.read(photo)[0] for photo in many])
 
     def cnn() -> None:
-        captioner.backend.remember(pixels)
+        captioner.backend.encode(pixels)
 
     ours, alone = take_turns(5, lambda: list(captioner.caption_many(many)), cnn, scale=1000 / len(many))
     return [Figure("bulk: files to captions, beam 3", "ms a photo", ours, alone, "the CNN alone")]
@@ -90,7 +90,7 @@ def warm(photos: list[Path]) -> list[Figure]:
     turn = itertools.cycle(photos)
     pixels = captioner.preprocess.read(photos[0])[0][None]
     ours, alone = take_turns(
-        40, lambda: captioner.caption(next(turn)), lambda: captioner.backend.remember(pixels), scale=1000
+        40, lambda: captioner.caption(next(turn)), lambda: captioner.backend.encode(pixels), scale=1000
     )
     return [Figure("warm: one photo, file to caption", "ms", ours, alone, "the CNN alone")]
 
@@ -186,7 +186,7 @@ def decoder(photos: list[Path]) -> list[Figure]:
             return run
 
         def our_loss(model=ours, features=features, inputs=inputs, targets=targets, real=real) -> torch.Tensor:
-            logits, _, _ = model(inputs, model.remember(features), real=real)
+            logits, _, _ = model(inputs, model.prepare(features), real=real)
             return F.cross_entropy(logits.float(), targets[real])
 
         def their_loss(model=baseline, features=features, inputs=inputs, targets=targets) -> torch.Tensor:
@@ -204,8 +204,8 @@ def beam(photos: list[Path]) -> list[Figure]:
     for backend in ("onnx", "torch") if importlib.util.find_spec("torch") else ("onnx",):
         captioner = Captioner.load(backend=backend)
         pixels = np.stack([captioner.preprocess.read(photo)[0] for photo in photos[:80]])
-        together = captioner.backend.remember(pixels)
-        apart = [captioner.backend.remember(each[None]) for each in pixels]
+        together = captioner.backend.encode(pixels)
+        apart = [captioner.backend.encode(each[None]) for each in pixels]
 
         def batched(captioner=captioner, together=together, pixels=pixels) -> None:
             captioner.search(together, len(pixels), captioner.decoding)

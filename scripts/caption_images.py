@@ -26,5 +26,5 @@ for path, result in zip(paths, captioner.caption_many(paths), strict=True):
     print(f"{path}: {'not captioned: ' if isinstance(result, ImageError) else ''}{result}")
 
 # Other captions of the same photo.
-for other in captioner.caption(paths[0], method="sample", num_captions=3, temperature=0.7, seed=1).others:
+for other in captioner.caption(paths[0], method="sample", num_captions=3, temperature=0.7, seed=1).other_captions:
     print("or:", other)

@@ -9,7 +9,7 @@ from captioner.captioner import Captioner
 from captioner.data.readers import read_dataset, select
 from captioner.data.toy import make_toy
 from captioner.evaluate import evaluate
-from captioner.metrics.attention import looking, summary
+from captioner.metrics.attention import attention_statistics, summary
 from captioner.metrics.files.tables import format_scores
 
 
@@ -24,7 +24,7 @@ def random_maps(words=6, regions=49, sharpness=3.0):
 
 
 def test_one_cell_a_word():
-    look = looking(one_cell(0, 0, 4).reshape(3, 3, 3))
+    look = attention_statistics(one_cell(0, 0, 4).reshape(3, 3, 3))
     assert look.entropy == pytest.approx((0, 0, 0))
     assert look.movement == pytest.approx((0, 1))
     assert look.mean_movement == pytest.approx(0.5)
@@ -36,40 +36,40 @@ def test_one_cell_a_word():
 def test_half_of_two_cells():
     """Half of the attention moves, and each map is one bit wide."""
     maps = np.array([[0.5, 0.5, 0, 0], [0.5, 0, 0.5, 0]])
-    look = looking(maps)
+    look = attention_statistics(maps)
     assert look.entropy == pytest.approx((np.log(2), np.log(2)))
     assert look.entropy_share == pytest.approx(0.5)
     assert look.movement == pytest.approx((0.5,))
-    everywhere = looking(one_cell(*range(9)))
+    everywhere = attention_statistics(one_cell(*range(9)))
     assert everywhere.coverage == pytest.approx(1) and everywhere.warning is None
 
 
 def test_dead_attention_is_told():
-    even = looking(np.full((5, 7, 7), 1 / 49))
+    even = attention_statistics(np.full((5, 7, 7), 1 / 49))
     assert even.warning is not None and "even" in even.warning
     assert even.entropy_share == pytest.approx(1) and even.coverage == pytest.approx(1)
-    same = looking(random_maps()[:1].repeat(5, axis=0))
+    same = attention_statistics(random_maps()[:1].repeat(5, axis=0))
     assert same.warning is not None and "collapsed" in same.warning and same.mean_movement == 0
     nearly = 0.95 * random_maps()[:1] + 0.05 * random_maps()
-    assert "collapsed" in (looking(nearly).warning or "")
+    assert "collapsed" in (attention_statistics(nearly).warning or "")
 
 
 def test_working_attention_is_not():
-    assert looking(random_maps()).warning is None
+    assert attention_statistics(random_maps()).warning is None
     one_word_moves = random_maps()[:1].repeat(15, axis=0)
     one_word_moves[3] = random_maps()[1]
-    assert looking(one_word_moves).warning is None
-    assert looking(random_maps(words=1)).warning is None, "a single word has nothing to be the same as"
+    assert attention_statistics(one_word_moves).warning is None
+    assert attention_statistics(random_maps(words=1)).warning is None, "a single word has nothing to be the same as"
 
 
 @pytest.mark.parametrize("maps", [np.zeros((2, 4)), np.empty((0, 4)), np.empty((2, 0)), np.array([[1.5, -0.5]])])
 def test_no_maps(maps):
     with pytest.raises(ValueError, match="no stack of maps"):
-        looking(maps)
+        attention_statistics(maps)
 
 
 def test_summary():
-    dead, live = looking(np.full((3, 4), 0.25)), looking(one_cell(0, 1))
+    dead, live = attention_statistics(np.full((3, 4), 0.25)), attention_statistics(one_cell(0, 1))
     assert summary([]) == {}
     means = summary([dead, live, live, live])
     assert means["attention_warnings"] == 0.25
@@ -79,9 +79,9 @@ def test_summary():
 
 def test_a_caption_knows_how_it_looked(tiny, photos):
     caption = Captioner.load(tiny, device="cpu").caption(photos / "b.jpg")
-    look = caption.looking
+    look = caption.attention_statistics
     assert len(look.entropy) == len(caption.words) == len(look.movement) + 1
-    assert look == looking(caption.attention)
+    assert look == attention_statistics(caption.attention)
     entry = json.loads(json.dumps(caption.to_dict()))["attention"]
     assert entry.keys() == {"entropy", "movement", "entropy_share", "mean_movement", "coverage", "warning"}
     assert len(entry["movement"]) == len(caption.words) - 1
@@ -93,7 +93,7 @@ def test_evaluate_tells(tiny, tmp_path):
     captioner = Captioner.load(tiny, device="cpu")
     records = select(read_dataset(tmp_path / "toy"), "val")
     scored, _ = evaluate(captioner, records, captioner.decoding, "val")
-    looks = [caption.looking for caption in captioner.caption([record.path for record in records])]
+    looks = [caption.attention_statistics for caption in captioner.caption([record.path for record in records])]
     assert summary(looks).items() <= scored.habits.items()
     (line,) = [line for line in format_scores(scored).splitlines() if line.startswith("attention: ")]
     assert f"entropy {100 * scored.habits['attention_entropy']:.1f} %" in line

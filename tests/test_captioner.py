@@ -57,20 +57,20 @@ def test_what_a_caption_says(captioner, paths):
     np.testing.assert_allclose(caption.attention.sum((1, 2)), 1, atol=1e-5)
     assert caption.finished == (caption.log_probability < sum(caption.log_probabilities))
     n_best = captioner.caption(paths[1], beam_size=4, num_captions=4)
-    assert len(n_best.others) == 3
-    scores = [n_best.score, *(other.score for other in n_best.others)]
+    assert len(n_best.other_captions) == 3
+    scores = [n_best.score, *(other.score for other in n_best.other_captions)]
     assert scores == sorted(scores, reverse=True)
-    assert len({n_best.text, *(other.text for other in n_best.others)}) == 4
+    assert len({n_best.text, *(other.text for other in n_best.other_captions)}) == 4
     runners_up = captioner.caption(paths[1], alternatives=3)
-    assert [len(step) for step in runners_up.word_alternatives] == [3] * len(runners_up.words)
-    assert captioner.caption(paths[1]).word_alternatives is not None, "for a notebook to show"
-    assert next(captioner.caption_many(paths)).word_alternatives is None, "many are not looked at one by one"
+    assert [len(step) for step in runners_up.alternatives] == [3] * len(runners_up.words)
+    assert captioner.caption(paths[1]).alternatives is not None, "for a notebook to show"
+    assert next(captioner.caption_many(paths)).alternatives is None, "many are not looked at one by one"
 
 
 def test_a_caption_of_someone_else_is_read(captioner, paths):
     """Its own captions read again are the same; of a word that it does not know it has the probability of UNK."""
     best = captioner.caption(paths[1], num_captions=2)
-    captions = [best, *best.others]
+    captions = [best, *best.other_captions]
     for found, read in zip(captions, captioner.read(paths[1], [each.text for each in captions]), strict=True):
         assert read.words == found.words and read.photo == paths[1] and read.box == found.box
         assert read.log_probabilities == pytest.approx(found.log_probabilities, abs=1e-5) and read.finished
@@ -81,7 +81,7 @@ def test_a_caption_of_someone_else_is_read(captioner, paths):
     assert strange.text == "A dog on a trampoline!" and strange.words == ["a", "dog", "on", "a", "<unk>"]
     other = captioner.read(paths[1], "A dog on a <eos>")
     assert other.words == strange.words and len(repr(other)) < 400
-    assert other.log_probabilities == strange.log_probabilities and len(strange.word_alternatives) == 5
+    assert other.log_probabilities == strange.log_probabilities and len(strange.alternatives) == 5
     for wrong in ([], " ... ", ["a dog", "!"]):
         with pytest.raises(ValueError, match="a word at least"):
             captioner.read(paths[1], wrong)
@@ -91,7 +91,7 @@ def test_log_probabilities_are_those_of_the_model(captioner, paths):
     """Two roads: the search, word by word, and the caption fed whole."""
     caption = captioner.caption(paths[0], beam_size=1)
     model = captioner.backend.model
-    memory = captioner.backend.remember(captioner.preprocess(open_image(paths[0]))[None])
+    memory = captioner.backend.encode(captioner.preprocess(open_image(paths[0]))[None])
     words = captioner.vocabulary.encode(caption.words)
     with torch.inference_mode():
         logits, attention, _ = model.decoder(torch.tensor([[BOS, *words]]), memory)
@@ -171,7 +171,7 @@ def test_torch_chooses_as_numpy_does(settings):
 
 def test_sampling_draws_what_the_model_believes(captioner, paths):
     """The first word of 4,000 samples of one photo against the model's own distribution."""
-    memory = captioner.backend.remember(captioner.preprocess(open_image(paths[0]))[None])
+    memory = captioner.backend.encode(captioner.preprocess(open_image(paths[0]))[None])
     step = TorchStep(captioner.backend.model.decoder, memory)
     uniforms = np.random.default_rng(0).random((1, 4000))
     choose = numpy_side.Choose(count=1, uniforms=uniforms)

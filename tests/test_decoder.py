@@ -62,7 +62,7 @@ def test_equations(cell, attention, tied):
     decoder = make(cell=cell, attention=attention, tie_embeddings=tied)
     features, tokens = photos(), captions()
     with torch.no_grad():
-        logits, maps, _ = decoder(tokens, decoder.remember(features))
+        logits, maps, _ = decoder(tokens, decoder.prepare(features))
     w = {name: value.double().numpy() for name, value in decoder.state_dict().items()}
     below = {k.removeprefix("below."): v for k, v in w.items() if k.startswith("below.")}
     above = {k.removeprefix("above."): v for k, v in w.items() if k.startswith("above.")}
@@ -102,7 +102,7 @@ def test_equations(cell, attention, tied):
 )
 def test_step_by_step_is_the_whole(cell, attention, layers):
     decoder = make(cell=cell, attention=attention, layers_below=layers[0], layers_above=layers[1])
-    memory, tokens = decoder.remember(photos()), captions()
+    memory, tokens = decoder.prepare(photos()), captions()
     whole, maps, end = decoder(tokens, memory)
     state, logits, seen = None, [], []
     for t in range(T):
@@ -121,10 +121,10 @@ def test_step_by_step_is_the_whole(cell, attention, layers):
 
 def test_captions_of_a_photo_do_not_meet():
     decoder, features, tokens = make(), photos(), captions()
-    together, _, _ = decoder(tokens, decoder.remember(features))
+    together, _, _ = decoder(tokens, decoder.prepare(features))
     for row in range(B * C):
         one = Features(*(part[row // C : row // C + 1] for part in features))
-        alone, _, _ = decoder(tokens[row : row + 1], decoder.remember(one))
+        alone, _, _ = decoder(tokens[row : row + 1], decoder.prepare(one))
         torch.testing.assert_close(together[row : row + 1], alone)
 
 
@@ -138,7 +138,7 @@ def test_only_real_tokens_reach_the_vocabulary():
 
 
 def test_the_future_does_not_change_the_past():
-    decoder, memory, tokens = make(layers_below=2), make(layers_below=2).remember(photos()), captions()
+    decoder, memory, tokens = make(layers_below=2), make(layers_below=2).prepare(photos()), captions()
     before, _, _ = decoder(tokens, memory)
     changed = tokens.clone()
     changed[:, 3:] = 7
@@ -167,7 +167,7 @@ def test_forget_gates_start_open():
 def test_every_parameter_learns():
     for attention, tied in itertools.product(ATTENTIONS, (False, True)):
         decoder = make(attention=attention, tie_embeddings=tied)
-        decoder(captions(), decoder.remember(photos()))[0].logsumexp(-1).sum().backward()
+        decoder(captions(), decoder.prepare(photos()))[0].logsumexp(-1).sum().backward()
         lazy = [name for name, parameter in decoder.named_parameters() if parameter.grad is None]
         assert not lazy, (attention, lazy)
 

@@ -17,7 +17,7 @@ from captioner.data.datasets import collate, encode_captions
 from captioner.data.readers import read_dataset, select
 from captioner.data.toy import make_toy
 from captioner.diagnose import checks, diagnose, measure
-from captioner.metrics.attention import looking
+from captioner.metrics.attention import attention_statistics
 from captioner.metrics.habits import repeats
 from captioner.training.config import TrainConfig
 from captioner.training.train import train
@@ -197,7 +197,7 @@ def test_one_that_repeats_itself(patient, records):
 
 def test_attention_that_looks_at_nothing(patient, records):
     patient.backend.model.decoder.attention.key.weight.data.zero_()
-    finding = checks.attention([caption.looking for caption in captions_of(patient, records)])
+    finding = checks.attention([caption.attention_statistics for caption in captions_of(patient, records)])
     assert finding.verdict == "bad" and "the attention is even" in finding.advice
 
 
@@ -210,12 +210,14 @@ def test_attention_that_looks_at_one_thing(patient, records):
         else:
             parameter.data.chunk(4)[1].fill_(-30)  # the forget gate
     decoder.attention.key.weight.data *= 100
-    finding = checks.attention([caption.looking for caption in captions_of(patient, records)])
+    finding = checks.attention([caption.attention_statistics for caption in captions_of(patient, records)])
     assert finding.verdict == "bad" and "the attention has collapsed" in finding.advice, finding
 
 
 def test_of_two_warnings_the_more_frequent_is_told_with_its_share():
-    looks = [looking(maps) for maps in (np.full((2, 4), 0.25), np.tile([1.0, 0, 0, 0], (2, 1)), np.eye(4)[:2])]
+    looks = [
+        attention_statistics(maps) for maps in (np.full((2, 4), 0.25), np.tile([1.0, 0, 0, 0], (2, 1)), np.eye(4)[:2])
+    ]
     finding = checks.attention([looks[i] for i in (0, 0, 0, 1, 1, 2, 2, 2, 2, 2)])
     assert "In 30% of captions the attention is even" in finding.advice and finding.values["warnings"] == 0.5
 
@@ -231,7 +233,7 @@ def test_captions_known_by_heart(patient, records, data):
     real = batch.targets != PAD
     optimizer = torch.optim.Adam(decoder.parameters(), 1e-2)
     for _ in range(100):
-        logits, _, _ = decoder(batch.inputs, decoder.remember(batch.images), real=real)
+        logits, _, _ = decoder(batch.inputs, decoder.prepare(batch.images), real=real)
         loss = torch.nn.functional.cross_entropy(logits, batch.targets[real])
         optimizer.zero_grad()
         loss.backward()

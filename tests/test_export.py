@@ -79,10 +79,10 @@ def assert_same(ours, theirs):
     assert (ours.attention is None) == (theirs.attention is None)
     if ours.attention is not None:
         np.testing.assert_allclose(ours.attention, theirs.attention, atol=1e-4)
-    if ours.word_alternatives is not None:
-        for step, other in zip(ours.word_alternatives, theirs.word_alternatives, strict=True):
+    if ours.alternatives is not None:
+        for step, other in zip(ours.alternatives, theirs.alternatives, strict=True):
             assert [word for word, _ in step] == [word for word, _ in other]
-    for one, other in zip(ours.others, theirs.others, strict=True):
+    for one, other in zip(ours.other_captions, theirs.other_captions, strict=True):
         assert_same(one, other)
 
 
@@ -125,8 +125,8 @@ def test_pt2_says_what_the_modules_say(plain, tmp_path):
     torch.manual_seed(2)
     images = torch.randn(3, 3, 64, 64)  # sizes that are not those of the examples
     photo, word = graphs(model, 64)
-    remembered = photo.module(images)
-    given = (*remembered[:2], *(part[:, :, None].repeat(1, 1, 4, 1) for part in remembered[2:]))
+    encoded = photo.module(images)
+    given = (*encoded[:2], *(part[:, :, None].repeat(1, 1, 4, 1) for part in encoded[2:]))
     words = torch.randint(4, 10, (3, 4))
     for graph, path, inputs in ((photo, written[0], (images,)), (word, written[1], (words, *given))):
         loaded = torch.export.load(path).module()(*inputs)
@@ -138,10 +138,10 @@ def test_the_word_graph_is_the_decoder(plain):
     """Two roads: the state after the photo and then BOS alone, or both at once."""
     tensors, saved = load_checkpoint(plain)
     model = build_on_cpu(ModelConfig(**saved["model"]), len(Vocabulary(saved["vocabulary"])), tensors)
-    memory = model.remember(torch.randn(2, 3, 64, 64))
+    memory = model.encode(torch.randn(2, 3, 64, 64))
     tokens = torch.tensor([[1, 5, 6], [1, 7, 8]])
     logits, attention, _ = model.decoder(tokens, memory)
-    state = [part[:, :, None] for part in model.decoder.begin(memory)]
+    state = [part[:, :, None] for part in model.decoder.initial_state(memory)]
     for t in range(3):
         found, looked, *state = WordGraph(model)(tokens[:, t : t + 1], memory.values, memory.keys, *state)
         torch.testing.assert_close(found[:, 0], logits[:, t])
@@ -228,7 +228,7 @@ def test_eight_bits_are_nearly_as_good(plain, photos, tmp_path):
     preprocess, size = whole.preprocess, {name: (plain / f"{name}.onnx").stat().st_size for name in ("photo", "word")}
     copy = shutil.copytree(plain, tmp_path / "copy")
     pixels = np.stack([preprocess.read(path)[0] for path in paths])
-    expected = whole.backend.remember(pixels)
+    expected = whole.backend.encode(pixels)
     for given, changed in (([], {"word"}), (paths, {"photo", "word"})):
         for name in ("photo", "word"):
             shutil.copyfile(plain / f"{name}.onnx", copy / f"{name}.onnx")
@@ -236,7 +236,7 @@ def test_eight_bits_are_nearly_as_good(plain, photos, tmp_path):
         assert {name for name in size if (copy / f"{name}.onnx").stat().st_size != size[name]} == changed
         assert not list(copy.glob(".*"))
         captioner = Captioner.load(copy, backend="onnx")
-        found = captioner.backend.remember(pixels)
+        found = captioner.backend.encode(pixels)
         for ours, theirs in zip((*found.looked_at, *found.state), (*expected.looked_at, *expected.state), strict=True):
             assert np.abs(ours - theirs).mean() < 0.1 * np.abs(theirs).mean()
         greedy = SEARCHES["greedy"]

@@ -43,7 +43,7 @@ def decoder(cell="lstm", **changes) -> Decoder:
 
 
 def memory_of(model: Decoder):
-    return model.remember(Features(torch.randn(2, 7).double(), torch.randn(2, 9, 8).double()))
+    return model.prepare(Features(torch.randn(2, 7).double(), torch.randn(2, 9, 8).double()))
 
 
 def tokens() -> torch.Tensor:
@@ -87,7 +87,7 @@ def test_cells_of_captions(tiny, photos):
     readings = read_cells(captioner, paths, decoding, "above")
     captions = captioner.caption(paths, decoding)
     assert [reading.words for reading in readings] == [caption.words for caption in captions]
-    alone = captioner.backend.remember(captioner.preprocess(open_image(paths[1]))[None])
+    alone = captioner.backend.encode(captioner.preprocess(open_image(paths[1]))[None])
     with torch.inference_mode():
         ids = torch.tensor([[BOS, *captioner.vocabulary.encode(readings[1].words)]])
         expected = activations(captioner.backend.model.decoder, ids, alone)["above"][0, 1:]
@@ -179,7 +179,7 @@ def test_gradients_by_finite_differences(cell):
 
     @torch.no_grad()
     def loss(first):
-        logits, _, _ = model(ids[:, :-1], memory._replace(first=first))
+        logits, _, _ = model(ids[:, :-1], memory._replace(image=first))
         return F.cross_entropy(logits[:, -1], ids[:, -1], reduction="none")
 
     @torch.no_grad()
@@ -188,15 +188,15 @@ def test_gradients_by_finite_differences(cell):
         squares = 0.0
         for i in range(len(vector)):
             vector[i] += small
-            high = loss(memory.first)[row]
+            high = loss(memory.image)[row]
             vector[i] -= 2 * small
-            low = loss(memory.first)[row]
+            low = loss(memory.image)[row]
             vector[i] += small
             squares += float((high - low) / (2 * small)) ** 2
         return squares**0.5
 
     for row in range(2):
-        expected = [slope(memory.first.data[row], row)]
+        expected = [slope(memory.image.data[row], row)]
         expected += [slope(embeddings.data[token], row) for token in ids[row, :-1]]
         assert found[row].tolist() == pytest.approx(expected, rel=1e-4)
 
@@ -224,7 +224,7 @@ def test_gradients_of_a_trained_model(tiny, tmp_path):
     captions = ["a dog sleeps on the sofa"]
     same = [type(record)(record.id, record.path, captions, record.split)] * 20
     found = trained_gradients(captioner, same)
-    memory = captioner.backend.remember(captioner.preprocess(open_image(record.path))[None])
+    memory = captioner.backend.encode(captioner.preprocess(open_image(record.path))[None])
     ids = torch.tensor([[BOS, *captioner.vocabulary.encode(captions[0].split())]])
     expected = gradient_norms(captioner.backend.model.decoder, ids, type(memory)(*(part.clone() for part in memory)))
     assert len(found) == 5 and EOS not in ids

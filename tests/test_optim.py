@@ -39,7 +39,7 @@ def test_padding_weighs_nothing():
         decoder.zero_grad()
         inputs, targets = each[:, :-1], each[:, 1:]
         real = targets != PAD
-        logits, _, _ = decoder(inputs, decoder.remember(features), real=real)
+        logits, _, _ = decoder(inputs, decoder.prepare(features), real=real)
         loss = cross_entropy(logits, targets[real], 0.1) / real.sum()
         loss.backward()
         results.append([loss.detach(), *(parameter.grad.clone() for parameter in decoder.parameters())])

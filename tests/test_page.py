@@ -207,7 +207,7 @@ def test_the_current_word_is_marked() -> None:
 class LooksAtWhatIsBright:
     """A backend whose attention is how bright each cell of a 7 x 7 grid is. It says one word, then ends."""
 
-    def remember(self, pixels: np.ndarray) -> np.ndarray:
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
         side = pixels.shape[-1] // 7
         bright = pixels.mean(axis=1).reshape(len(pixels), 7, side, 7, side).mean(axis=(2, 4))
         bright = np.maximum(bright, 0).reshape(len(pixels), 49)
@@ -288,7 +288,7 @@ def test_a_caption_knows_its_photo(tiny: Path, photos: Path, tmp_path: Path) -> 
     captions = list(captioner.caption_many([paths[0], tmp_path / "absent.jpg", paths[1]], batch_size=2))
     assert [getattr(caption, "photo", None) for caption in captions] == [paths[0], None, paths[1]]
     several = captioner.caption(str(paths[0]), beam_size=3, num_captions=2)
-    assert several.photo == several.others[0].photo == str(paths[0])
+    assert several.photo == several.other_captions[0].photo == str(paths[0])
     assert "photo" not in repr(several) and "photo" not in several.to_dict()
     several.save(tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text()) == several.record(*open_image(paths[0]).size)

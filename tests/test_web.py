@@ -94,10 +94,10 @@ def test_a_turned_photo_has_its_upright_size(port, photo):
 
 def test_settings(port, captioner, photo):
     reply = ask(port, "/api/caption?num_captions=5&alternatives=0", photo)[2]
-    captions = [reply["caption"], *(other["caption"] for other in reply["alternatives"])]
+    captions = [reply["caption"], *(other["caption"] for other in reply["other_captions"])]
     best = captioner.caption(photo, beam_size=5, num_captions=5)
-    assert captions == [best.text, *(other.text for other in best.others)]
-    assert all(other["attention"]["maps"] for other in reply["alternatives"])
+    assert captions == [best.text, *(other.text for other in best.other_captions)]
+    assert all(other["attention"]["maps"] for other in reply["other_captions"])
     every = ask(port, "/api/caption?alternatives=20", photo)  # more than there are words
     assert every[0] == 200 and len(every[2]["words"][0]["alternatives"]) > 10
     sampled = ask(port, "/api/caption?method=sample&temperature=2&top_p=0.9&seed=7", photo)[2]

@@ -171,9 +171,9 @@ def test_settings(page, captioner, photo):
     page.until(lambda: len(page.all("#captions li")) == 5)
     best = captioner.caption(photo, beam_size=5, num_captions=5)
     second = page.all("#captions button")[1]
-    assert second.text.splitlines()[0].startswith(best.others[0].text)
+    assert second.text.splitlines()[0].startswith(best.other_captions[0].text)
     second.click()
-    assert page.words() == best.others[0].words and second.get_attribute("aria-pressed") == "true"
+    assert page.words() == best.other_captions[0].words and second.get_attribute("aria-pressed") == "true"
     page.one("[value=greedy] + span").click()
     page.until(lambda: not page.one("#captions").is_displayed())
     page.until(lambda: page.words() == captioner.caption(photo, beam_size=1).words)
@@ -317,8 +317,8 @@ def test_the_server_is_gone_and_comes_back(page, photo):
 
 def test_a_full_queue_is_waited_for(browser, look, tiny, serve, photo):
     captioner, gate = Captioner.load(tiny, device="cpu"), threading.Event()
-    remember = captioner.backend.remember
-    captioner.backend.remember = lambda images: gate.wait(SECONDS) and remember(images)
+    encode = captioner.backend.encode
+    captioner.backend.encode = lambda images: gate.wait(SECONDS) and encode(images)
     port = serve(Guard(create_app(captioner, Limits(max_requests=1))))
     look(calm=True)
     page = Page(browser, f"http://127.0.0.1:{port}/")

@@ -100,14 +100,14 @@ class HeldUp:
         self.captioner = Captioner.load(tiny, device="cpu")
         self.gate = threading.Event()
         self.batches = []
-        remember = self.captioner.backend.remember
+        encode = self.captioner.backend.encode
 
-        def wait_and_remember(images):
+        def wait_and_encode(images):
             self.batches.append(len(images))
             assert self.gate.wait(SECONDS)
-            return remember(images)
+            return encode(images)
 
-        self.captioner.backend.remember = wait_and_remember
+        self.captioner.backend.encode = wait_and_encode
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_a_fault_of_the_model_is_not_told_to_clients(held_up, serve, photos, cap
     def fail(images):
         raise RuntimeError("a secret of the house")
 
-    held_up.captioner.backend.remember = fail
+    held_up.captioner.backend.encode = fail
     port = serve(Guard(create_app(held_up.captioner)))
     logging.getLogger("uvicorn.error").addHandler(caplog.handler)
     answer, content = ask(port, (photos / "b.jpg").read_bytes())

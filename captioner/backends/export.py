@@ -43,9 +43,9 @@ class PhotoGraph(nn.Module):
         self.encoder, self.decoder = model.encoder, model.decoder
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        memory = self.decoder.remember(self.encoder(images))
+        memory = self.decoder.prepare(self.encoder(images))
         looked_at = () if self.decoder.attention is None else (memory.values, memory.keys)
-        return (*looked_at, *self.decoder.begin(memory))
+        return (*looked_at, *self.decoder.initial_state(memory))
 
 
 class WordGraph(nn.Module):
@@ -60,7 +60,7 @@ class WordGraph(nn.Module):
         memory = None
         if self.decoder.attention is not None:
             values, keys, *given = given  # type: ignore[assignment]
-            memory = Memory(values, keys, keys)  # the photo went in before: `first` is not used
+            memory = Memory(values, keys, keys)  # the photo went in before: `image` is not used
         state = tuple(part.flatten(1, 2) for part in given)  # (L, B·K, H)
         logits, attention, state = self.decoder(words.reshape(-1, 1), memory, state)
         rows = words.shape
@@ -133,9 +133,9 @@ def graphs(model: CaptionModel, size: int) -> list[Graph]:
     photo, word = PhotoGraph(model).eval(), WordGraph(model).eval()
     images = torch.zeros(2, 3, size, size)
     with torch.no_grad():
-        remembered = photo(images)
+        encoded = photo(images)
     looked_at = [] if model.decoder.attention is None else ["values", "keys"]
-    memory, state = remembered[: len(looked_at)], remembered[len(looked_at) :]
+    memory, state = encoded[: len(looked_at)], encoded[len(looked_at) :]
     states = [f"state.{i}" for i in range(len(state))]
     words = torch.ones(2, 3, dtype=torch.int64)
     given = (*memory, *(part[:, :, None].repeat(1, 1, 3, 1) for part in state))  # (L, B, K, H)

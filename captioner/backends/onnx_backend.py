@@ -17,7 +17,7 @@ EXPORT = "captioner export DIRECTORY (which needs torch: pip install 'captioner[
 PHOTOS_AT_ONCE = 4  # more do not fit into a CPU's caches and take longer, each
 
 
-class Remembered(NamedTuple):
+class Encoded(NamedTuple):
     """What the photo graph says of B photos."""
 
     looked_at: tuple[np.ndarray, ...]  # values (B, R, D) and keys (B, R, H), or nothing without attention
@@ -30,7 +30,7 @@ class OnnxBackend:
         self.photo, self.word = photo, word
         self.has_attention = has_attention
 
-    def remember(self, images: np.ndarray) -> Remembered:
+    def encode(self, images: np.ndarray) -> Encoded:
         """Preprocessed photos (B, 3, S, S) -> what the word graph needs of them."""
         name = self.photo.get_inputs()[0].name
         parts = [
@@ -41,16 +41,16 @@ class OnnxBackend:
         joined = [
             np.concatenate(part, axis=0 if i < looked_at else 1) for i, part in enumerate(zip(*parts, strict=True))
         ]
-        return Remembered(tuple(joined[:looked_at]), tuple(joined[looked_at:]))
+        return Encoded(tuple(joined[:looked_at]), tuple(joined[looked_at:]))
 
-    def step(self, memory: Remembered) -> OnnxStep:
+    def step(self, memory: Encoded) -> OnnxStep:
         return OnnxStep(self, memory)
 
 
 class OnnxStep:
     """`decoding.Step` over the word graph and the photos that the photo graph saw."""
 
-    def __init__(self, backend: OnnxBackend, memory: Remembered):
+    def __init__(self, backend: OnnxBackend, memory: Encoded):
         self.backend = backend
         self.all = memory
         self.looked_at = memory.looked_at

@@ -24,11 +24,11 @@ class TorchBackend:
         self.device = device
 
     @torch.inference_mode()
-    def remember(self, images: np.ndarray) -> Memory:
+    def encode(self, images: np.ndarray) -> Memory:
         """Preprocessed photos (B, 3, S, S) -> what the decoder needs of them."""
         self.model.eval()
         batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
-        return self.model.remember(batch)
+        return self.model.encode(batch)
 
     def step(self, memory: Memory) -> TorchStep:
         return TorchStep(self.model.decoder, memory)
@@ -41,12 +41,12 @@ class TorchStep:
         self.decoder = decoder
         self.all = memory
         self.memory = memory
-        self.images = np.arange(len(memory.first))
+        self.images = np.arange(len(memory.image))
         self.state: State | None = None
 
     @torch.inference_mode()
     def __call__(self, words: np.ndarray, rows: np.ndarray | None, images: np.ndarray, choose: Choose) -> Choices:
-        device = self.all.first.device
+        device = self.all.image.device
         if rows is None:
             self.memory, self.images, self.state = self.all, images, None
         elif self.state is not None:

@@ -40,7 +40,7 @@ def caption(
             print_json({"path": str(path), **result.to_dict()})
         else:
             print(f"{path}: {result.text}{'' if result.finished else ' ...'}", flush=True)
-            for other in result.others:
+            for other in result.other_captions:
                 print(f"{' ' * len(str(path))}  {other.text}", flush=True)
     if failed:
         print(f"captioner: {failed} of {len(photos)} photos could not be captioned.", file=sys.stderr)

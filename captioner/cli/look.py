@@ -74,8 +74,8 @@ def attend(
         else:
             result.save(path)
             print(f"{photo}: {result.text}\n{path}", flush=True)
-            if result.looking is not None and result.looking.warning:
-                print(f"captioner: {photo}: {result.looking.warning}", file=sys.stderr, flush=True)
+            if result.attention_statistics is not None and result.attention_statistics.warning:
+                print(f"captioner: {photo}: {result.attention_statistics.warning}", file=sys.stderr, flush=True)
     if failed:
         print(f"captioner: {failed} of {len(photos)} photos could not be captioned.", file=sys.stderr)
     return 1 if failed else 0

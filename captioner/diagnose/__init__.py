@@ -31,7 +31,7 @@ def diagnose(captioner: Captioner, records: Sequence[Record], training: Sequence
     captions = measure.free_captions(captioner, features)
     words = [caption.words for caption in captions]
     references = [tokenize(text) for record in records for text in record.captions]
-    looks = [look for caption in captions if (look := caption.looking) is not None]
+    looks = [look for caption in captions if (look := caption.attention_statistics) is not None]
     frequencies = checks.unigram_entropy(references, captioner.vocabulary)
     trained = None
     if training:

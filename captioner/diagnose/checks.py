@@ -15,7 +15,7 @@ from captioner.captioner import Caption
 from captioner.diagnose.measure import MOST_WORDS, Losses
 from captioner.encoder import Encoder
 from captioner.images import Preprocess
-from captioner.metrics.attention import Looking
+from captioner.metrics.attention import AttentionStatistics
 from captioner.metrics.habits import BAD_ENDINGS, repeats
 from captioner.vocabulary import EOS, UNK, Vocabulary
 
@@ -209,7 +209,7 @@ def repetition(captions: Sequence[Sequence[str]], references: Sequence[Sequence[
     )
 
 
-def attention(looks: Sequence[Looking]) -> Finding:
+def attention(looks: Sequence[AttentionStatistics]) -> Finding:
     """Whether there is anything in its maps; whether they are right is a matter for the pointing game."""
     if not looks:
         return _finding("attention is alive", "this model has none", "skipped")

@@ -78,7 +78,7 @@ def teacher_forced(captioner: Captioner, records: Sequence[Record], features: Fe
         batch = collate([(nothing, encoded[row], row) for row in rows])  # for its tokens
         inputs, targets = batch.inputs.to(device), batch.targets.to(device)
         real = targets != PAD
-        logits, _, _ = decoder(inputs, decoder.remember(_select(features, rows)), real=real)
+        logits, _, _ = decoder(inputs, decoder.prepare(_select(features, rows)), real=real)
         loss = torch.zeros(real.shape, device=device)  # (b·C, T)
         loss[real] = F.cross_entropy(logits, targets[real], reduction="none")
         nats.append(loss.reshape(len(rows), -1).sum(1))
@@ -89,7 +89,7 @@ def teacher_forced(captioner: Captioner, records: Sequence[Record], features: Fe
 def free_captions(captioner: Captioner, features: Features) -> list[Caption]:
     captions: list[Caption] = []
     for rows in tqdm(in_order(len(features.pooled), BATCH), desc="captions", leave=False):
-        memory = captioner.model.decoder.remember(_select(features, rows))
+        memory = captioner.model.decoder.prepare(_select(features, rows))
         captions += captioner.search(memory, len(rows), captioner.decoding)
     return captions
 

@@ -16,7 +16,7 @@ SAME = 0.1
 
 
 @dataclass(frozen=True)
-class Looking:
+class AttentionStatistics:
     """How the model looked at a photo while it wrote T words over R cells."""
 
     entropy: tuple[float, ...]
@@ -44,7 +44,7 @@ class Looking:
         }
 
 
-def looking(attention: np.ndarray) -> Looking:
+def attention_statistics(attention: np.ndarray) -> AttentionStatistics:
     """The numbers of one caption's maps (T, h, w) or (T, R), T at least 1, each map summing to 1."""
     maps = np.asarray(attention, np.float64)
     if maps.size:
@@ -57,7 +57,7 @@ def looking(attention: np.ndarray) -> Looking:
     maps = maps / maps.sum(1, keepdims=True)
     regions, mean = maps.shape[1], maps.mean(0)
     entropy, steps = entropies(maps), distances(maps[1:], maps[:-1])
-    return Looking(
+    return AttentionStatistics(
         entropy=tuple(entropy.tolist()),
         movement=tuple(steps.tolist()),
         entropy_share=float(entropy.mean() / np.log(regions)) if regions > 1 else 0.0,
@@ -85,7 +85,7 @@ def _warning(maps: np.ndarray, mean: np.ndarray) -> str | None:
     return None
 
 
-def summary(looks: Sequence[Looking]) -> dict[str, float]:
+def summary(looks: Sequence[AttentionStatistics]) -> dict[str, float]:
     """Means over captions, and `attention_warnings`: the share of them with a warning. Empty if there are none."""
     if not looks:
         return {}

@@ -39,7 +39,7 @@ def validate(
         batch = batch.to(model.device)
         real = batch.targets != PAD
         features = batch.images if isinstance(batch.images, Features) else model.encoder(batch.images)
-        memory = model.decoder.remember(features)
+        memory = model.decoder.prepare(features)
         logits, _, _ = model.decoder(batch.inputs, memory, real=real)
         loss += cross_entropy(logits, batch.targets[real]).item()
         tokens += int(real.sum())

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from captioner.metrics.attention import looking
+from captioner.metrics.attention import attention_statistics
 from captioner.visualize.heatmap import Box, scale_top
 from captioner.visualize.page import atomic_write
 
@@ -63,7 +63,7 @@ def _geometry(attention: np.ndarray, size: tuple[int, int], box: Box | None) -> 
         "box": [float(edge) for edge in box or (0, 0, *size)],
         "top": round(scale_top(attention), 6) if len(attention) else 1.0,
         "maps": maps.round(5).tolist(),
-        **(looking(attention).to_dict() if len(attention) else {}),
+        **(attention_statistics(attention).to_dict() if len(attention) else {}),
     }
 
 

@@ -47,7 +47,7 @@ class OneCaption(BaseModel):
 
 
 class CaptionReply(OneCaption):
-    alternatives: list[OneCaption] = Field([], description="The next best captions, if num_captions asks for them.")
+    other_captions: list[OneCaption] = Field([], description="If num_captions is above 1: the next best captions.")
 
 
 class Health(BaseModel):

@@ -83,7 +83,7 @@ class CaptionService:
             raise Problem(400, "broken_photo", str(error)) from error
 
     def _run(self, decoding: Decoding, read: Sequence[tuple[np.ndarray, Size]]) -> list[Caption]:
-        memory = self.captioner.backend.remember(np.stack([pixels for pixels, _ in read]))
+        memory = self.captioner.backend.encode(np.stack([pixels for pixels, _ in read]))
         return self.captioner.search(memory, len(read), decoding, [size for _, size in read])
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class CaptionService:
 
 
 def reply(caption: Caption, size: Size) -> dict[str, Any]:
-    """A `record` of the caption, the next best captions in it."""
+    """A `record` of the caption, with its other captions."""
     entry = record(
         size,
         caption.text,
@@ -102,8 +102,8 @@ def reply(caption: Caption, size: Size) -> dict[str, Any]:
         caption.finished,
         caption.attention,
         caption.box,
-        caption.word_alternatives,
+        caption.alternatives,
     )
-    if caption.others:
-        entry["alternatives"] = [reply(other, size) for other in caption.others]
+    if caption.other_captions:
+        entry["other_captions"] = [reply(other, size) for other in caption.other_captions]
     return entry

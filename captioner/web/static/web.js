@@ -109,8 +109,8 @@ async function caption() {
   mood("busy");
   element("progress").textContent = "Looking …";
   try {
-    const { alternatives = [], ...best } = await ask(current.bytes, signal);
-    captions = [best, ...alternatives];
+    const { other_captions: others = [], ...best } = await ask(current.bytes, signal);
+    captions = [best, ...others];
     list();
     choose(0, WORD);
     element("progress").textContent = "";
@@ -196,7 +196,7 @@ function downloads() {
       complain(`That could not be downloaded (${error.message}).`);
     }
   });
-  const everything = () => ({ ...captions[0], ...(captions.length > 1 && { alternatives: captions.slice(1) }) });
+  const everything = () => ({ ...captions[0], ...(captions.length > 1 && { other_captions: captions.slice(1) }) });
   offer("save-json", "json", () => toJson(everything()));
   offer("save-html", "html", () => toHtml(captions[shown], current.url));
   offer("save-png", "png", () => toPng(captions[shown], current.url));
