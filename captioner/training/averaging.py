@@ -1,0 +1,81 @@
+"""Averages of weights: a moving one while a model learns, and the mean of several checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class MovingAverage:
+    """The exponential moving average of a model's weights, in float32 (Polyak and Juditsky 1992 is the uniform form):
+    after each step, average ← d · average + (1 - d) · weights. At update t, d is min(decay, (1 + t) / (10 + t)), as in
+    TensorFlow's `ExponentialMovingAverage`, so that the first weights are soon forgotten. Buffers, such as the
+    statistics of batch norm, are averages already and stay those of the model."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        if not 0 <= decay < 1:
+            raise ValueError(
+                f"the decay of a moving average is {decay}; expected 0 or more and below 1, such as 0.999."
+            )
+        self.decay = decay
+        self.updates = 0
+        self.weights = {name: weight.detach().float().clone() for name, weight in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, weight in model.named_parameters():
+            self.weights[name].lerp_(weight.float(), 1 - decay)
+
+    @contextmanager
+    @torch.no_grad()
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The model has the averaged weights inside of this context, and its own after it, to the bit."""
+        own = {name: weight.clone() for name, weight in model.named_parameters()}
+        try:
+            _set(model, self.weights)
+            yield
+        finally:
+            _set(model, own)
+
+    def state(self) -> dict[str, int | dict[str, Tensor]]:
+        """All that `restore` needs; for a file."""
+        return {"updates": self.updates, "weights": self.weights}
+
+    def restore(self, updates: int, weights: Mapping[str, Tensor]) -> None:
+        self.updates = updates
+        for name, average in self.weights.items():
+            average.copy_(weights[name])
+
+
+def _set(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    for name, weight in model.named_parameters():
+        weight.copy_(weights[name])
+
+
+def mean_weights(checkpoints: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The uniform mean of named tensors, computed in float64; integers come from the last checkpoint.
+
+    Raises ValueError if the checkpoints differ in names or shapes: only those of one run, or of one start, average.
+    """
+    first = checkpoints[0]
+    for number, checkpoint in enumerate(checkpoints[1:], 2):
+        for name in sorted(first.keys() | checkpoint.keys()):
+            shapes = [tuple(each[name].shape) if name in each else None for each in (first, checkpoint)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"{name} has the shape {shapes[0]} in checkpoint 1 and {shapes[1]} in checkpoint {number}; "
+                    "expected checkpoints of one model, such as epochs of one run."
+                )
+    means = {}
+    for name, tensor in first.items():
+        tensors = [checkpoint[name] for checkpoint in checkpoints]
+        if tensor.is_floating_point():
+            means[name] = torch.stack([each.double() for each in tensors]).mean(0).to(tensor.dtype)
+        else:
+            means[name] = tensors[-1].clone()
+    return means

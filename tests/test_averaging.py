@@ -1,0 +1,92 @@
+"""Averages of weights against a computation by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from captioner.training.averaging import MovingAverage, mean_weights
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+
+def walk(model: nn.Module, average: MovingAverage, steps: int) -> None:
+    for _ in range(steps):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(torch.randn_like(weight))
+        model(torch.randn(4, 3))  # moves the statistics of batch norm
+        average.update(model)
+
+
+def test_by_hand():
+    model = small()
+    average = MovingAverage(model, 0.4)
+    wanted = model[0].weight.detach().double().clone()
+    for decay in (2 / 11, 3 / 12, 4 / 13, 5 / 14, 0.4, 0.4):  # rises to the decay, then stays
+        walk(model, average, 1)
+        wanted = decay * wanted + (1 - decay) * model[0].weight.detach().double()
+    torch.testing.assert_close(average.weights["0.weight"].double(), wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_the_model_gets_its_own_weights_back():
+    model = small()
+    average = MovingAverage(model, 0.9)
+    walk(model, average, 3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(RuntimeError), average.applied(model):
+        for name, weight in model.named_parameters():
+            assert torch.equal(weight, average.weights[name]) and not torch.equal(weight, before[name])
+        assert torch.equal(model[1].running_mean, before["1.running_mean"])  # buffers stay those of the model
+        raise RuntimeError
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_restored_is_uninterrupted():
+    ends = []
+    for interrupted in (False, True):
+        model = small()
+        average = MovingAverage(model, 0.5)
+        walk(model, average, 3)
+        if interrupted:
+            state = average.state()
+            average = MovingAverage(model, 0.5)
+            average.restore(state["updates"], state["weights"])
+        walk(model, average, 4)
+        ends.append(average.weights)
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_half_precision_is_averaged_in_float32():
+    model = nn.Linear(3, 2).bfloat16()
+    average = MovingAverage(model, 0.999)
+    average.updates = 10**6
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+        average.weights["weight"].zero_()
+    for _ in range(10):
+        average.update(model)
+    torch.testing.assert_close(average.weights["weight"], torch.full((2, 3), 1 - 0.999**10))
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_a_decay_that_cannot_be(decay):
+    with pytest.raises(ValueError, match="expected 0 or more and below 1"):
+        MovingAverage(nn.Linear(1, 1), decay)
+
+
+def test_mean_of_checkpoints():
+    models = [{"w": torch.randn(2, 3).half(), "steps": torch.tensor(i)} for i in range(3)]
+    mean = mean_weights(models)
+    wanted = sum(model["w"].double() for model in models) / 3
+    assert mean["w"].dtype == torch.float16 and torch.equal(mean["w"], wanted.half())
+    assert mean["steps"] == 2
+    assert torch.equal(mean_weights(models[:1])["w"], models[0]["w"])
+
+
+def test_checkpoints_of_two_models():
+    one = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    with pytest.raises(ValueError, match=r"b has the shape \(3,\) in checkpoint 1 and None in checkpoint 3"):
+        mean_weights([one, one, {"a": torch.zeros(2)}])
