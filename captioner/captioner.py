@@ -25,7 +25,7 @@ from captioner.images import ImageError, Preprocess, Source, open_image
 from captioner.metrics.attention import AttentionStatistics, attention_statistics
 from captioner.visualize.files import save_caption
 from captioner.visualize.html import frame
-from captioner.visualize.record import record
+from captioner.visualize.view import caption_view
 from captioner.vocabulary import EOS, Vocabulary, detokenize, tokenize
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ class Caption:
         """The same caption, which now knows its photo."""
         return replace(self, photo=photo, other_captions=tuple(other.of(photo) for other in self.other_captions))
 
-    def record(self, width: int, height: int) -> dict[str, Any]:
-        """What the interactive page shows over a photo of that size: `captioner.visualize.record`."""
-        return record((width, height), **self._parts())
+    def view(self, width: int, height: int) -> dict[str, Any]:
+        """What the interactive page shows over a photo of that size: `captioner.visualize.view`."""
+        return caption_view((width, height), **self._parts())
 
     def save(self, path: str | Path) -> None:
         """Where it looked, as a file: a picture (.png, .svg, .pdf), a film (.gif, .webp), the interactive page (.html)
@@ -124,7 +124,7 @@ class Caption:
             image = open_image(cast("Source", self.photo))
         except (ImageError, TypeError, ValueError):  # ValueError: a file that was closed meanwhile
             return f"<p>{escape(self.text)}</p>"
-        return frame(image, self.record(*image.size), longest=800)
+        return frame(image, self.view(*image.size), longest=800)
 
 
 class Captioner:

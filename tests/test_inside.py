@@ -29,8 +29,8 @@ from captioner.inside import (
     read_cells,
     trained_gradients,
 )
-from captioner.visualize.cells import cells_figure, colour
 from captioner.visualize.gradients import gradients_figure
+from captioner.visualize.units import colour, units_figure
 from captioner.vocabulary import BOS, EOS
 
 WORDS = ["a", "man", "in", "a", "red", "shirt", "plays", "with", "two", "dogs"]
@@ -233,10 +233,10 @@ def test_gradients_of_a_trained_model(tiny, tmp_path):
         trained_gradients(captioner, same[:19])
 
 
-def test_the_picture_of_cells():
+def test_the_picture_of_units():
     captions = [WORDS, ["two", "dogs", "$x"]]
     values = [np.linspace(-0.5, 0.5, 10), np.array([0.25, -0.25, 0.0])]
-    figure = cells_figure(captions, [("cell 7: a title", values), ("cell 8", [row * 0 for row in values])])
+    figure = units_figure(captions, [("cell 7: a title", values), ("cell 8", [row * 0 for row in values])])
     (axes,) = figure.axes
     boxes = [patch for patch in axes.patches if patch.get_height() > 0.2]
     assert len(boxes) == 2 * (10 + 3)
@@ -248,8 +248,8 @@ def test_the_picture_of_cells():
         assert second.get_x() == pytest.approx(first.get_x() + first.get_width())
     assert max(box.get_x() + box.get_width() for box in boxes) < figure.get_figwidth()
     assert colour(0) == (1, 1, 1) and colour(-1)[2] > colour(-1)[0] and colour(1)[0] > colour(1)[2]
-    with pytest.raises(ValueError, match="one activation a word"):
-        cells_figure(captions, [("cell 7", values[:1])])
+    with pytest.raises(ValueError, match="one activation for each word"):
+        units_figure(captions, [("cell 7", values[:1])])
 
 
 def test_the_picture_of_gradients():
@@ -294,7 +294,7 @@ def test_attend_cells(run, tiny, photos, tmp_path):
     status, _, err = run("attend", photos, "-o", tmp_path / "a.png", "--cell", 24, *common)
     assert status == 2 and "no cell 24" in err
     status, _, err = run("attend", photos, "-o", tmp_path / "a.gif", "--cells", *common)
-    assert status == 2 and "its ending must be one of .png, .svg, .pdf" in err
+    assert status == 2 and "expected a name that ends in .png, .svg, .pdf" in err
 
 
 def test_the_verb_gradients(run, tiny, tmp_path):

@@ -25,7 +25,7 @@ from captioner.cli import main
 from captioner.config import ModelConfig
 from captioner.decoding import Decoding, choose_words
 from captioner.images import ImageError, Preprocess, find_images, open_image
-from captioner.visualize import heat_map, level, overlay, record, save_caption
+from captioner.visualize import caption_view, heat_map, level, overlay, save_caption
 from captioner.visualize import html as pages
 from captioner.visualize.animation import frames
 from captioner.vocabulary import EOS, Vocabulary
@@ -34,7 +34,7 @@ NASTY = "</script><script>document.title='broken'</script>"
 
 
 def dog(words: tuple[str, ...] = ("a", "dog", "runs"), size: tuple[int, int] = (640, 400)) -> dict:
-    """The parts of a caption: word t looks at cell 8 t of a grid of 7 x 7, and a little everywhere."""
+    """The parts of a caption: word t looks at region 8 t of a grid of 7 x 7, and a little everywhere."""
     attention = np.full((len(words), 49), 0.4 / 49)
     attention[np.arange(len(words)), 8 * np.arange(len(words)) % 49] += 0.6
     return {
@@ -56,11 +56,11 @@ def blotches(size: tuple[int, int], seed: int = 0) -> Image.Image:
 # Data
 
 
-def test_a_record() -> None:
-    entry = record((640, 400), **dog())
-    assert json.loads(json.dumps(entry, allow_nan=False)) == entry
-    assert entry["caption"] == "a dog runs" and entry["finished"] is True and entry["log_probability"] == -2.5
-    assert entry["words"][1] == {
+def test_a_view() -> None:
+    view = caption_view((640, 400), **dog())
+    assert json.loads(json.dumps(view, allow_nan=False)) == view
+    assert view["caption"] == "a dog runs" and view["finished"] is True and view["log_probability"] == -2.5
+    assert view["words"][1] == {
         "word": "dog",
         "log_probability": pytest.approx(math.log(0.32), abs=1e-6),
         "alternatives": [
@@ -68,21 +68,21 @@ def test_a_record() -> None:
             {"word": "<end>", "log_probability": -3.0},
         ],
     }
-    assert entry["photo"] == {"width": 640, "height": 400}
-    attention = entry["attention"]
+    assert view["photo"] == {"width": 640, "height": 400}
+    attention = view["attention"]
     assert attention["grid"] == [7, 7] and attention["box"] == [0, 0, 640, 400]
     assert attention["top"] == pytest.approx(0.6 + 0.4 / 49, abs=1e-6)
     assert attention["maps"][1][8] == attention["top"].__round__(5) and attention["maps"][1][9] == 0.00816
-    assert record((640, 400), **{**dog(), "box": None})["attention"]["box"] == [0, 0, 640, 400]
-    without = record((640, 400), **{**dog(), "attention": None, "alternatives": None})
+    assert caption_view((640, 400), **{**dog(), "box": None})["attention"]["box"] == [0, 0, 640, 400]
+    without = caption_view((640, 400), **{**dog(), "attention": None, "alternatives": None})
     assert without["attention"] is None and without["words"][0]["alternatives"] == []
-    assert record((1, 1), "", [], [], 0.0, attention=np.zeros((0, 7, 7)))["attention"]["maps"] == []
+    assert caption_view((1, 1), "", [], [], 0.0, attention=np.zeros((0, 7, 7)))["attention"]["maps"] == []
 
 
 def test_a_record_says_whether_to_believe_it() -> None:
-    living = record((640, 400), **dog())["attention"]
+    living = caption_view((640, 400), **dog())["attention"]
     assert living["warning"] is None and living["movement"] == [0.6, 0.6] and len(living["entropy"]) == 3
-    dead = record((640, 400), **{**dog(), "attention": np.full((3, 7, 7), 1 / 49)})["attention"]
+    dead = caption_view((640, 400), **{**dog(), "attention": np.full((3, 7, 7), 1 / 49)})["attention"]
     assert "even" in dead["warning"] and dead["mean_movement"] == 0 and dead["entropy_share"] == 1
 
 
@@ -99,14 +99,14 @@ def test_a_record_says_whether_to_believe_it() -> None:
 )
 def test_parts_that_do_not_fit(wrong: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        record((640, 400), **{**dog(), **wrong})
+        caption_view((640, 400), **{**dog(), **wrong})
 
 
 def test_data_files(tmp_path: Path) -> None:
     parts = {**dog(), "alternatives": [[("cat", -1.5), ("é", -2.0)], [], [("<end>", -3.0)]]}
     for name in ("a.json", "a.npz"):
         save_caption(tmp_path / name, Image.new("RGB", (640, 400)), **parts)
-    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == record((640, 400), **parts)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == caption_view((640, 400), **parts)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as data:
         arrays = dict(data)
     np.testing.assert_array_equal(arrays["attention"], parts["attention"])
@@ -134,7 +134,7 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
     photo = Image.new("RGB", (64, 40))
     with pytest.raises(ValueError, match=r"\.gif, \.webp, \.html, \.json, \.npz"):
         save_caption(tmp_path / "a.txt", photo, **dog())
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         save_caption(tmp_path / "absent" / "a.html", photo, **dog())
     for name in ("a.png", "a.gif"):
         with pytest.raises(ValueError, match=r"no attention.*\.html"):
@@ -205,7 +205,7 @@ def test_the_current_word_is_marked() -> None:
 
 
 class LooksAtWhatIsBright:
-    """A backend whose attention is how bright each cell of a 7 x 7 grid is. It says one word, then ends."""
+    """A backend whose attention is how bright each region of a 7 x 7 grid is. It says one word, then ends."""
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         side = pixels.shape[-1] // 7
@@ -228,12 +228,12 @@ def looker(resize: str) -> Captioner:
     return Captioner(LooksAtWhatIsBright(), Vocabulary(["spot"]), preprocess, ModelConfig(), Decoding(beam_size=1))  # type: ignore[arg-type]
 
 
-def marked_photo(size: tuple[int, int], box: tuple[float, ...], cell: tuple[int, int], orientation: int) -> bytes:
-    """A JPEG file that is stored turned, as its EXIF data says, and black but for one cell of the grid."""
+def marked_photo(size: tuple[int, int], box: tuple[float, ...], region: tuple[int, int], orientation: int) -> bytes:
+    """A JPEG file that is stored turned, as its EXIF data says, and black but for one region of the grid."""
     left, top, right, bottom = box
     across, down = (right - left) / 7, (bottom - top) / 7
     pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
-    x, y = left + cell[1] * across, top + cell[0] * down
+    x, y = left + region[1] * across, top + region[0] * down
     pixels[max(round(y), 0) : round(y + down), max(round(x), 0) : round(x + across)] = 255
     turns = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     stored = Image.fromarray(pixels)
@@ -246,30 +246,30 @@ def marked_photo(size: tuple[int, int], box: tuple[float, ...], cell: tuple[int,
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-@pytest.mark.parametrize(("size", "cell"), [((640, 360), (2, 4)), ((300, 500), (4, 2))])
+@pytest.mark.parametrize(("size", "region"), [((640, 360), (2, 4)), ((300, 500), (4, 2))])
 def test_the_mark_is_hot_in_the_pixels_of_the_photo(
-    size: tuple[int, int], cell: tuple[int, int], resize: str, orientation: int, tmp_path: Path
+    size: tuple[int, int], region: tuple[int, int], resize: str, orientation: int, tmp_path: Path
 ) -> None:
     """From the file, through EXIF turn, resize and search, to heat map, record and film: all peak on the mark."""
     captioner = looker(resize)
     left, top, right, bottom = box = captioner.preprocess.box(*size)
-    caption = captioner.caption(marked_photo(size, box, cell, orientation))
+    caption = captioner.caption(marked_photo(size, box, region, orientation))
     assert caption.text == "spot" and caption.attention is not None
-    x = left + (cell[1] + 0.5) / 7 * (right - left)
-    y = top + (cell[0] + 0.5) / 7 * (bottom - top)
+    x = left + (region[1] + 0.5) / 7 * (right - left)
+    y = top + (region[0] + 0.5) / 7 * (bottom - top)
     assert 0 < x < size[0] and 0 < y < size[1]
 
     heat = heat_map(caption.attention[0], *size, caption.box)  # in the upright photo's pixels
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     assert abs(column + 0.5 - x) < 2 and abs(row + 0.5 - y) < 2
 
-    entry = caption.record(*size)
-    attention = entry["attention"]
+    view = caption.view(*size)
+    attention = view["attention"]
     peak_row, peak_column = divmod(int(np.argmax(attention["maps"][0])), attention["grid"][1])
     on_page = attention["box"]
     assert on_page[0] + (peak_column + 0.5) / 7 * (on_page[2] - on_page[0]) == pytest.approx(x)
     assert on_page[1] + (peak_row + 0.5) / 7 * (on_page[3] - on_page[1]) == pytest.approx(y)
-    assert entry["photo"] == {"width": size[0], "height": size[1]}
+    assert view["photo"] == {"width": size[0], "height": size[1]}
 
     film = frames(open_image(caption.photo), caption.words, caption.attention, caption.box)[1]  # type: ignore[arg-type]
     scale = 1 if max(size) <= 640 else 640 / max(size)
@@ -291,7 +291,7 @@ def test_a_caption_knows_its_photo(tiny: Path, photos: Path, tmp_path: Path) -> 
     assert several.photo == several.other_captions[0].photo == str(paths[0])
     assert "photo" not in repr(several) and "photo" not in several.to_dict()
     several.save(tmp_path / "a.json")
-    assert json.loads((tmp_path / "a.json").read_text()) == several.record(*open_image(paths[0]).size)
+    assert json.loads((tmp_path / "a.json").read_text()) == several.view(*open_image(paths[0]).size)
     with pytest.raises(ValueError, match=r"caption\.of\(photo\)"):
         replace(several, photo=None).save(tmp_path / "b.json")
 
@@ -305,7 +305,7 @@ def test_notebooks_show_the_page_or_the_text(tmp_path: Path) -> None:
     source = re.fullmatch(
         r'<iframe .*sandbox="allow-scripts" srcdoc="([^"]*)" style="[^"]*"></iframe>', shown, re.DOTALL
     )
-    assert source and html.unescape(source[1]) == pages.page(photo, caption.record(64, 40), 800)
+    assert source and html.unescape(source[1]) == pages.page(photo, caption.view(64, 40), 800)
     assert caption.of(photo)._repr_html_() == shown
     text = "<p>a &quot;&lt;dog&gt;&quot;</p>"
     with (tmp_path / "a.png").open("rb") as file:
@@ -343,9 +343,9 @@ def test_attend_to_many(attend, photos: Path, tmp_path: Path) -> None:
     assert out.splitlines()[1] == str(tmp_path / "a.json") and len(out.splitlines()) == 6
     assert err.splitlines()[0] == f"captioner: {tmp_path / 'absent.jpg'}: no such file; expected the path of a photo."
     assert err.splitlines()[1:] == ["captioner: 1 of 4 photos could not be captioned."]
-    entry = json.loads((tmp_path / "b.json").read_text())
-    assert entry["photo"] == {"width": 80, "height": 60}
-    assert all(len(word["alternatives"]) == 4 for word in entry["words"])
+    view = json.loads((tmp_path / "b.json").read_text())
+    assert view["photo"] == {"width": 80, "height": 60}
+    assert all(len(word["alternatives"]) == 4 for word in view["words"])
     for ending in (".gif", ".html"):
         assert attend(photos / "b.jpg", "-o", tmp_path / f"one{ending}")[0] == 0
         assert (tmp_path / f"one{ending}").stat().st_size > 3000
@@ -374,7 +374,7 @@ def test_attend_refuses_before_any_work(attend, photos: Path, tmp_path: Path) ->
         ((photos / "b.jpg", "-o", tmp_path), f"is a folder; expected a file in it, such as {tmp_path}/attention.png"),
         ((photos / "b.jpg", "-o", tmp_path / "a.png", "--num-captions", 2), "Leave --num-captions out"),
         ((photos / "b.jpg", "-o", tmp_path / "a.doc"), ".webp, .html, .json, .npz"),
-        ((photos / "b.jpg", "-o", tmp_path / "absent" / "a.html"), "no folder"),
+        ((photos / "b.jpg", "-o", tmp_path / "absent" / "a.html"), "does not exist"),
         (("-o", tmp_path / "a.html"), "no photos"),
     ):
         status, out, err = attend(*arguments)
@@ -386,13 +386,13 @@ def test_attend_refuses_before_any_work(attend, photos: Path, tmp_path: Path) ->
 
 
 def test_the_page_is_one_file_that_asks_no_network() -> None:
-    text = pages.page(blotches((3000, 1000)), record((3000, 1000), **dog(size=(3000, 1000))))
+    text = pages.page(blotches((3000, 1000)), caption_view((3000, 1000), **dog(size=(3000, 1000))))
     assert not re.search(r"https?://|//[a-z]+\.|@import|\burl\(|\bsrc=", text)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy and policy[1].startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy[1] and " style=" not in text
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text)[1])  # type: ignore[index]
-    assert data["data"] == record((3000, 1000), **dog(size=(3000, 1000)))
+    assert data["data"] == caption_view((3000, 1000), **dog(size=(3000, 1000)))
     kind, photo = data["photo"].split(",")
     assert kind == "data:image/jpeg;base64"
     assert Image.open(io.BytesIO(base64.b64decode(photo))).size == (1280, 427)
@@ -400,7 +400,7 @@ def test_the_page_is_one_file_that_asks_no_network() -> None:
 
 def test_no_word_breaks_out_of_the_page() -> None:
     words = (NASTY, "<!--", "</title>", '"onload="x', "é\u2028")
-    text = pages.page(Image.new("RGB", (9, 9)), record((9, 9), **dog(words)))
+    text = pages.page(Image.new("RGB", (9, 9)), caption_view((9, 9), **dog(words)))
     assert text.count("<script") == 2 and text.count("</script>") == 2 and "<!--" not in text
     assert text.count("</title>") == 1 and text.count("</main>") == 1
 
@@ -558,20 +558,20 @@ def test_the_page_draws_what_python_draws(browser, box) -> None:
     """Two roads: canvas and NumPy, from the same photo, which is lossless here."""
     photo = blotches((640, 400), seed=3)
     random = np.random.default_rng(1).dirichlet(np.full(35, 0.3), size=2).reshape(2, 5, 7)
-    entry = record((640, 400), "a b", ["a", "b"], [-1.0, -1.0], -2.0, True, random, box)
+    view = caption_view((640, 400), "a b", ["a", "b"], [-1.0, -1.0], -2.0, True, random, box)
     photo.save(buffer := io.BytesIO(), "PNG")
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     browser.get("data:text/html,<main></main>")
     browser.execute_script(pages.asset("attention.js"))
     browser.execute_async_script(
-        """const [entry, url, done] = arguments;
-        captionerPage.show(document.querySelector("main"), entry, url, {selected: 1});
+        """const [view, url, done] = arguments;
+        captionerPage.show(document.querySelector("main"), view, url, {selected: 1});
         document.querySelector("img").decode().then(() => setTimeout(done, 100));""",
-        entry, url,
+        view, url,
     )  # fmt: skip
-    maps = np.array(entry["attention"]["maps"][1]).reshape(5, 7)
+    maps = np.array(view["attention"]["maps"][1]).reshape(5, 7)
     heat = heat_map(maps, 640, 400, box)
-    expected = overlay(np.asarray(photo), level(heat, entry["attention"]["top"])).astype(int)
+    expected = overlay(np.asarray(photo), level(heat, view["attention"]["top"])).astype(int)
     shown = pixels_of(browser)
     assert shown.shape == expected.shape
     assert np.abs(shown - expected).max() <= 2 and np.abs(shown - expected).mean() < 0.3
@@ -589,9 +589,9 @@ def test_dead_attention_is_told(show) -> None:
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_the_mark_is_hot_on_the_page(show, orientation) -> None:
     """What a person sees: the hottest place of the picture in the window, against the mark's place in the photo."""
-    captioner, size, cell = looker("crop"), (600, 360), (2, 4)
+    captioner, size, region = looker("crop"), (600, 360), (2, 4)
     left, top, right, bottom = box = captioner.preprocess.box(*size)
-    caption = captioner.caption(marked_photo(size, box, cell, orientation))
+    caption = captioner.caption(marked_photo(size, box, region, orientation))
     browser = show(open_image(caption.photo), **caption._parts())
     all_of(browser, ".word")[0].click()
     until(browser, lambda: opacity(browser) == 1)
@@ -603,7 +603,7 @@ def test_the_mark_is_hot_on_the_page(show, orientation) -> None:
     picture.paste(0, (picture.width - 9, picture.height - 9, picture.width, picture.height))
     bright = np.asarray(picture, dtype=int)
     rows, columns = np.nonzero(bright > bright.max() - 12)
-    x, y = left + (cell[1] + 0.5) / 7 * (right - left), top + (cell[0] + 0.5) / 7 * (bottom - top)
+    x, y = left + (region[1] + 0.5) / 7 * (right - left), top + (region[0] + 0.5) / 7 * (bottom - top)
     assert abs(columns.mean() * size[0] / picture.width - x) < 12
     assert abs(rows.mean() * size[1] / picture.height - y) < 12
 
@@ -688,13 +688,13 @@ def test_the_script_in_another_page(browser) -> None:
     browser.get("data:text/html,<main>old</main>")
     browser.execute_script(pages.asset("attention.js"))
     browser.execute_script(
-        """[window.entry, window.url] = arguments;
+        """[window.view, window.url] = arguments;
         window.main = document.querySelector("main");
         window.seen = [];
         window.tell = {onSelect: (i) => seen.push(i)};
-        window.start = (options) => captionerPage.show(main, entry, url, {...tell, ...options});
+        window.start = (options) => captionerPage.show(main, view, url, {...tell, ...options});
         window.message = (act) => { try { act() } catch (error) { return error.message } };""",
-        record((64, 40), **dog(size=(64, 40))), url,
+        caption_view((64, 40), **dog(size=(64, 40))), url,
     )  # fmt: skip
     browser.execute_script("start(); window.handle = start({reveal: 30})")
     assert len(all_of(browser, ".captioner")) == 1
@@ -707,12 +707,12 @@ def test_the_script_in_another_page(browser) -> None:
     browser.execute_script("window.handle = start({reveal: 5000, opacity: 0.5}); main.querySelector('.word').click()")
     assert all_of(browser, ".unsaid") == [], "a person interfered"
     assert browser.execute_script("return main.querySelector('.map').style.opacity") == "0.5"
-    wrong = "captionerPage.show(main, {...entry, attention: {maps: []}}, url)"
+    wrong = "captionerPage.show(main, {...view, attention: {maps: []}}, url)"
     assert "0 maps for 3 words" in browser.execute_script(f"return message(() => {wrong})")
     assert len(all_of(browser, ".captioner")) == 1, "what stood there still stands"
     browser.execute_script("handle.destroy()")
     assert one(browser, "main").get_property("innerHTML") == ""
-    browser.execute_script("captionerPage.show(main, entry, 'data:image/png;base64,AA')")
+    browser.execute_script("captionerPage.show(main, view, 'data:image/png;base64,AA')")
     until(browser, lambda: "could not be shown" in one(browser, "main").text)
 
 

@@ -13,7 +13,7 @@ from captioner.data.objects import read_objects
 from captioner.data.readers import read_dataset, select
 from captioner.data.toy import SHAPES, make_toy
 from captioner.metrics.categories import OTHER_WORDS, WORDS, plural
-from captioner.metrics.pointing import Pointing, cell_centres, object_words, wilson_interval
+from captioner.metrics.pointing import Pointing, object_words, region_centres, wilson_interval
 
 COCO = frozenset(OTHER_WORDS)
 
@@ -57,8 +57,8 @@ def test_the_table_has_cocos_categories_and_no_word_twice():
     assert WORDS["women"] == "person" and "orange" not in WORDS
 
 
-def test_centres_of_cells_in_the_photos_pixels():
-    x, y = cell_centres((2, 4), (100, 0, 180, 60))
+def test_centres_of_regions_in_the_photos_pixels():
+    x, y = region_centres((2, 4), (100, 0, 180, 60))
     assert x.tolist() == [[110, 130, 150, 170]] * 2
     assert y.tolist() == [[15] * 4, [45] * 4]
 
@@ -69,7 +69,7 @@ def test_the_game():
     mask[:, 70:] = True
     box, words = (10.0, 0.0, 90.0, 60.0), ["a", "dog", "cat"]
     attention = np.zeros((3, 2, 4))
-    attention[1, 1, 3] = 1  # its cell's centre is (80, 45)
+    attention[1, 1, 3] = 1  # its region's centre is (80, 45)
     game = Pointing()
     game.add(words, attention, box, {"dog": mask}, COCO)
     assert (game.named, game.present, game.hits, game.centre, game.even) == (2, 1, 1, 0, 1 / 4)

@@ -46,7 +46,7 @@ def hottest(values: np.ndarray) -> tuple[float, float]:
     return float(columns.mean() + 0.5) / values.shape[1], float(rows.mean() + 0.5) / values.shape[0]
 
 
-def one_cell(row: int, column: int, height: int = 7, width: int = 7) -> np.ndarray:
+def one_region(row: int, column: int, height: int = 7, width: int = 7) -> np.ndarray:
     weights = np.zeros((height, width))
     weights[row, column] = 1
     return weights
@@ -65,8 +65,8 @@ def even(count: int, grid: int = 7) -> np.ndarray:
 
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("size", SHAPES)
-def test_the_panel_is_hottest_where_the_cell_is(size: tuple[int, int], resize: str) -> None:
-    """On the finished page: a grey photo, all attention in one cell, and the brightest spot of its panel."""
+def test_the_panel_is_hottest_where_the_region_is(size: tuple[int, int], resize: str) -> None:
+    """On the finished page: a grey photo, all attention in one region, and the brightest spot of its panel."""
     width, height = size
     left, top, right, bottom = Preprocess(224, resize).box(width, height)  # type: ignore[arg-type]
     inside = [
@@ -75,12 +75,12 @@ def test_the_panel_is_hottest_where_the_cell_is(size: tuple[int, int], resize: s
         if 0 < left + (column + 0.5) / 7 * (right - left) < width
         and 0 < top + (row + 0.5) / 7 * (bottom - top) < height
     ]
-    cells = [inside[0], inside[len(inside) // 2 + 1], inside[-1]]
+    regions = [inside[0], inside[len(inside) // 2 + 1], inside[-1]]
     photo = Image.new("RGB", size, (120, 120, 120))
-    maps = np.stack([one_cell(*cell) for cell in cells])
+    maps = np.stack([one_region(*region) for region in regions])
     figure = attention_figure(photo, words_of(3), maps.reshape(3, 49), box=(left, top, right, bottom))
     page = render(figure, 200).astype(float).sum(axis=2)
-    for (row, column), axes in zip(cells, figure.axes[1:4], strict=True):
+    for (row, column), axes in zip(regions, figure.axes[1:4], strict=True):
         place = axes.get_position()
         top_row, last_row = round((1 - place.y1) * page.shape[0]), round((1 - place.y0) * page.shape[0])
         panel = page[top_row + 1 : last_row - 1, round(place.x0 * page.shape[1]) + 1 :]
@@ -94,7 +94,7 @@ def test_the_panel_is_hottest_where_the_cell_is(size: tuple[int, int], resize: s
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("size", [(640, 427), (375, 500)])
 def test_what_the_cnn_sees_bright_is_hot_in_the_photo(size: tuple[int, int], resize: str, orientation: int) -> None:
-    """The whole way: a mark in a stored photo, its EXIF turn, its resize, its cells, and back to its pixels."""
+    """The whole way: a mark in a stored photo, its EXIF turn, its resize, its regions, and back to its pixels."""
     width, height = size
     x, y = round(0.55 * width), round(0.4 * height)
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
@@ -119,11 +119,11 @@ def test_what_the_cnn_sees_bright_is_hot_in_the_photo(size: tuple[int, int], res
     assert abs((heat.sum(axis=1) * (np.arange(height) + 0.5)).sum() / total - y) < height / 50
 
 
-def test_heat_is_exact_at_cell_centres_and_never_negative() -> None:
+def test_heat_is_exact_at_region_centres_and_never_negative() -> None:
     weights = np.random.default_rng(0).random((3, 5)) ** 4
     heat = heat_map(weights, 5 * 11, 3 * 11)
     np.testing.assert_allclose(heat[5::11, 5::11], weights, atol=1e-6)
-    assert heat_map(one_cell(1, 1, 4, 4), 101, 77).min() == 0
+    assert heat_map(one_region(1, 1, 4, 4), 101, 77).min() == 0
 
 
 def test_heat_of_an_even_map_is_even_and_ends_with_the_box() -> None:
@@ -136,20 +136,20 @@ def test_heat_of_an_even_map_is_even_and_ends_with_the_box() -> None:
 def test_heat_is_smooth_as_it_is_drawn() -> None:
     """Also beside the peaks, where cubic convolution falls below zero and is cut off: there may be no edge."""
     maps = np.random.default_rng(0).dirichlet(np.full(49, 0.2), size=8).reshape(8, 7, 7)
-    for weights in (one_cell(3, 3), *maps):
+    for weights in (one_region(3, 3), *maps):
         levels = level(heat_map(weights, 700, 700), weights.max())
         assert np.abs(np.diff(levels, axis=0)).max() < 0.03
 
 
 def test_grids_may_be_any_shape() -> None:
     assert heat_map(np.ones((1, 1)), 5, 3).shape == (3, 5)
-    x, y = hottest(heat_map(one_cell(0, 8, 2, 9), 900, 200))
+    x, y = hottest(heat_map(one_region(0, 8, 2, 9), 900, 200))
     assert abs(x - 8.5 / 9) < 0.06
     assert abs(y - 0.25) < 0.25
 
 
 def test_the_scale_is_one_for_all_and_keeps_even_attention_faint() -> None:
-    maps = np.stack([one_cell(0, 0) * 0.5 + 0.5 / 49, np.full((7, 7), 1 / 49)])
+    maps = np.stack([one_region(0, 0) * 0.5 + 0.5 / 49, np.full((7, 7), 1 / 49)])
     assert scale_top(maps) == pytest.approx(maps.max())
     assert scale_top(maps[1:]) == pytest.approx(6 / 49)
     assert level(maps[1], scale_top(maps[1:])).max() == pytest.approx(6**-0.5)
@@ -231,7 +231,7 @@ def test_text_stays_on_the_page_and_off_its_neighbours() -> None:
 
 def test_what_is_written() -> None:
     words, log_probabilities = ["a", "dog", "runs", "far", "off"], [0.0, *map(math.log, (0.5, 0.034, 0.0001)), 1e-9]
-    maps = np.stack([one_cell(1, 1)] * 5)
+    maps = np.stack([one_region(1, 1)] * 5)
     figure = attention_figure(Image.new("RGB", (40, 30)), words, maps, None, log_probabilities, "A dog")
     texts = [text.get_text() for text in figure.texts]
     texts = [text.replace("\N{NO-BREAK SPACE}", " ") for text in texts]
@@ -266,9 +266,9 @@ def test_a_caption_without_words() -> None:
     [
         (2, np.ones((3, 49)), {}, r"\(3, 49\) for 2 words"),
         (2, np.ones((2, 7, 7, 1)), {}, "expected"),
-        (2, np.ones((2, 48)), {}, r"48 regions make no grid of 6 x 6\. Pass grid"),
-        (2, np.ones((2, 49)), {"grid": (7, 6)}, r"no grid of 7 x 6\.$"),
-        (1, np.full((1, 49), np.nan), {}, "no number"),
+        (2, np.ones((2, 48)), {}, r"48 regions do not fill a grid of 6 x 6\. Pass grid"),
+        (2, np.ones((2, 49)), {"grid": (7, 6)}, r"not fill a grid of 7 x 6\.$"),
+        (1, np.full((1, 49), np.nan), {}, "non-finite"),
         (1, np.full((1, 49), -0.1), {}, "negative"),
         (2, np.ones((2, 49)), {"log_probabilities": [-1.0]}, "1 log-probabilities for 2 words"),
     ],
@@ -279,7 +279,7 @@ def test_wrong_arrays(words: int, attention: np.ndarray, arguments: dict, messag
 
 
 def test_flat_maps_take_their_grid() -> None:
-    weights = one_cell(0, 5, 2, 6)
+    weights = one_region(0, 5, 2, 6)
     flat = attention_figure(Image.new("RGB", (60, 20)), ["a"], weights.reshape(1, 12), grid=(2, 6))
     shaped = attention_figure(Image.new("RGB", (60, 20)), ["a"], weights[None])
     np.testing.assert_array_equal(render(flat), render(shaped))
@@ -302,11 +302,11 @@ def test_files(tmp_path: Path, suffix: str, start: bytes) -> None:
 def test_files_that_cannot_be(tmp_path: Path) -> None:
     photo = Image.new("RGB", (40, 30))
     for name in ("a.jpg", "a", "a.png.txt"):
-        with pytest.raises(ValueError, match=r"one of \.png, \.svg, \.pdf"):
+        with pytest.raises(ValueError, match=r"ends in \.png, \.svg, \.pdf"):
             save_attention(tmp_path / name, photo, ["a"], even(1))
         with pytest.raises(ValueError, match=name):
             save_curves(tmp_path / name, [])
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         save_curves(tmp_path / "absent" / "a.png", [])
     assert not list(tmp_path.iterdir())
 

@@ -41,7 +41,7 @@ def draw_cells(
     keep_photos(photos, output)
 
     from captioner.inside import meanings, meanings_of, read_cells
-    from captioner.visualize.cells import save_cells
+    from captioner.visualize.units import save_units
 
     captioner = load_captioner(model.checkpoint, model.device, "torch" if model.backend == "auto" else model.backend)
     readings = read_cells(captioner, photos, options.over(captioner.decoding), layer)
@@ -52,7 +52,7 @@ def draw_cells(
     if len(shown) < len(readings):
         print(f"(measured on {len(readings)} captions; the first {len(shown)} are drawn)")
     panels = [(title, [row.cells[:, each.cell] for row in shown]) for title, each in zip(titles, found, strict=True)]
-    save_cells(output, [row.words for row in shown], panels)
+    save_units(output, [row.words for row in shown], panels)
     print(output)
     return 0
 
@@ -89,7 +89,7 @@ def gradients(
     """
     from captioner.data.readers import read_dataset, select
     from captioner.inside import fresh_gradients, trained_gradients
-    from captioner.visualize.gradients import mean_shares, save_gradients, told
+    from captioner.visualize.gradients import format_share, mean_shares, save_gradients
     from captioner.visualize.page import check_path
 
     check_path(output)
@@ -104,7 +104,9 @@ def gradients(
         norms[f"{captioner.config.cell}, trained"] = trained_gradients(captioner, records, words)
     for name, values in norms.items():
         shares = mean_shares(values)
-        print(f"{name:<14}{told(shares[0])} of the last word's gradient is left {len(shares) - 1} words before it")
+        print(
+            f"{name:<14}{format_share(shares[0])} of the last word's gradient remains {len(shares) - 1} words earlier"
+        )
     save_gradients(output, norms)
     print(output)
     return 0

@@ -38,8 +38,8 @@ def object_words(words: Sequence[str], names: Collection[str]) -> Iterator[tuple
         i += 1
 
 
-def cell_centres(grid: tuple[int, int], box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """x (h, w) and y (h, w), in the photo's pixels, of the centres of a grid of h x w cells that covers `box`."""
+def region_centres(grid: tuple[int, int], box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """x (h, w) and y (h, w), in the photo's pixels, of the centres of a grid of h x w regions that covers `box`."""
     left, top, right, bottom = box
     xs = left + (np.arange(grid[1]) + 0.5) * (right - left) / grid[1]
     ys = top + (np.arange(grid[0]) + 0.5) * (bottom - top) / grid[0]
@@ -61,9 +61,9 @@ class Pointing:
 
     named: int = 0  # words that name an object
     present: int = 0  # of these, where the object is in the photo
-    hits: int = 0  # of these, where the centre of the cell with the most attention lies in its mask
+    hits: int = 0  # of these, where the centre of the region with the most attention lies in its mask
     centre: int = 0  # of the present, where the centre of the photo does
-    even: float = 0.0  # of the present, what a cell drawn at random would hit
+    even: float = 0.0  # of the present, what a region drawn at random would hit
 
     def add(
         self,
@@ -80,7 +80,7 @@ class Pointing:
             if name not in masks:
                 continue
             mask, weights = masks[name], attention[i]  # (H, W), (h, w)
-            x, y = cell_centres((weights.shape[0], weights.shape[1]), box)
+            x, y = region_centres((weights.shape[0], weights.shape[1]), box)
             hit = inside(mask, x, y)  # (h, w)
             self.present += 1
             self.hits += bool(hit.flat[weights.argmax()])

@@ -1,5 +1,5 @@
-"""The caption as a film, .gif or .webp: the photo, then for each word where it looked, the caption running along below.
-Takes arrays, never a model."""
+"""The caption as an animated .gif or .webp: the photo, then one attention map per word, with the caption below. Takes
+arrays, never a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from captioner.visualize.page import FAINT, INK, RULE, at_most, atomic_write, fo
 
 SUFFIXES = (".gif", ".webp")
 SECONDS = 0.8
-FIRST_SECONDS, LAST_SECONDS = 1.2, 2.0  # the bare photo; time to read before it starts again
+FIRST_SECONDS, LAST_SECONDS = 1.2, 2.0  # the bare photo; time to read before the loop restarts
 PHOTO_PIXELS = (320, 640)  # the longest side: at least, at most
 NARROWEST = 340
 MARGIN, TEXT_SIZE, SMALL = 12, 20, 12
@@ -34,7 +34,7 @@ def save_animation(
     log_probabilities: Sequence[float] | None = None,
     seconds: float = SECONDS,
 ) -> None:
-    """`frames`, written as an animated .gif or .webp that starts again for ever."""
+    """Write `frames` as an animated .gif or .webp that loops. `seconds` is the time per word."""
     first, *others = frames(photo, words, attention, box, log_probabilities)
     times = [round(1000 * each) for each in (FIRST_SECONDS, *[seconds] * (len(words) - 1), LAST_SECONDS)]
     times = times[: 1 + len(others)]
@@ -47,8 +47,8 @@ def save_animation(
 
 
 def _with_256_colours(frame: Image.Image) -> Image.Image:
-    """A frame with its own table of colours, since photo and heat share few. Two steps: Pillow mixes dots only when it
-    is given a table; and octrees keep rare colours, such as the hottest, which the median cut loses."""
+    """A frame with its own palette. Two steps, because Pillow dithers only to a given palette, and because an octree
+    keeps rare colours, such as the hottest, which the median cut loses."""
     table = frame.quantize(256, Image.Quantize.FASTOCTREE)
     return frame.quantize(256, palette=table, dither=Image.Dither.FLOYDSTEINBERG)
 
@@ -60,8 +60,9 @@ def frames(
     box: Box | None = None,
     log_probabilities: Sequence[float] | None = None,
 ) -> list[Image.Image]:
-    """T + 1 pictures of one size: the photo as it is, then lit where each of the T words looked, that word marked in
-    the caption below. `attention` is (T, h, w); `box` is what it covers, in the photo's pixels, by default all."""
+    """T + 1 pictures of equal size: the photo, then the photo under the map of each word, with that word marked in the
+    caption below. `attention` is (T, h, w). `box` is the part of the photo that the grid covers, in the photo's pixels;
+    by default the whole photo."""
     picture = _fitting(photo.convert("RGB"))
     pixels = np.asarray(picture)
     across, down = picture.width / photo.width, picture.height / photo.height
@@ -78,7 +79,7 @@ def frames(
 
 
 def _fitting(photo: Image.Image) -> Image.Image:
-    """Neither too large for a film nor too small for its maps to be seen."""
+    """The photo, scaled to the size of a frame."""
     least, most = PHOTO_PIXELS
     scale = max(least / max(photo.size), 1)
     size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
@@ -86,8 +87,8 @@ def _fitting(photo: Image.Image) -> Image.Image:
 
 
 class _Page:
-    """Where things stand in a frame: the photo on top, the caption's words in lines, and a line with the number of the
-    word and the colour scale."""
+    """The layout of a frame: the photo on top, the lines of the caption, then the word's probability and the colour
+    scale."""
 
     def __init__(self, photo: tuple[int, int], words: Sequence[str]):
         self.width = max(photo[0], NARROWEST)
@@ -132,7 +133,7 @@ class _Page:
 
 
 def _mark(page: Image.Image, place: Box) -> None:
-    """A rounded patch behind a word, drawn large and scaled down: smooth."""
+    """Draw a rounded patch behind a word, at four times the size and scaled down, for smooth edges."""
     left, top = round(place[0]), round(place[1])
     width, height = round(place[2]) - left, round(place[3]) - top
     mask = Image.new("L", (4 * width, 4 * height))
@@ -141,7 +142,7 @@ def _mark(page: Image.Image, place: Box) -> None:
 
 
 def _cut(word: str, width: float) -> str:
-    """A word that does not fit into a line loses its end."""
+    """The word, shortened with "…" if it is wider than a line."""
     text = word
     while len(text) > 1 and _font(text, TEXT_SIZE).getlength(text) > width:
         text = text[:-2] + "…"
@@ -149,15 +150,15 @@ def _cut(word: str, width: float) -> str:
 
 
 def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """The first of our fonts that has all the signs of a text, or else the first."""
-    tables = _signs()
-    file = next((file for file, signs in tables.items() if signs.issuperset(map(ord, text))), next(iter(tables)))
+    """The first font that has all glyphs of a text; the first font if none has."""
+    tables = _characters()
+    file = next((file for file, glyphs in tables.items() if glyphs.issuperset(map(ord, text))), next(iter(tables)))
     return _load(file, size)
 
 
 @functools.cache
-def _signs() -> dict[str, frozenset[int]]:
-    """The files of our fonts, and which signs each has."""
+def _characters() -> dict[str, frozenset[int]]:
+    """The font files and the characters that each has."""
     from matplotlib.font_manager import findfont
     from matplotlib.ft2font import FT2Font
 

@@ -1,4 +1,4 @@
-"""The picture of a caption: the photo, and for every word where it looked. Takes arrays, never a model."""
+"""The picture of a caption: the photo, and one attention map per word. Takes arrays, never a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PANEL_PIXELS = 480  # the longest side of a word's picture
 
 
 def save_attention(path: str | Path, *args: Any, **kwargs: Any) -> None:
-    """`attention_figure`, with the same arguments, written as .png, .svg or .pdf."""
+    """Write `attention_figure`, with the same arguments, as .png, .svg or .pdf."""
     check_path(path)
     save(attention_figure(*args, **kwargs), path)
 
@@ -38,16 +38,17 @@ def attention_figure(
     grid: tuple[int, int] | None = None,
     columns: int | None = None,
 ) -> Figure:
-    """The photo, then for each of T words a small copy of it under the word's heat map, with its probability.
+    """The photo, then one panel per word: a small copy of the photo under the word's heat map, and its probability.
 
-    `attention` is (T, h, w), or (T, R) with `grid` = (h, w), by default a square. `box` is what the grid covers, in
-    the photo's pixels (`Preprocess.box`), by default all of it. One colour scale serves all maps; its legend stands
-    below the photo. `columns` counts panels across; by default a pleasing number is chosen."""
+    `attention` is (T, h, w), or (T, R) with `grid` = (h, w); the default grid is a square. `box` is the part of the
+    photo that the grid covers, in the photo's pixels (`Preprocess.box`); by default the whole photo. All maps share
+    one colour scale, whose legend is below the photo. `columns` is the number of panels per row; by default it is
+    chosen to fill a page about as wide as a screen. Raises ValueError if words, maps and probabilities do not match."""
     picture = photo if isinstance(photo, Image.Image) else Image.fromarray(photo)
     picture = picture.convert("RGB")
     maps = _as_maps(attention, len(words), grid)
     if log_probabilities is not None and len(log_probabilities) != len(words):
-        raise ValueError(f"{len(log_probabilities)} log-probabilities for {len(words)} words; expected one a word.")
+        raise ValueError(f"{len(log_probabilities)} log-probabilities for {len(words)} words; expected one per word.")
     layout = _Layout(picture.width / picture.height, len(words), title or "", columns)
     figure = new_figure(layout.width, layout.height)
     _write(figure, layout, (0, 0), layout.title, layout.TITLE_SIZE)
@@ -55,7 +56,7 @@ def attention_figure(
     if not words:
         return figure
 
-    small = np.asarray(at_most(picture, PANEL_PIXELS))  # heat maps are drawn in its pixels
+    small = np.asarray(at_most(picture, PANEL_PIXELS))  # heat maps are drawn at this size
     across, down = small.shape[1] / picture.width, small.shape[0] / picture.height
     left, top, right, bottom = box or (0, 0, picture.width, picture.height)
     small_box = (left * across, top * down, right * across, bottom * down)
@@ -73,7 +74,7 @@ def attention_figure(
 
 
 def _as_maps(attention: np.ndarray, words: int, grid: tuple[int, int] | None) -> np.ndarray:
-    """(T, h, w), checked."""
+    """The attention as checked maps (T, h, w)."""
     maps = np.asarray(attention, dtype=np.float64)
     if maps.ndim not in (2, 3) or len(maps) != words:
         raise ValueError(
@@ -84,16 +85,16 @@ def _as_maps(attention: np.ndarray, words: int, grid: tuple[int, int] | None) ->
         height, width = grid or (math.isqrt(regions), math.isqrt(regions))
         if height * width != regions:
             hint = "" if grid else " Pass grid=(height, width)."
-            raise ValueError(f"{regions} regions make no grid of {height} x {width}.{hint}")
+            raise ValueError(f"{regions} regions do not fill a grid of {height} x {width}.{hint}")
         maps = maps.reshape(words, height, width)  # (T, h, w)
     if not np.isfinite(maps).all() or (maps < 0).any():
-        raise ValueError("attention has weights that are negative or no number; expected shares between 0 and 1.")
+        raise ValueError("attention has negative or non-finite weights; expected numbers from 0 to 1.")
     return maps
 
 
 class _Layout:
-    """Where things stand on the page. The photo takes two columns and two rows; a word's panel one of each, to the
-    photo's right and then below it."""
+    """The layout of the page. The photo takes two columns and two rows. Each word's panel takes one of each, first to
+    the right of the photo, then below it."""
 
     MARGIN, GAP, LABEL, LEGEND = 0.3, 0.16, 0.56, 0.76
     TITLE_SIZE = 15
@@ -123,7 +124,7 @@ class _Layout:
         return max(2, -(-(words + 4) // columns)) if columns > 2 else 2 + -(-words // 2)
 
     def _columns(self, words: int) -> int:
-        """The number that makes the page about as wide as a screen and leaves few places empty."""
+        """The number that gives the page the shape of a screen and leaves few panels empty."""
 
         def cost(columns: int) -> float:
             rows = self._rows(words, columns)
@@ -133,7 +134,7 @@ class _Layout:
         return min(range(2, words + 5), key=cost)
 
     def panel(self, index: int) -> Place:
-        beside = 2 * (self.columns - 2)  # how many stand to the right of the photo
+        beside = 2 * (self.columns - 2)  # panels to the right of the photo
         if index < beside:
             row, column = index // (self.columns - 2), 2 + index % (self.columns - 2)
         else:
@@ -143,12 +144,12 @@ class _Layout:
         return x, y, self.panel_width, self.panel_height
 
     def on_page(self, x: float, y: float) -> tuple[float, float]:
-        """As shares of the page from its bottom left, as matplotlib counts."""
+        """As fractions of the page from its bottom left, which is how matplotlib places axes."""
         return (x + self.MARGIN) / self.width, 1 - (y + self.MARGIN) / self.height
 
 
 def _show(figure: Figure, layout: _Layout, place: Place, pixels: np.ndarray) -> None:
-    """Pixels, filling a place exactly."""
+    """Draw pixels so that they fill a place exactly."""
     x, y, width, height = place
     left, bottom = layout.on_page(x, y + height)
     axes = figure.add_axes((left, bottom, width / layout.width, height / layout.height))
@@ -178,7 +179,7 @@ def _write(
 
 
 def _legend(figure: Figure, layout: _Layout, top: float) -> None:
-    """The colour scale below the photo, as it looks over grey."""
+    """The colour scale below the photo, drawn over grey."""
     x, y, width, height = layout.photo
     y += height + 0.13
     ramp = np.linspace(0, 1, 256)[None].repeat(2, axis=0)  # (2, 256) levels
@@ -186,5 +187,5 @@ def _legend(figure: Figure, layout: _Layout, top: float) -> None:
     _write(figure, layout, (x, y + 0.14), "0", 8, FAINT)
     _write(figure, layout, (x + width / 2, y + 0.14), percent(top / 4), 8, FAINT, "center")  # level(top / 4) = 1/2
     _write(figure, layout, (x + width, y + 0.14), percent(top), 8, FAINT, "right")
-    _write(figure, layout, (x, y + 0.32), "attention in a cell of the grid", 8, FAINT)
+    _write(figure, layout, (x, y + 0.32), "attention per region of the grid", 8, FAINT)
     _write(figure, layout, (x, y + 0.46), "below a word: its probability", 8, FAINT)

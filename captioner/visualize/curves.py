@@ -1,4 +1,4 @@
-"""The picture of a training run: its losses and scores over the epochs, from the rows of its log."""
+"""The picture of a training run: losses and scores over epochs, from the rows of its log."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ HEIGHT = 5.6  # inches
 
 
 def save_curves(path: str | Path, log: Iterable[Mapping[str, Any]], title: str | None = None) -> None:
-    """`training_curves` written as .png, .svg or .pdf."""
+    """Write `training_curves` as .png, .svg or .pdf."""
     check_path(path)
     save(training_curves(log, title), path)
 
 
 def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) -> Figure:
-    """The loss on training and validation captions, and below it the scores on validation photos, over the epochs
-    of the whole run, its stages marked.
+    """Training and validation loss, and below them the validation scores, over all epochs of the run. Vertical lines
+    mark the stages.
 
-    `log` has a run's rows in order, {"kind": "step" or "validation", "step", "epoch" (of its stage), "stage", "loss",
-    "CIDEr-D", "BLEU-4", ...}. Missing values and losses that are no number are left out."""
+    `log` has the rows of a run in order: {"kind": "step" or "validation", "step", "epoch" (within its stage), "stage",
+    "loss", "CIDEr-D", "BLEU-4", ...}. Missing and non-finite values are left out."""
     rows = [row for row in log if row.get("kind") in ("step", "validation")]
     places, stages = _epochs(rows)
 
@@ -57,7 +57,7 @@ def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) 
     axes_loss.plot(x[thin], _smooth(losses)[thin], color=TRAIN, lw=1.6)
     valid = values("validation", "loss")
     axes_loss.plot(*valid, color=VALID, lw=1.6, marker="o", ms=3, clip_on=False)
-    if len(losses) > 100:  # the first losses are far above all that follows; they may leave the picture
+    if len(losses) > 100:  # the first losses are far higher than the rest and may be cut off
         both = np.concatenate([np.percentile(losses, (0.5, 95)), valid[1]])
         margin = 0.06 * (both.max() - both.min() or 1)
         axes_loss.set_ylim(both.min() - margin, both.max() + margin)
@@ -72,7 +72,7 @@ def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) 
         if len(y) > 1:
             best = int(np.argmax(y))
             axes_scores.plot(x[best], y[best], "o", ms=9, mfc="none", mec=colour, clip_on=False)
-            if best < len(y) - 1:  # the last value is written beside the line's end
+            if best < len(y) - 1:  # the last value is written at the end of the line
                 _note(axes_scores, f"best {y[best]:.3f}", (x[best], y[best]), (0, 9), 8, colour, ha="center")
     axes_scores.set_ylim(0, 1.12 * axes_scores.get_ylim()[1])
     _name_ends(axes_scores, {name: (colour, y) for name, (colour, (_, y)) in scores.items()})
@@ -80,10 +80,10 @@ def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) 
 
 
 def _epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Where each row lies, in epochs since the start of the run, and where each stage starts.
+    """The position of each row in epochs since the start of the run, and the start and name of each stage.
 
-    Rows count epochs within a stage. An epoch ends with its validation; one under way is taken to be as long as the
-    one before."""
+    Rows count epochs within a stage. An epoch ends with its validation. An unfinished epoch is assumed to be as long
+    as the one before."""
     if not rows:
         return np.zeros(0), []
     names = [(str(row.get("stage", "")), int(row.get("epoch", 1))) for row in rows]
@@ -102,7 +102,7 @@ def _epochs(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[tuple[f
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """The mean of each value and its neighbours, a hundredth of all on either side."""
+    """A moving average over one hundredth of the values on either side."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     places, side = np.arange(len(values)), len(values) // 100
     starts, stops = np.maximum(places - side, 0), np.minimum(places + side + 1, len(values))
@@ -127,7 +127,7 @@ def _note(axes: Axes, text: str, place: tuple, offset: tuple, size: float, colou
 
 
 def _name_ends(axes: Axes, lines: Mapping[str, tuple[str, np.ndarray]]) -> None:
-    """At the right end of each line its name and last value, moved apart where two would cover each other."""
+    """Write the name and last value at the right end of each line, moved apart where they would overlap."""
     ends = sorted((float(y[-1]), name, colour) for name, (colour, y) in lines.items() if len(y))
     low, high = axes.get_ylim()
     gap = (ends[1][0] - ends[0][0]) / (high - low) if len(ends) == 2 else 1.0

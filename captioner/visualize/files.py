@@ -1,4 +1,4 @@
-"""One door for all kinds of files that show a caption: the ending of the name chooses."""
+"""Write a caption to a file; the suffix chooses the format."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from captioner.visualize import animation, page
 from captioner.visualize.animation import save_animation
 from captioner.visualize.attention import save_attention
 from captioner.visualize.html import save_page
-from captioner.visualize.record import record, save_arrays, save_json
+from captioner.visualize.view import caption_view, save_arrays, save_json
 
 ENDINGS = (*page.SUFFIXES, *animation.SUFFIXES, ".html", ".json", ".npz")
 
 
 def save_caption(path: str | Path, photo: Image.Image, **parts: Any) -> None:
-    """A caption of a photo (upright, RGB) as a file: a picture (.png, .svg, .pdf), a film (.gif, .webp), the
-    interactive page (.html) or data (.json, .npz), by the ending of its name.
+    """Write the caption of an upright RGB photo: a picture (.png, .svg, .pdf), an animation (.gif, .webp), the
+    interactive page (.html) or data (.json, .npz).
 
-    `parts` are the arguments of `record`, but for the size. Raises ValueError for an ending that is none of these, and
-    for a picture of a caption without attention."""
+    `parts` are the arguments of `caption_view` without `size`. Raises ValueError for another suffix, and for a picture
+    or animation of a caption without attention."""
     page.check_path(path, ENDINGS)
-    entry = record(photo.size, **parts)
+    view = caption_view(photo.size, **parts)
     ending, attention = Path(path).suffix.lower(), parts.get("attention")
     if ending == ".html":
-        save_page(path, photo, entry)
+        save_page(path, photo, view)
     elif ending == ".json":
-        save_json(path, entry)
+        save_json(path, view)
     elif ending == ".npz":
-        save_arrays(path, entry, attention)
+        save_arrays(path, view, attention)
     elif attention is None and parts["words"]:
         raise ValueError(
-            f"this model has no attention, so there is nothing to draw in {Path(path).name}. Write .html, .json or "
-            ".npz for words and probabilities, or train a model with --model.attention general."
+            f"cannot draw {Path(path).name}: this model has no attention. Write .html, .json or .npz for words and "
+            "probabilities, or train a model with --model.attention general."
         )
     else:
         words, numbers, box = parts["words"], parts["log_probabilities"], parts.get("box")

@@ -1,5 +1,5 @@
-"""The picture of the vanishing gradient: how far back from the last word its loss still reaches. Takes arrays, never a
-model."""
+"""The picture of the vanishing gradient: the gradient of the last word's loss with respect to each earlier word. Takes
+arrays, never a model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"rnn": "#b8451b", "gru": "#2b7a5b", "lstm": "#1f4e79"}
-LEAST = 1e-8  # below it a gradient is rounding
+LEAST = 1e-8  # smaller gradients are rounding errors
 
 
 def gradient_shares(norms: np.ndarray) -> np.ndarray:
-    """Norms (S,) or (seeds, S) as shares of the last step's (seeds, S), LEAST at least."""
+    """Norms (S,) or (seeds, S) divided by that of the last step: (seeds, S), at least LEAST."""
     norms = np.atleast_2d(norms)
     return np.maximum(norms / norms[:, -1:], LEAST)
 
@@ -30,14 +30,14 @@ def mean_shares(norms: np.ndarray) -> np.ndarray:
 
 
 def save_gradients(path: str | Path, norms: Mapping[str, np.ndarray]) -> None:
-    """`gradients_figure` written as .png, .svg or .pdf."""
+    """Write `gradients_figure` as .png, .svg or .pdf."""
     check_path(path)
     save(gradients_figure(norms), path)
 
 
 def gradients_figure(norms: Mapping[str, np.ndarray]) -> Figure:
-    """A line a network: gradient norms (S,), or (seeds, S) with their range as a band, the last step at the right.
-    Each is drawn as a share of its last step's norm, so that networks of other scales can be compared."""
+    """One line per network: gradient norms (S,), or (seeds, S) with their range as a band. Each norm is divided by that
+    of the last step, so that networks of different scales can be compared."""
     figure = new_figure(8, 4.6)
     axes = figure.add_axes((0.09, 0.12, 0.7, 0.72))
     ends = []
@@ -56,23 +56,29 @@ def gradients_figure(norms: Mapping[str, np.ndarray]) -> Figure:
     axes.grid(axis="y", color=RULE, lw=0.5)
     axes.tick_params(which="both", length=0, labelsize=8, labelcolor=FAINT, labelfontfamily=fonts())
     axes.minorticks_off()
-    axes.invert_xaxis()  # the last word at the left, so that the lines end, and are named, at the right
-    axes.set_xlabel("words before the last one that was read", size=9, color=FAINT, family=fonts())
+    axes.invert_xaxis()  # the last word at the left, so that lines end at their names
+    axes.set_xlabel("distance from the last word read, in words", size=9, color=FAINT, family=fonts())
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
     figure.text(
-        0.09, 0.96, "How far back the loss of the last word reaches", size=13, color=INK, va="top", family=fonts()
+        0.09,
+        0.96,
+        "How far back the gradient of the last word reaches",
+        size=13,
+        color=INK,
+        va="top",
+        family=fonts(),
     )
-    what = "norm of its gradient with respect to each word's embedding, as a share of the last one's"
+    what = "gradient norm with respect to each word's embedding, relative to that of the last word"
     figure.text(0.09, 0.9, what, size=9, color=FAINT, va="top", family=fonts())
     _name_ends(axes, ends)
     return figure
 
 
 def _name_ends(axes: object, ends: list[tuple[np.ndarray, str, str]]) -> None:
-    """Beside the end of each line its name and last share, moved apart where they would cover each other."""
+    """Write the name and last value at the end of each line, moved apart where they would overlap."""
     from matplotlib.axes import Axes
 
     assert isinstance(axes, Axes)
@@ -82,15 +88,15 @@ def _name_ends(axes: object, ends: list[tuple[np.ndarray, str, str]]) -> None:
         place = (np.log(mean[0]) - low) / (high - low)
         place = max(place, places[-1] + 0.1) if places else place
         places.append(place)
-        text = f"{name}\n{told(mean[0])}, {len(mean) - 1} words back"
+        text = f"{name}\n{format_share(mean[0])}, {len(mean) - 1} words back"
         axes.text(
             1.02, place, text, transform=axes.transAxes, size=8.5, color=colour, va="center", family=fonts(),
             parse_math=False,
         )  # fmt: skip
 
 
-def told(share: float) -> str:
-    """0.026, or 9.7·10⁻⁶, or < 10⁻⁸."""
+def format_share(share: float) -> str:
+    """A share as text: 0.026, 9.7·10⁻⁶ or < 10⁻⁸."""
     if share <= LEAST:
         return "< 10⁻⁸"
     if share >= 0.001:

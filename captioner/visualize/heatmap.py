@@ -1,5 +1,5 @@
-"""Heat maps as plain arrays: an attention map brought to the photo's pixels, coloured, and laid over the photo. Nothing
-here draws a page; every renderer shares it."""
+"""Heat maps as plain arrays: an attention map, resampled to the photo's pixels, coloured and laid over the photo. All
+renderers use these functions."""
 
 from __future__ import annotations
 
@@ -7,54 +7,54 @@ import numpy as np
 
 Box = tuple[float, float, float, float]
 
-# From nothing to all: violet, magenta, orange, pale yellow. Lightness rises throughout: it reads in grey too.
+# From 0 to the top of the scale: violet, magenta, orange, pale yellow. Lightness rises throughout, for grey prints.
 HEAT_COLOURS = ((44, 17, 96), (120, 28, 109), (188, 55, 84), (237, 105, 37), (251, 166, 47), (253, 231, 140))
 
 
 def heat_map(weights: np.ndarray, width: int, height: int, box: Box | None = None) -> np.ndarray:
-    """One attention map (h, w) as a smooth (height, width) array over the photo's pixels, zero where the grid does
-    not reach. `box` is what the grid covers, in the photo's pixels (`Preprocess.box`); None is the whole photo.
+    """One attention map (h, w) as a smooth (height, width) array over the photo's pixels, zero outside the grid. `box`
+    is the part of the photo that the grid covers, in its pixels (`Preprocess.box`); None is the whole photo.
 
-    Cubic convolution (Keys 1981, a = -1/2) of the weights' square roots, which is what the colour scale shows: exact
-    at the centre of each cell, never below zero, and without an edge where it is cut off there."""
+    Cubic convolution (Keys 1981, a = -1/2) interpolates the square roots of the weights, because the colour scale shows
+    square roots. The result is exact at the centre of each region, never negative, and has no visible edge at zero."""
     left, top, right, bottom = box or (0.0, 0.0, float(width), float(height))
     rows = _cubic_weights(height, weights.shape[0], top, bottom)  # (height, h)
     columns = _cubic_weights(width, weights.shape[1], left, right)  # (width, w)
     return np.maximum(rows @ np.sqrt(weights.astype(np.float32)) @ columns.T, 0) ** 2  # (height, width)
 
 
-def _cubic_weights(pixels: int, cells: int, start: float, stop: float) -> np.ndarray:
-    """(pixels, cells): what the centre of each pixel takes of each cell; the outermost cells go on to the edge."""
+def _cubic_weights(pixels: int, regions: int, start: float, stop: float) -> np.ndarray:
+    """The weight of each region at the centre of each pixel, (pixels, regions). Border regions extend to the edge."""
     share = (np.arange(pixels) + 0.5 - start) / (stop - start)
-    first = np.floor(share * cells - 0.5)
-    t = share * cells - 0.5 - first
+    first = np.floor(share * regions - 0.5)
+    t = share * regions - 0.5 - first
     near = (
         ((-0.5 * t + 1) * t - 0.5) * t,
         (1.5 * t - 2.5) * t**2 + 1,
         ((-1.5 * t + 2) * t + 0.5) * t,
         (0.5 * t - 0.5) * t**2,
     )
-    weights = np.zeros((pixels, cells), dtype=np.float32)
+    weights = np.zeros((pixels, regions), dtype=np.float32)
     for offset, weight in enumerate(near, start=-1):
-        cell = np.clip(first + offset, 0, cells - 1).astype(int)
-        np.add.at(weights, (np.arange(pixels), cell), weight)
+        region = np.clip(first + offset, 0, regions - 1).astype(int)
+        np.add.at(weights, (np.arange(pixels), region), weight)
     weights[(share < 0) | (share > 1)] = 0
     return weights
 
 
 def scale_top(maps: np.ndarray) -> float:
-    """The weight at the top of the colour scale of a caption's maps (T, h, w): the largest, but at least six times
-    an even share, lest attention that looks everywhere alike be drawn as if it were sharp."""
+    """The weight at the top of the colour scale of a caption's maps (T, h, w): the largest weight, but at least six
+    times the uniform weight 1 / (h w). Otherwise nearly uniform attention would look sharp."""
     return float(max(maps.max(), min(1.0, 6 / maps[0].size)))
 
 
 def level(weights: np.ndarray, top: float) -> np.ndarray:
-    """Weights 0..top as levels 0..1 of the colour scale. The square root keeps faint attention visible."""
+    """Weights 0 to `top` as levels 0 to 1 of the colour scale. The square root keeps small weights visible."""
     return np.sqrt(np.clip(weights / top, 0, 1))
 
 
 def colours(levels: np.ndarray) -> np.ndarray:
-    """The colour of each level (...), as (..., 3) float32, 0..255."""
+    """The colour of each level (...), as (..., 3) float32 from 0 to 255."""
     steps = np.linspace(0, len(HEAT_COLOURS) - 1, 256)
     channels = [np.interp(steps, range(len(HEAT_COLOURS)), channel) for channel in zip(*HEAT_COLOURS, strict=True)]
     table = np.stack(channels, axis=-1).astype(np.float32)  # (256, 3)
@@ -62,10 +62,10 @@ def colours(levels: np.ndarray) -> np.ndarray:
 
 
 def overlay(photo: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The photo (H, W, 3) in muted grey, lit by the levels (H, W) of a heat map: (H, W, 3) uint8. The photo's own
-    light and shade stay visible in the hottest places."""
+    """The photo (H, W, 3) in muted grey under the levels (H, W) of a heat map: (H, W, 3) uint8. The photo's light and
+    shade stay visible everywhere."""
     grey = photo.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # (H, W)
-    gain = min(max(200 / max(float(np.percentile(grey, 98)), 1.0), 1.0), 2.5)  # a dark photo is lifted first
+    gain = min(max(200 / max(float(np.percentile(grey, 98)), 1.0), 1.0), 2.5)  # a dark photo is brightened first
     light = np.minimum(grey * (gain / 255), 1)[..., None]
     strength = 0.9 * levels.astype(np.float32)[..., None] ** 0.9
     heat = colours(levels) * (0.7 + 0.3 * light)

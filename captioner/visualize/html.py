@@ -1,5 +1,5 @@
-"""The interactive page: one HTML file with photo, data, script and style in it, that asks no network. How it behaves is
-written in static/attention.js, how it looks in static/attention.css; the web service serves the same two files."""
+"""The interactive page: one HTML file that contains the photo, data, script and style, and needs no network. Its script
+is static/attention.js, its style static/attention.css; the web service serves the same two files."""
 
 from __future__ import annotations
 
@@ -48,33 +48,33 @@ captionerPage.show(document.getElementById("caption"), data, photo);
 """
 
 
-def save_page(path: str | Path, photo: Image.Image, entry: dict[str, Any]) -> None:
-    """`page`, written as a file."""
+def save_page(path: str | Path, photo: Image.Image, view: dict[str, Any]) -> None:
+    """Write `page` as a file."""
     with atomic_write(path) as partial:
-        partial.write_bytes(page(photo, entry).encode())
+        partial.write_bytes(page(photo, view).encode())
 
 
-def page(photo: Image.Image, entry: dict[str, Any], longest: int = PHOTO_PIXELS) -> str:
-    """The HTML of the page that shows a `record` over its photo, which is embedded as a JPEG with at most `longest`
-    pixels a side. Its policy allows the script and the style that are in it, pictures that are in it, and no more."""
+def page(photo: Image.Image, view: dict[str, Any], longest: int = PHOTO_PIXELS) -> str:
+    """The HTML of the page for a `caption_view` and its photo. The photo is embedded as a JPEG of at most `longest`
+    pixels per side. The content security policy allows the embedded script, style and pictures only."""
     script, style = asset("attention.js") + START, asset("attention.css") + BODY_STYLE
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    data = json.dumps({"data": entry, "photo": data_url(photo, longest)}, allow_nan=False)
+    data = json.dumps({"data": view, "photo": data_url(photo, longest)}, allow_nan=False)
     return PAGE.format(
         policy=policy,
-        title=html.escape(entry["caption"]),
+        title=html.escape(view["caption"]),
         style=style,
-        data=data.replace("<", "\\u003c"),  # so that no word ends the script element
+        data=data.replace("<", "\\u003c"),  # a word must not close the script element
         script=script,
     )
 
 
-def frame(photo: Image.Image, entry: dict[str, Any], longest: int = PHOTO_PIXELS, height: int = 720) -> str:
-    """The page inside an element of another page, such as a notebook, that it cannot touch. `height` in pixels."""
-    title, inside = html.escape(entry["caption"]), html.escape(page(photo, entry, longest))
+def frame(photo: Image.Image, view: dict[str, Any], longest: int = PHOTO_PIXELS, height: int = 720) -> str:
+    """The page in a sandboxed iframe, for a notebook or another page. `height` is in pixels."""
+    title, inside = html.escape(view["caption"]), html.escape(page(photo, view, longest))
     return (
         f'<iframe title="{title}" sandbox="allow-scripts" srcdoc="{inside}" '
         f'style="width: 100%; height: {height}px; border: 0; resize: vertical;"></iframe>'
@@ -88,11 +88,11 @@ def asset(name: str) -> str:
 
 
 def data_url(photo: Image.Image, longest: int = PHOTO_PIXELS) -> str:
-    """The photo inside a URL: a JPEG with at most `longest` pixels a side."""
+    """The photo as a data URL: a JPEG of at most `longest` pixels per side."""
     at_most(photo.convert("RGB"), longest).save(buffer := io.BytesIO(), "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _hash(text: str) -> str:
-    """As a Content-Security-Policy names an inline script or style."""
+    """The hash by which a Content-Security-Policy allows an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

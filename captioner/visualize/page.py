@@ -1,5 +1,5 @@
-"""What all pictures share: the colours and type of a page, a figure without pyplot or screen, and a safe way to write
-any file. Matplotlib is imported where it is used, so that captioning does not wait for it."""
+"""What all pictures share: colours, fonts, a figure without pyplot, and a safe way to write a file. Matplotlib is
+imported where it is used, because its import is slow."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ DPI = 200
 
 
 def check_path(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> None:
-    """Raise now what would go wrong when a picture is written there."""
+    """Raise ValueError or FileNotFoundError if a picture cannot be written to this path."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected a file in it, such as {path / ('attention' + suffixes[0])}.")
     if path.suffix.lower() not in suffixes:
-        raise ValueError(f"cannot draw {path.name!r}: its ending must be one of {', '.join(suffixes)}.")
+        raise ValueError(f"cannot write {path.name!r}; expected a name that ends in {', '.join(suffixes)}.")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to put {path.name} in; make it first.")
+        raise FileNotFoundError(f"the folder {path.parent} of {path.name} does not exist; make it first.")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -40,7 +40,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 @functools.cache
 def fonts() -> list[str]:
-    """Those of our fonts that this machine has, the first preferred, the others for signs that it lacks."""
+    """The installed fonts of FONTS, in order of preference; later ones supply missing glyphs."""
     from matplotlib.font_manager import fontManager
 
     installed = set(fontManager.get_font_names())
@@ -48,15 +48,15 @@ def fonts() -> list[str]:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """A figure as a file, in the format of its ending."""
+    """Write a figure in the format that the file's suffix names."""
     with atomic_write(path) as partial:
         figure.savefig(partial, format=partial.suffix[1:].lower(), dpi=DPI)
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Another name in the same folder, with the same ending, to write to; renamed when the block has run, so that a
-    file is never half there."""
+    """Yield a temporary name in the same folder with the same suffix, and rename it to `path` when the block succeeds.
+    So a file is never left half-written."""
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -67,13 +67,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def percent(share: float) -> str:
-    """A probability as people read it, with a space that does not break: 63 %, 3.4 %, <0.1 %."""
+    """A probability in percent, with a no-break space: 63 %, 3.4 %, <0.1 %."""
     number = "<0.1" if share < 0.0005 else f"{100 * share:.{0 if share >= 0.0995 else 1}f}"
     return f"{number}\N{NO-BREAK SPACE}%"
 
 
 def at_most(picture: Image.Image, pixels: int) -> Image.Image:
-    """The picture, scaled down if its longer side has more pixels than that."""
+    """The picture, scaled down if its longer side exceeds `pixels`."""
     scale = pixels / max(picture.size)
     if scale >= 1:
         return picture

@@ -20,7 +20,7 @@ from captioner import __version__
 from captioner.captioner import Captioner
 from captioner.images import FORMATS
 from captioner.visualize.html import page
-from captioner.visualize.record import record
+from captioner.visualize.view import caption_view
 from captioner.web.errors import SETTING, Problem, wrong_address, wrong_setting
 from captioner.web.schema import ERRORS, PHOTO_BODY, CaptionReply, Health, Info
 from captioner.web.service import CaptionService, Limits
@@ -121,7 +121,7 @@ def _add_file(app: FastAPI, address: str, content: bytes, kind: str) -> None:
 
 def _empty_report() -> str:
     """The HTML report of no caption: the web page puts a photo and its caption in, to be downloaded."""
-    return page(Image.new("RGB", (1, 1)), record((1, 1), "", [], [], 0.0))
+    return page(Image.new("RGB", (1, 1)), caption_view((1, 1), "", [], [], 0.0))
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -1,5 +1,5 @@
 """What the API takes and gives, for its OpenAPI description. The answers themselves are made in
-`captioner.visualize.record`, and tested against this."""
+`captioner.visualize.view`, and tested against this."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ class Attention(BaseModel):
     grid: list[int] = Field(description="Rows, columns.")
     box: list[float] = Field(description="What the grid covers, in the photo's pixels: left, top, right, bottom.")
     top: float = Field(description="The weight at the top of the colour scale.")
-    maps: list[list[float]] = Field(description="For each word, what share of the attention each cell had, row by row.")
-    entropy: list[float] = Field([], description="Of each map, in nats: 0 looks at one cell, log R at all alike.")
+    maps: list[list[float]] = Field(
+        description="For each word, what share of the attention each region had, row by row."
+    )
+    entropy: list[float] = Field([], description="Of each map, in nats: 0 looks at one region, log R at all alike.")
     movement: list[float] = Field([], description="Between successive maps: the share of the attention that moves.")
     entropy_share: float = Field(0, description="Mean entropy, as a share of log R.")
     mean_movement: float = Field(0, description="Mean of movement.")

@@ -16,7 +16,7 @@ import numpy as np
 from captioner.captioner import Caption, Captioner
 from captioner.decoding import Decoding
 from captioner.images import ImageError, TooManyPixelsError, UnknownFormatError
-from captioner.visualize.record import record
+from captioner.visualize.view import caption_view
 from captioner.web.batches import Batches
 from captioner.web.errors import Problem
 
@@ -92,8 +92,8 @@ class CaptionService:
 
 
 def reply(caption: Caption, size: Size) -> dict[str, Any]:
-    """A `record` of the caption, with its other captions."""
-    entry = record(
+    """The `caption_view` of the caption, with those of its other captions."""
+    view = caption_view(
         size,
         caption.text,
         caption.words,
@@ -105,5 +105,5 @@ def reply(caption: Caption, size: Size) -> dict[str, Any]:
         caption.alternatives,
     )
     if caption.other_captions:
-        entry["other_captions"] = [reply(other, size) for other in caption.other_captions]
-    return entry
+        view["other_captions"] = [reply(other, size) for other in caption.other_captions]
+    return view

@@ -1,6 +1,6 @@
 /* The interactive picture of a caption: a photo, the words said of it, and where the model looked for each. The HTML
  * report, notebooks and the web page all show captions with this script and attention.css; it needs nothing else, asks
- * no network, and leaves the rest of the document alone. What it shows is made in Python by captioner.visualize.record.
+ * no network, and leaves the rest of the document alone. What it shows is made in Python by captioner.visualize.view.
  *
  * captionerPage.show(container, data, photoUrl, options) -> { select(index | null), destroy() }
  *
@@ -57,14 +57,14 @@
     for (let row = 0; row < rows; row++) {
       for (let x = 0; x < width; x++) {
         let sum = 0;
-        for (let k = 4 * x; k < 4 * x + 4; k++) sum += across.weight[k] * roots[row * columns + across.cell[k]];
+        for (let k = 4 * x; k < 4 * x + 4; k++) sum += across.weight[k] * roots[row * columns + across.region[k]];
         wide[row * width + x] = sum;
       }
     }
     const heat = new Float32Array(width * height);
     for (let y = 0; y < height; y++) {
       const [a, b, c, d] = down.weight.subarray(4 * y, 4 * y + 4);
-      const [i, j, k, l] = down.cell.subarray(4 * y, 4 * y + 4).map((row) => row * width);
+      const [i, j, k, l] = down.region.subarray(4 * y, 4 * y + 4).map((row) => row * width);
       for (let x = 0; x < width; x++) {
         heat[y * width + x] = Math.max(a * wide[i + x] + b * wide[j + x] + c * wide[k + x] + d * wide[l + x], 0) ** 2;
       }
@@ -72,14 +72,14 @@
     return heat;
   }
 
-  /** For the centre of each pixel the four nearest cells and what it takes of them (Keys 1981, a = -1/2). */
-  function taps(pixels, cells, start, stop) {
+  /** For the centre of each pixel the four nearest regions and what it takes of them (Keys 1981, a = -1/2). */
+  function taps(pixels, regions, start, stop) {
     const weight = new Float32Array(4 * pixels);
-    const cell = new Int32Array(4 * pixels);
+    const region = new Int32Array(4 * pixels);
     for (let pixel = 0; pixel < pixels; pixel++) {
       const share = (pixel + 0.5 - start) / (stop - start);
-      const first = Math.floor(share * cells - 0.5);
-      const t = share * cells - 0.5 - first;
+      const first = Math.floor(share * regions - 0.5);
+      const t = share * regions - 0.5 - first;
       const near = [
         ((-0.5 * t + 1) * t - 0.5) * t,
         (1.5 * t - 2.5) * t * t + 1,
@@ -88,10 +88,10 @@
       ];
       for (let k = 0; k < 4; k++) {
         weight[4 * pixel + k] = share < 0 || share > 1 ? 0 : near[k];
-        cell[4 * pixel + k] = Math.min(Math.max(first - 1 + k, 0), cells - 1);
+        region[4 * pixel + k] = Math.min(Math.max(first - 1 + k, 0), regions - 1);
       }
     }
-    return { weight, cell };
+    return { weight, region };
   }
 
   /** Weights 0..top as levels 0..1 of the colour scale. */
@@ -137,10 +137,10 @@
     return rgba;
   }
 
-  /** Where a map looks, in words: "mostly at the centre left"; "widely, most" where no cell has six times an even share. */
+  /** Where a map looks, in words: "mostly at the centre left"; "widely, most" where no region has six times an even share. */
   function place(weights, [rows, columns], [left, top, right, bottom], photo) {
     let peak = 0;
-    weights.forEach((weight, cell) => { if (weight > weights[peak]) peak = cell; });
+    weights.forEach((weight, region) => { if (weight > weights[peak]) peak = region; });
     if (weights[peak] * weights.length < 2) return "everywhere alike";
     const x = (left + ((peak % columns + 0.5) / columns) * (right - left)) / photo.width;
     const y = (top + ((Math.floor(peak / columns) + 0.5) / rows) * (bottom - top)) / photo.height;
@@ -214,7 +214,7 @@
     canvas.getContext("2d").putImageData(new ImageData(overlay(light, ramp, top), 256, 1), 0, 0);
     const numbers = [0, top / 4, top].map((share) => make("span", { textContent: share ? percent(share) : "0" }));
     return make("div.legend", {}, canvas, make("div.numbers", {}, ...numbers),
-      make("p", { textContent: "attention in a cell of the grid" }));
+      make("p", { textContent: "attention per region of the grid" }));
   }
 
   function check(container, data, photoUrl) {
@@ -314,7 +314,7 @@
       const [from, target, start] = [painted, attention.maps[index], performance.now()];
       const blend = (now) => {
         const t = from && !calm ? Math.min(Math.max((now - start) / FADE, 0), 1) : 1;
-        painted = t < 1 ? target.map((weight, cell) => from[cell] + (weight - from[cell]) * t) : target;
+        painted = t < 1 ? target.map((weight, region) => from[region] + (weight - from[region]) * t) : target;
         paint(painted, attention.top);
         if (t < 1) frame = requestAnimationFrame(blend);
       };

@@ -91,7 +91,7 @@ function legend(page, top, x, y, width) {
     write(page, place ? window.captionerPage.percent(place ** 2 * top) : "0", x + place * width, y + 30, 16, FAINT, 400);
   });
   page.textAlign = "left";
-  write(page, "attention in a cell of the grid", x, y + 52, 16, FAINT, 400);
+  write(page, "attention per region of the grid", x, y + 52, 16, FAINT, 400);
   write(page, "below a word: its probability", x, y + 74, 16, FAINT, 400);
 }
 

@@ -1,5 +1,4 @@
-"""A caption as plain data: what the interactive page, the web service and the .json and .npz files say of it. Pictures
-are not here."""
+"""A caption as plain data: for the interactive page, the web service, .json and .npz files. Pictures are not here."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from captioner.visualize.page import atomic_write
 Alternatives = Sequence[Sequence[tuple[str, float]]]
 
 
-def record(
+def caption_view(
     size: tuple[int, int],
     caption: str,
     words: Sequence[str],
@@ -28,11 +27,12 @@ def record(
     box: Box | None = None,
     alternatives: Alternatives | None = None,
 ) -> dict[str, Any]:
-    """What the page's script shows, and the .json file: see the head of static/attention.js.
+    """A caption as JSON-ready data. The head of static/attention.js documents the format.
 
-    `size` is the upright photo's (width, height) in pixels; `attention` is (T, h, w), or None for a model without;
-    `box` is what its grid covers, in the photo's pixels, by default all of it; `alternatives` has for each word other
-    words and their log-probabilities. Raises ValueError where these do not fit together."""
+    `size` is the upright photo's (width, height) in pixels. `attention` is (T, h, w), or None for a model without
+    attention. `box` is the part of the photo that the grid covers, in the photo's pixels; by default the whole photo.
+    `alternatives` has for each word other words and their log-probabilities. Raises ValueError if the lengths or
+    shapes do not match."""
     attention = _checked(len(words), log_probabilities, attention, alternatives)
     return {
         "caption": caption,
@@ -55,7 +55,7 @@ def record(
 
 
 def _geometry(attention: np.ndarray, size: tuple[int, int], box: Box | None) -> dict[str, Any]:
-    """The maps, what they cover, and whether they can be believed."""
+    """The maps, the part of the photo that they cover, and their statistics."""
     regions = attention.shape[1] * attention.shape[2]
     maps = attention.reshape(len(attention), regions).astype(np.float64)  # (T, R)
     return {
@@ -73,10 +73,10 @@ def _checked(
     attention: np.ndarray | None,
     alternatives: Alternatives | None,
 ) -> np.ndarray | None:
-    """The attention as an array."""
+    """The attention as an array, after all lengths were compared."""
     for name, values in {"log-probabilities": log_probabilities, "lists of alternatives": alternatives}.items():
         if values is not None and len(values) != words:
-            raise ValueError(f"{len(values)} {name} for {words} words; expected one a word.")
+            raise ValueError(f"{len(values)} {name} for {words} words; expected one per word.")
     if attention is None:
         return None
     attention = np.asarray(attention)
@@ -85,34 +85,35 @@ def _checked(
     return attention
 
 
-def save_json(path: str | Path, entry: dict[str, Any]) -> None:
-    """A record as a .json file, UTF-8."""
+def save_json(path: str | Path, view: dict[str, Any]) -> None:
+    """Write a view as a .json file in UTF-8."""
     with atomic_write(path) as partial:
-        partial.write_text(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(view, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def save_arrays(path: str | Path, entry: dict[str, Any], attention: np.ndarray | None) -> None:
-    """A record as an .npz file that `numpy.load` reads without pickle: caption, words (T), log_probabilities (T),
-    log_probability, finished, size (width, height), alternatives and alternative_log_probabilities (T, A), where there
-    are fewer filled with "" and minus infinity; and with attention, which is (T, h, w) and kept unrounded, also
-    attention and box (left, top, right, bottom)."""
-    words = entry["words"]
+def save_arrays(path: str | Path, view: dict[str, Any], attention: np.ndarray | None) -> None:
+    """Write a view as an .npz file, which `numpy.load` reads without pickle.
+
+    Its arrays: caption, words (T), log_probabilities (T), log_probability, finished, size (width, height),
+    alternatives (T, A) and alternative_log_probabilities (T, A), padded with "" and minus infinity. A model with
+    attention adds attention (T, h, w), unrounded, and box (left, top, right, bottom)."""
+    words = view["words"]
     most = max((len(step["alternatives"]) for step in words), default=0)
     missing = {"word": "", "log_probability": -np.inf}
     others = [other for step in words for other in [*step["alternatives"], *[missing] * most][:most]]
     arrays: dict[str, Any] = {
-        "caption": entry["caption"],
+        "caption": view["caption"],
         "words": np.array([step["word"] for step in words], dtype=np.str_),
         "log_probabilities": np.array([step["log_probability"] for step in words], dtype=np.float64),
-        "log_probability": entry["log_probability"],
-        "finished": entry["finished"],
-        "size": np.array([entry["photo"]["width"], entry["photo"]["height"]]),
+        "log_probability": view["log_probability"],
+        "finished": view["finished"],
+        "size": np.array([view["photo"]["width"], view["photo"]["height"]]),
         "alternatives": np.array([other["word"] for other in others], dtype=np.str_).reshape(len(words), most),
         "alternative_log_probabilities": np.array(
             [other["log_probability"] for other in others], dtype=np.float64
         ).reshape(len(words), most),
     }
     if attention is not None:
-        arrays |= {"attention": np.asarray(attention), "box": np.array(entry["attention"]["box"])}
+        arrays |= {"attention": np.asarray(attention), "box": np.array(view["attention"]["box"])}
     with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)

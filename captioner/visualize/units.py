@@ -1,5 +1,5 @@
-"""The picture of cells: captions as rows of words, each coloured by what a cell of the network says after it. Takes
-words and arrays, never a model."""
+"""The picture of units: captions as rows of words, each coloured by the activation of one unit of the network after it.
+Takes words and arrays, never a model."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from captioner.visualize.page import FAINT, INK, check_path, fonts, new_figure, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# From -1 over 0 to 1. Blue and orange are told apart by all kinds of eyes; words stay legible on both.
+# From -1 over 0 to 1. Blue and orange are safe for colour-blind readers, and words stay legible on both.
 COLOURS = ((84, 142, 214), (178, 207, 242), (255, 255, 255), (252, 205, 147), (240, 138, 36))
 MARGIN, ROW, TITLE, AFTER, PADDING = 0.3, 0.26, 0.34, 0.22, 0.06  # inches
 SIZE = 9.5  # points
 
 
-def save_cells(path: str | Path, *args: Any, **kwargs: Any) -> None:
-    """`cells_figure`, with the same arguments, written as .png, .svg or .pdf."""
+def save_units(path: str | Path, *args: Any, **kwargs: Any) -> None:
+    """Write `units_figure`, with the same arguments, as .png, .svg or .pdf."""
     check_path(path)
-    save(cells_figure(*args, **kwargs), path)
+    save(units_figure(*args, **kwargs), path)
 
 
-def cells_figure(captions: Sequence[Sequence[str]], cells: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Figure:
-    """A panel a cell: its title, then a row a caption. `cells` has for each panel the title and for each caption the
-    activations (T,) after its words. White is 0; the strongest colours are the panel's largest absolute value."""
-    for title, values in cells:
+def units_figure(captions: Sequence[Sequence[str]], units: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Figure:
+    """One panel per unit: a title, then one row per caption. `units` has for each panel its title, and for each caption
+    the activations (T,) after its words. White is 0; the strongest colours are the panel's largest absolute value."""
+    for title, values in units:
         if [len(row) for row in values] != [len(words) for words in captions]:
-            raise ValueError(f"{title}: expected one activation a word of each caption.")
+            raise ValueError(f"{title}: expected one activation for each word of each caption.")
     widths = [[_width(word, SIZE) + 2 * PADDING for word in words] for words in captions]
     across = max(sum(row) for row in widths)
-    across = max(across, *(_width(title, 10.5) + 1.9 for title, _ in cells))
+    across = max(across, *(_width(title, 10.5) + 1.9 for title, _ in units))
     panel = TITLE + ROW * len(captions) + AFTER
-    page = (across + 2 * MARGIN, panel * len(cells) - AFTER + 2 * MARGIN)
+    page = (across + 2 * MARGIN, panel * len(units) - AFTER + 2 * MARGIN)
     figure = new_figure(*page)
     axes = figure.add_axes((0, 0, 1, 1))  # in inches from the top left
     axes.set_xlim(0, page[0])
     axes.set_ylim(page[1], 0)
     axes.set_axis_off()
-    for index, (title, values) in enumerate(cells):
+    for index, (title, values) in enumerate(units):
         top = MARGIN + index * panel
         largest = max((float(np.abs(row).max(initial=0.0)) for row in values), default=0.0) or 1.0
         _write(axes, MARGIN, top + TITLE / 2 - 0.04, title, 10.5, INK)
@@ -57,18 +57,18 @@ def cells_figure(captions: Sequence[Sequence[str]], cells: Sequence[tuple[str, S
 
 
 def colour(value: float) -> tuple[float, ...]:
-    """Of an activation from -1 to 1, as matplotlib wants it."""
+    """The colour of an activation from -1 to 1: red, green and blue from 0 to 1."""
     steps = np.linspace(-1, 1, len(COLOURS))
     return tuple(float(np.interp(value, steps, channel)) / 255 for channel in zip(*COLOURS, strict=True))
 
 
 def _width(text: str, size: float) -> float:
-    """In inches."""
+    """The width of a text in inches."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
     quoted = text.replace("$", r"\$")
-    # With a full stop on both sides, so that a space counts.
+    # Full stops on both sides make trailing spaces count.
     font = FontProperties(family=fonts())
     whole, stops = (TextPath((0, 0), each, size=size, prop=font).get_extents().width for each in (f".{quoted}.", ".."))
     return float(whole - stops) / 72
