@@ -1,0 +1,57 @@
+"""Rewards of sampled captions, and what is subtracted from them: numbers in, numbers out. Sampling and the loss are in
+`objectives/self_critical`.
+
+A caption is scored with its end token as a last word, and so are the references: else a caption that stops in the
+middle, as in "a man with a", loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from captioner.metrics.bleu import bleu_of, bleu_statistics
+from captioner.metrics.cider import Consensus
+from captioner.metrics.ngrams import References, Shared
+from captioner.vocabulary import EOS, SPECIALS, Vocabulary
+
+END = SPECIALS[EOS]
+
+
+class CaptionReward:
+    """CIDEr-D, plus `bleu` times BLEU-4, of captions given as token ids (Rennie et al. 2017, "Self-critical
+    Sequence Training for Image Captioning"). The n-grams of the references are counted once, and so are their document frequencies:
+    those of the training captions."""
+
+    def __init__(self, references: References, vocabulary: Vocabulary, bleu: float = 0.0):
+        """`references`: the tokenized captions of each training photo. Words that the vocabulary lacks stay words, so
+        that the unknown token is never right."""
+        self.consensus = Consensus([[[*caption, END] for caption in of_photo] for of_photo in references])
+        self.table = [vocabulary[index] for index in range(len(vocabulary))]
+        self.bleu = bleu
+
+    def __call__(self, tokens: np.ndarray, photos: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Captions (N, T) as ids, of which all after a first EOS is ignored, each scored against the references of
+        `photos[n]` -> rewards (N,)."""
+        lengths = np.where((tokens == EOS).any(1), (tokens == EOS).argmax(1) + 1, tokens.shape[1])
+        captions = [[self.table[i] for i in row[:n]] for row, n in zip(tokens.tolist(), lengths, strict=True)]
+        ours, pairs = self.consensus.prepare(captions, photos)
+        shared = Shared.of(ours, self.consensus.ngrams, pairs)
+        rewards = self.consensus.score(ours, pairs, shared, defended=True)
+        if self.bleu:
+            rewards += self.bleu * bleu_of(bleu_statistics(ours, self.consensus.ngrams, pairs, shared))[:, 3]
+        return rewards
+
+
+def leave_one_out(rewards: np.ndarray) -> np.ndarray:
+    """Rewards (B, S) of S samples per photo -> advantages (B, S): each sample's baseline is the mean of the others
+    (Luo 2020, arXiv 2003.09971), which is independent of it, so the gradient stays unbiased."""
+    samples = rewards.shape[1]
+    if samples < 2:
+        raise ValueError(f"the mean of the other samples as baseline needs 2 or more per photo; there is {samples}.")
+    return rewards - (rewards.sum(1, keepdims=True) - rewards) / (samples - 1)
+
+
+def over_greedy(rewards: np.ndarray, greedy: np.ndarray) -> np.ndarray:
+    """Rewards (B, S) and those of the greedy captions (B,) -> advantages (B, S) (Rennie et al. 2017, section 4)."""
+    return rewards - greedy[:, None]
