@@ -19,9 +19,9 @@ END = SPECIALS[EOS]
 
 
 class CaptionReward:
-    """CIDEr-D, plus `bleu` times BLEU-4, of captions given as token ids (Rennie et al. 2017, "Self-critical
-    Sequence Training for Image Captioning"). The n-grams of the references are counted once, and so are their document frequencies:
-    those of the training captions."""
+    """CIDEr-D, plus `bleu` times BLEU-4, of captions given as token ids (Rennie et al. 2017, "Self-critical Sequence
+    Training for Image Captioning"). The n-grams of the references are counted once, and so are their document
+    frequencies: those of the training captions."""
 
     def __init__(self, references: References, vocabulary: Vocabulary, bleu: float = 0.0):
         """`references`: the tokenized captions of each training photo. Words that the vocabulary lacks stay words, so
