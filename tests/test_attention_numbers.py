@@ -13,8 +13,8 @@ from captioner.metrics.attention import attention_statistics, summary
 from captioner.metrics.files.tables import format_scores
 
 
-def one_cell(*cells, regions=9):
-    return np.eye(regions)[list(cells)]
+def one_region(*peaks, regions=9):
+    return np.eye(regions)[list(peaks)]
 
 
 def random_maps(words=6, regions=49, sharpness=3.0):
@@ -23,8 +23,8 @@ def random_maps(words=6, regions=49, sharpness=3.0):
     return weights / weights.sum(1, keepdims=True)
 
 
-def test_one_cell_a_word():
-    look = attention_statistics(one_cell(0, 0, 4).reshape(3, 3, 3))
+def test_one_region_a_word():
+    look = attention_statistics(one_region(0, 0, 4).reshape(3, 3, 3))
     assert look.entropy == pytest.approx((0, 0, 0))
     assert look.movement == pytest.approx((0, 1))
     assert look.mean_movement == pytest.approx(0.5)
@@ -33,14 +33,14 @@ def test_one_cell_a_word():
     assert look.warning is None
 
 
-def test_half_of_two_cells():
+def test_half_of_two_regions():
     """Half of the attention moves, and each map is one bit wide."""
     maps = np.array([[0.5, 0.5, 0, 0], [0.5, 0, 0.5, 0]])
     look = attention_statistics(maps)
     assert look.entropy == pytest.approx((np.log(2), np.log(2)))
     assert look.entropy_share == pytest.approx(0.5)
     assert look.movement == pytest.approx((0.5,))
-    everywhere = attention_statistics(one_cell(*range(9)))
+    everywhere = attention_statistics(one_region(*range(9)))
     assert everywhere.coverage == pytest.approx(1) and everywhere.warning is None
 
 
@@ -59,6 +59,10 @@ def test_working_attention_is_not():
     one_word_moves = random_maps()[:1].repeat(15, axis=0)
     one_word_moves[3] = random_maps()[1]
     assert attention_statistics(one_word_moves).warning is None
+    slight = 0.7 * one_word_moves[:1].repeat(15, axis=0)  # of one word a fifth moves: far from the mean map, seldom
+    slight[:, 0] += 0.3
+    slight[3, 0], slight[3, 1] = slight[3, 0] - 0.2, slight[3, 1] + 0.2
+    assert attention_statistics(slight).warning is None
     assert attention_statistics(random_maps(words=1)).warning is None, "a single word has nothing to be the same as"
 
 
@@ -69,7 +73,7 @@ def test_no_maps(maps):
 
 
 def test_summary():
-    dead, live = attention_statistics(np.full((3, 4), 0.25)), attention_statistics(one_cell(0, 1))
+    dead, live = attention_statistics(np.full((3, 4), 0.25)), attention_statistics(one_region(0, 1))
     assert summary([]) == {}
     means = summary([dead, live, live, live])
     assert means["attention_warnings"] == 0.25

@@ -244,6 +244,9 @@ def test_the_picture_of_units():
     expected = [colour(value / 0.5) for value in np.concatenate(values)]
     assert np.allclose(faces, expected)
     assert all(np.allclose(box.get_facecolor()[:3], 1) for box in boxes[13:])
+    negative = units_figure([["a", "b"]], [("unit 9", [np.array([-0.5, 0.1])])]).axes[0].patches
+    strongest, faint = [patch.get_facecolor()[:3] for patch in negative if patch.get_height() > 0.2]
+    assert np.allclose(strongest, colour(-1)) and np.allclose(faint, colour(0.2))
     for first, second in pairwise(boxes[:10]):  # words stand side by side
         assert second.get_x() == pytest.approx(first.get_x() + first.get_width())
     assert max(box.get_x() + box.get_width() for box in boxes) < figure.get_figwidth()

@@ -25,6 +25,7 @@ from captioner.metrics.files.tables import differences_to_dict, format_differenc
 from captioner.metrics.habits import habits, rare_words, slices
 from captioner.metrics.intervals import compare, intervals
 from captioner.metrics.java import JavaMetricError, java_problem, meteor_counts, spice
+from captioner.metrics.meteor import forgive_whole_matches
 from captioner.metrics.scores import score_tokens
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text(encoding="utf-8"))
@@ -181,6 +182,14 @@ def test_comparison_tells_better_from_alike():
         assert forth.difference == pytest.approx(-back.difference) and forth.low == pytest.approx(-back.high)
 
 
+def test_no_p_value_is_zero():
+    """Of S shuffles and the observed difference at least one is as large: p is at least 1 / (1 + S)."""
+    references = [[["a", "dog", "runs", "on", "grass", str(image)]] for image in range(40)]
+    right, wrong = [captions[0] for captions in references], [["x"]] * 40
+    for item in compare(score_tokens(wrong, references), score_tokens(right, references), samples=99):
+        assert item.p == 1 / 100
+
+
 def test_p_values_are_calibrated():
     """Two captioners that draw from the same references differ by chance: p below 0.1 about one time in ten."""
     images, hits = GOLDEN["images"], 0
@@ -277,6 +286,11 @@ def test_files_that_are_not_comparable_say_so(files):
         compare_files(files / "a.json", files / "b.json")
     with pytest.raises(ValueError, match="is a results file; pass its references"):
         compare_files(files / "a.json", files / "human.json")
+    score_files(files / "human.json", REFERENCES, samples=10, provenance={"document_frequencies": "COCO"}).write(
+        files / "d.json"
+    )
+    with pytest.raises(ValueError, match=r"not comparable: document frequencies: .* and COCO"):
+        compare_files(files / "a.json", files / "d.json")
     (files / "c.json").write_text('{"format": "other"}')
     with pytest.raises(ValueError, match="expected a score file"):
         compare_files(files / "a.json", files / "c.json")
@@ -298,6 +312,8 @@ def test_slices():
     common = [[["a", "dog"], ["a", "cat"]]] * 999
     references = [[["a", "zebra"], ["zebra"]], *common]
     assert rare_words(references) == {"zebra"}
+    references[1] = [["a", "gnu"], ["a", "cat"]]  # one reference with a rare word is not enough
+    assert rare_words(references) == {"zebra", "gnu"}
     found = slices([["a"] * 8, ["a"] * 9, ["a"] * 12, *[["a"]] * 997], references, range(1000), {2})
     assert {name: mask.sum() for name, mask in found.items()} == {
         "up to 8 words": 998,
@@ -423,6 +439,14 @@ def test_meteor_protocol(fake_java):
     )
     counts = meteor_counts([["a", "dog"], []], [[["a"], ["b"]], [["half", "\ud83d"]]])
     assert counts.shape == (2, 23) and counts[:, :2].tolist() == [[2, 3], [0, 2]]
+
+
+def test_meteor_forgives_the_only_chunk_of_a_whole_match():
+    counts = np.zeros((3, 23))
+    counts[:, 0:2] = counts[:, 21:23] = 4  # all words of caption and reference match
+    counts[:, 20] = (1, 2, 1)  # chunks
+    counts[2, 0] = 5  # here a word of the caption does not match
+    assert forgive_whole_matches(counts)[:, 20].tolist() == [0, 2, 1]
 
 
 def test_meteor_that_dies_is_told(fake_java):

@@ -83,6 +83,11 @@ def test_the_game():
     attention[1, 1] = (1, 0, 0, 0)
     edge.add(words, attention, beside, whole, COCO)
     assert (edge.present, edge.hits, edge.centre, edge.even) == (1, 0, 1, 1 / 2)
+    corner = np.zeros((60, 100), bool)
+    corner[30:, 50:] = True  # the centre of the photo is at (50, 30), in this mask and not in the transposed place
+    corner[50, 30] = False
+    edge.add(words, attention, beside, {"dog": corner}, COCO)
+    assert (edge.present, edge.centre) == (2, 2)
     assert game.to_dict()["pointing"] == 2 / 3 and "0.667" in str(game)
     assert "no word names" in str(Pointing())
 

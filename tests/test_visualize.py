@@ -27,6 +27,7 @@ from captioner.visualize import (
     scale_top,
     training_curves,
 )
+from captioner.visualize.page import percent
 
 SHAPES = [(640, 427), (375, 500), (300, 300), (900, 150)]
 RESIZES = ["squash", "crop", "pad"]
@@ -414,6 +415,24 @@ def test_long_logs_are_smoothed_and_thinned() -> None:
     assert len(raw[0]) <= 2000
     assert np.std(smooth[1][100:]) < 0.05
     assert training_curves(log).axes[0].get_ylim()[1] < 5, "the first losses do not flatten the rest"
+
+
+def test_smoothing_is_over_a_hundredth_on_either_side() -> None:
+    log = [{"kind": "step", "step": i + 1, "epoch": 1, "loss": float(i == 150)} for i in range(300)]
+    _, (_, smooth), _ = lines(training_curves(log), 0)
+    assert np.allclose(smooth[147:154], 1 / 7) and np.allclose(np.delete(smooth, range(147, 154)), 0)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.0004, "<0.1"), (0.0341, "3.4"), (0.0994, "9.9"), (0.0995, "10"), (0.154, "15"), (1, "100")]
+)
+def test_percent(share: float, text: str) -> None:
+    assert percent(share) == f"{text}\N{NO-BREAK SPACE}%"
+
+
+def test_a_dark_photo_is_brightened_by_two_and_a_half_at_most() -> None:
+    shown = overlay(np.full((2, 2, 3), 20, np.uint8), np.zeros((2, 2)))
+    assert (shown == round(30 + 150 * 20 * 2.5 / 255)).all()
 
 
 def test_names_at_the_lines_ends_do_not_cover_each_other() -> None:

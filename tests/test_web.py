@@ -323,4 +323,7 @@ def test_without_the_extra_it_is_named(tiny, missing):
     code = f"import sys; sys.modules[{missing!r}] = None; from captioner.cli import main; main()"
     with run(("-c", code), "--checkpoint", tiny) as process:
         _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (2, f"captioner: the web page needs {missing}: pip install 'captioner[web]'\n")
+    assert (process.returncode, err) == (
+        2,
+        f"captioner: {missing} is needed here but is not installed. Install it with: pip install 'captioner[web]'\n",
+    )
