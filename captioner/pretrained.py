@@ -1,5 +1,5 @@
-"""torchvision's classification CNNs: their names, their weights files, and what these weights expect of an image. How a
-CNN is cut into an encoder is in `encoder`."""
+"""torchvision's classification CNNs: their names, their weights, and the images these weights expect. How a CNN becomes
+an encoder is in `encoder`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from captioner.checkpoint.manifest import describe_mismatch
+
 FAMILIES = (
     *("alexnet", "vgg", "resnet", "resnext", "wide_resnet", "densenet", "googlenet", "inception"),
     *("mobilenet", "shufflenet", "squeezenet", "mnasnet", "efficientnet", "regnet", "convnext"),
 )
-WITH_AUXILIARY = ("googlenet", "inception_v3")  # auxiliary heads while training; images in [-1, 1]
+WITH_AUXILIARY = ("googlenet", "inception_v3")  # with auxiliary heads in training, and images in [-1, 1]
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 Triple = tuple[float, float, float]
 
 
 def cnn_names() -> list[str]:
-    """The names that `Encoder` takes."""
+    """The names that `Encoder` accepts."""
     names = torchvision.models.list_models(module=torchvision.models)
     return [name for name in names if name.startswith(FAMILIES)]
 
@@ -35,11 +37,11 @@ def check_name(name: str) -> None:
     if name in cnn_names():
         return
     known = name in torchvision.models.list_models(module=torchvision.models)
-    what = "is in torchvision but is no CNN" if known else "is no model of torchvision's"
+    what = "is in torchvision but is not a classification CNN" if known else "is not a torchvision model"
     near = difflib.get_close_matches(name, cnn_names(), n=5, cutoff=0.5) or ["mobilenet_v2", "resnet50"]
     raise ValueError(
-        f"{name!r} {what}; the encoder must be a torchvision classification CNN. "
-        f"Near names: {', '.join(near)}. captioner.pretrained.cnn_names() lists them all."
+        f"{name!r} {what}; expected a torchvision classification CNN. "
+        f"Similar names: {', '.join(near)}. captioner.pretrained.cnn_names() lists all."
     )
 
 
@@ -50,8 +52,8 @@ def build_cnn(name: str) -> nn.Module:
 
 
 def outline_cnn(name: str) -> nn.Module:
-    """The same with shapes only (on the meta device): no memory, and no time lost in random numbers."""
-    computes_widths = name.startswith("regnet")  # with tensors, which needs real ones
+    """The same on the meta device: shapes without memory, and without time spent on random numbers."""
+    computes_widths = name.startswith("regnet")  # its constructor computes with tensors, which must be real
     with torch.device("cpu" if computes_widths else "meta"):
         return build_cnn(name).to("meta")
 
@@ -73,17 +75,17 @@ def enum_member(name: str, weights: str) -> Any:
     if weights not in members.__members__:
         raise ValueError(
             f"{name} has no weights {weights!r}; torchvision has: {', '.join(members.__members__)}. "
-            "Or pass a .safetensors or .pth file, a captioner checkpoint, or none."
+            "You can also pass a .safetensors or .pth file, a captioner checkpoint, or none."
         )
     return members[weights]
 
 
 def expected_image(name: str, weights: str | Path | None) -> tuple[Triple, Triple, int]:
-    """The mean and std (one a channel) and the side in pixels that the weights were trained for."""
+    """The mean and std per channel and the side in pixels of the images that the weights were trained on."""
     from_enum = not (is_random(weights) or is_file(weights) or is_checkpoint(weights))
     preset = enum_member(name, str(weights) if from_enum else "DEFAULT").transforms()
     size = int(preset.crop_size[0])
-    if name in WITH_AUXILIARY:  # torchvision turns ImageNet's normalisation into this one inside the model
+    if name in WITH_AUXILIARY:  # torchvision converts from ImageNet's normalisation inside the model
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), size
     (r, g, b), (dr, dg, db) = preset.mean, preset.std
     return (r, g, b), (dr, dg, db), size
@@ -100,15 +102,15 @@ def read_weights(name: str, weights: str | Path | None) -> dict[str, Tensor]:
         return member.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"the weights {member} of {name} cannot be downloaded from {member.url} ({error}). Get that file "
-            "where there is a network and pass its path as the weights, or pass none for random weights."
+            f"the weights {member} of {name} cannot be downloaded from {member.url} ({error}). Download that file "
+            "elsewhere and pass its path as the weights, or pass none for random weights."
         ) from error
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """A state dict from a `.safetensors` or `.pth` file, whose pickle may hold tensors only."""
+    """A state dict from a `.safetensors` file, or from a `.pth` file whose pickle holds tensors only."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; expected a torchvision state dict (.safetensors or .pth).")
+        raise FileNotFoundError(f"{path} does not exist; expected a torchvision state dict (.safetensors or .pth).")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -121,7 +123,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
         ) from error
     if not (isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values())):
         raise ValueError(
-            f"{path} holds no state dict (tensors by name); save one with torch.save(model.state_dict(), path)."
+            f"{path} is not a state dict (tensors by name). Save one with torch.save(model.state_dict(), path)."
         )
     return state
 
@@ -131,9 +133,10 @@ def select_tensors(
 ) -> dict[str, Tensor]:
     """The `wanted` tensors among those `found` in `source`, in float32.
 
-    `full` are the shapes of the model before the cut: only what is in neither is unknown.
+    `full` has the shapes of the model with its classifier; a name that is neither there nor of an auxiliary head is an
+    error. Raises ValueError.
     """
-    # The oldest DenseNet files say norm.1 for norm1; files older than 2018 count no batches.
+    # Old DenseNet files say norm.1 for norm1; files from before 2018 have no batch counters.
     old_name = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
     counters = {key: torch.tensor(0) for key in wanted if key.endswith("num_batches_tracked")}
     found = counters | {old_name.sub(r"\1\2", key): tensor for key, tensor in found.items()}
@@ -141,22 +144,16 @@ def select_tensors(
     expected = f"{source}: expected the state dict of this torchvision model"
     missing = [key for key in wanted if key not in found]
     unknown = [key for key in found if key not in full and not key.startswith(AUXILIARY)]
-    if missing or unknown:
-        lacks = [f"lacks {first_few(missing)}"] if missing else []
-        holds = [f"holds the unknown {first_few(unknown)}"] if unknown else []
-        raise ValueError(f"{expected}, but it {' and '.join(lacks + holds)}.")
+    if mismatch := describe_mismatch(missing, unknown):
+        raise ValueError(f"{expected}, but it {mismatch}.")
     for key, tensor in wanted.items():
         shape = found[key].shape
         if shape != tensor.shape:
             raise ValueError(f"{expected}, but {key} has shape {[*shape]}, not {[*tensor.shape]}.")
         if not found[key].isfinite().all():  # torchvision's VGG16_Weights.IMAGENET1K_FEATURES, for one
-            raise ValueError(f"{expected}, but {key} holds values that are no numbers. Choose other weights.")
-    # Copies: memory lent by a file may be aligned otherwise, which changes the last bits of a CPU's results.
+            raise ValueError(f"{expected}, but {key} holds NaN or infinity. Choose other weights.")
+    # Copies: memory mapped from a file may be aligned differently, which changes the last bits of results on a CPU.
     return {
         key: found[key].to(torch.float32 if found[key].is_floating_point() else torch.int64, copy=True)
         for key in wanted
     }
-
-
-def first_few(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from captioner.checkpoint.card import model_card
 from captioner.checkpoint.manifest import CheckpointError, has_checkpoint, sha256_of
-from captioner.checkpoint.tensors import load_checkpoint, load_into, load_state, save_checkpoint
+from captioner.checkpoint.tensors import halve, load_checkpoint, load_into, load_state, save_checkpoint
+from captioner.decoding import Decoding
 
 CONFIG = {
     "model": {"encoder": "mobilenet_v2"},
@@ -74,6 +77,13 @@ def test_matrices_take_half_the_space_on_disk(saved: Path, tmp_path: Path) -> No
     save_checkpoint(tmp_path / "exact", some_tensors(), CONFIG, "", half=False)
     tensors, _ = load_checkpoint(tmp_path / "exact")
     assert all(torch.equal(tensors[name], tensor) for name, tensor in some_tensors().items())
+
+
+@pytest.mark.parametrize("power, halved", [(-15, True), (-16, False), (-22, False)])
+def test_a_matrix_is_halved_only_if_it_hardly_changes(power: int, halved: bool) -> None:
+    """2^-25 becomes 0 in float16: beside 2^-15 a relative change of 0.00098, beside 2^-16 of 0.002, 2^-22 of 0.12."""
+    kind = halve(torch.tensor([[2.0**power, 2.0**-25]])).dtype
+    assert kind == (torch.float16 if halved else torch.float32)
 
 
 def test_the_same_checkpoint_is_the_same_bytes(tmp_path: Path) -> None:
@@ -284,7 +294,7 @@ def test_what_is_no_checkpoint_is_not_replaced(tmp_path: Path) -> None:
     photos.mkdir()
     (photos / "holiday.jpg").write_bytes(b"dear")
     for place in (photos, photos / "holiday.jpg"):
-        with pytest.raises(CheckpointError, match=r"exists and is no checkpoint \(it has no config.json\)"):
+        with pytest.raises(CheckpointError, match=r"exists but is not a checkpoint \(it has no config.json\)"):
             save_checkpoint(place, **version(1))
     assert (photos / "holiday.jpg").read_bytes() == b"dear"
 
@@ -313,7 +323,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def test_a_missing_directory(tmp_path: Path) -> None:
-    assert "is not there; expected a checkpoint: a directory" in fault(tmp_path / "nowhere")
+    assert "does not exist; expected a checkpoint: a directory" in fault(tmp_path / "nowhere")
     (tmp_path / "file").touch()
     assert "is a file; expected a checkpoint: a directory" in fault(tmp_path / "file")
     assert not has_checkpoint(tmp_path / "nowhere") and not has_checkpoint(tmp_path / "file")
@@ -322,19 +332,19 @@ def test_a_missing_directory(tmp_path: Path) -> None:
 def test_a_missing_file(saved: Path) -> None:
     (saved / "state.json").unlink()
     message = fault(saved, load_state)
-    assert "state.json is not there; the directory has: README.md, config.json, model.safetensors and 1" in message
-    assert "Only last/ of a training run keeps it" in message
+    assert "state.json does not exist; the directory has: README.md, config.json, model.safetensors and 1" in message
+    assert "Only last/ of a training run has it" in message
     (saved / "model.safetensors").unlink()
-    assert "model.safetensors is not there; the directory has: README.md, config.json, state." in fault(saved)
+    assert "model.safetensors does not exist; the directory has: README.md, config.json, state." in fault(saved)
     (saved / "config.json").unlink()
-    assert "config.json is not there" in fault(saved)
+    assert "config.json does not exist" in fault(saved)
     assert not has_checkpoint(saved)
 
 
 @pytest.mark.parametrize("version", [2, "1.0", None])
 def test_another_format_version(saved: Path, version: object) -> None:
     edit(saved / "config.json", format_version=version)
-    assert f"config.json is of format version {version}, but this captioner reads version 1. Use" in fault(saved)
+    assert f"config.json has format version {version}, but this captioner reads version 1. Use" in fault(saved)
 
 
 def test_a_config_that_is_no_json(saved: Path) -> None:
@@ -351,7 +361,7 @@ def test_a_config_that_is_no_json(saved: Path) -> None:
 @pytest.mark.parametrize("weights", [None, "abc", {}, {"sha256": 3, "bytes": 4}, {"sha256": "ab"}])
 def test_a_config_without_the_hash(saved: Path, weights: object) -> None:
     edit(saved / "config.json", weights=weights)
-    assert "config.json does not say the size and sha256 of model.safetensors" in fault(saved)
+    assert "config.json does not give the size and sha256 of model.safetensors" in fault(saved)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "state.safetensors"])
@@ -372,7 +382,7 @@ def test_no_safetensors_file(saved: Path) -> None:
     path = saved / "model.safetensors"
     path.write_bytes(b"\x80\x04 a pickle, say")
     edit(saved / "config.json", weights={"sha256": sha256_of(path), "bytes": path.stat().st_size})
-    assert "model.safetensors is no safetensors file (" in fault(saved)
+    assert "model.safetensors is not a safetensors file (" in fault(saved)
 
 
 # Into a module
@@ -425,3 +435,20 @@ def test_tensors_that_do_not_fit() -> None:
     assert "1.bias has shape [3], the model expects [2]. Was it made by another model" in wrong
     load_into(model, good)
     assert all(tensor.eq(0).all() for tensor in model.state_dict().values())
+
+
+def test_the_card_names_only_the_settings_that_were_used() -> None:
+    saved: dict[str, Any] = {
+        "model": {"encoder": "resnet50", "cell": "gru", "attention": "none"},
+        "vocabulary": ["a"] * 1234,
+        "scores": {"CIDEr-D": 0.5},
+        "training": {"photos": 6000, "step": 10, "hours": 1.5, "settings": {"stages": ["decoder:2"]}},
+        "decoding": asdict(Decoding("beam", beam_size=3, length_penalty=0.7)),
+    }
+    card = model_card(saved)
+    assert "1,234 words" in card and "no attention" in card and "| CIDEr-D | 0.5000 |" in card
+    assert "beam search, beam size 3, length penalty 0.7. Tokenization" in card
+    assert "Stages: decoder:2\n- Duration: 10 steps, 1.5 hours" in card and "Data: unknown, 6,000 photos" in card
+    saved["decoding"] = asdict(Decoding("sample", beam_size=3, temperature=0.8, top_p=0.9, seed=4))
+    assert "sampling, temperature 0.8, top-p 0.9, seed 4. Tokenization" in model_card(saved)
+    assert "Scores" not in model_card(saved | {"scores": None})

@@ -133,14 +133,14 @@ def test_names_are_all_of_torchvisions_cnns() -> None:
 @pytest.mark.parametrize(
     ("name", "says", "near"),
     [
-        ("vit_b_16", "is in torchvision but is no CNN", "resnet50"),
-        ("swin_t", "is in torchvision but is no CNN", "resnet50"),
-        ("maxvit_t", "is in torchvision but is no CNN", ""),
-        ("resnet5", "is no model of torchvision's", "resnet50"),
-        ("mobilenetv2", "is no model of torchvision's", "mobilenet_v2"),
+        ("vit_b_16", "is in torchvision but is not a classification CNN", "resnet50"),
+        ("swin_t", "is in torchvision but is not a classification CNN", "resnet50"),
+        ("maxvit_t", "is in torchvision but is not a classification CNN", ""),
+        ("resnet5", "is not a torchvision model", "resnet50"),
+        ("mobilenetv2", "is not a torchvision model", "mobilenet_v2"),
     ],
 )
-def test_a_name_that_is_no_cnn(name: str, says: str, near: str) -> None:
+def test_a_name_that_is_not_a_cnn(name: str, says: str, near: str) -> None:
     with pytest.raises(ValueError, match=says) as caught:
         Encoder(name, None)
     assert near in str(caught.value)
@@ -306,7 +306,7 @@ def test_wrong_files_are_one_clear_line(tmp_path: Path) -> None:
             return Path.mkdir, (tmp_path / "sprung",)
 
     path = tmp_path / "w.pth"
-    assert "not there" in error(path, FileNotFoundError)
+    assert "does not exist" in error(path, FileNotFoundError)
     for content in (b"", b"no weights at all", b"PK\x03\x04 cut short"):
         path.write_bytes(content)
         assert "cannot be read as weights" in error(path)
@@ -315,7 +315,7 @@ def test_wrong_files_are_one_clear_line(tmp_path: Path) -> None:
     torch.save({"a": Trap()}, path)
     assert "cannot be read as weights" in error(path) and not (tmp_path / "sprung").exists()
     torch.save({"model": {"a": torch.zeros(1)}}, path)
-    assert "no state dict" in error(path)
+    assert "is not a state dict" in error(path)
 
     state = filled(outline_cnn("squeezenet1_1")).state_dict()
     torch.save({**state, "head.bias": torch.zeros(1)}, path)
@@ -325,7 +325,7 @@ def test_wrong_files_are_one_clear_line(tmp_path: Path) -> None:
     torch.save({**state, "features.0.bias": torch.zeros(3)}, path)
     assert "features.0.bias has shape [3], not [64]" in error(path)
     torch.save({**state, "features.0.bias": torch.full((64,), torch.nan)}, path)
-    assert "features.0.bias holds values that are no numbers" in error(path)
+    assert "features.0.bias holds NaN or infinity" in error(path)
 
 
 def test_an_enum_member_that_is_not_there() -> None:

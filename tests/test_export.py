@@ -242,5 +242,62 @@ def test_eight_bits_are_nearly_as_good(plain, photos, tmp_path):
         greedy = SEARCHES["greedy"]
         for ours, theirs in zip(captioner.caption(paths, greedy), whole.caption(paths, greedy), strict=True):
             assert ours.log_probabilities[0] == pytest.approx(theirs.log_probabilities[0], abs=0.3)
-    with pytest.raises(ValueError, match="onnx only, not as pt2"):
+    with pytest.raises(ValueError, match="as onnx only, not as pt2"):
         export(plain, "pt2", int8=[])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_killed_export_leaves_a_whole_checkpoint(tmp_path, monkeypatch, in_place):
+    """It dies at its n-th copy or rename, for each n. The weights and the settings found are those of one model."""
+    monkeypatch.setattr("captioner.backends.export.graphs", lambda *_: [])  # to be quick
+    old = make_checkpoint(tmp_path / "old", half=False)
+    new = make_checkpoint(tmp_path / "new", cell="gru")
+    output, calls, dies_at = tmp_path / "output", 0, 0
+
+    def mortal(function):
+        def call(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls == dies_at:
+                raise Killed
+            return function(*arguments, **options)
+
+        return call
+
+    for owner, name in ((shutil, "copyfile"), (os, "replace")):
+        monkeypatch.setattr(owner, name, mortal(getattr(owner, name)))
+    while True:
+        calls, dies_at = -100, dies_at + 1
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.copytree(new if in_place else old, output)
+        calls = 0
+        try:
+            export(output if in_place else new, output=None if in_place else output)
+        except Killed:
+            load_checkpoint(output)  # checks the hash of the weights
+        else:
+            break
+    assert dies_at > 4 and load_checkpoint(output)[1]["model"]["cell"] == "gru"
+    assert load_checkpoint(output)[1]["graphs"] == {}
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "new", "output"}
+
+
+def test_an_export_keeps_the_other_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("captioner.backends.export.graphs", lambda *_: [])
+    checkpoint = make_checkpoint(tmp_path / "model")
+    for name in ("curves.png", "state.json", "word.pt2"):
+        (checkpoint / name).write_text(name)
+    names = {path.name for path in checkpoint.iterdir()}
+    export(checkpoint)
+    assert {path.name for path in checkpoint.iterdir()} == names
+    export(checkpoint, output=tmp_path / "copy")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == names - {"state.json", "word.pt2"}
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(CheckpointError, match="exists but is not a checkpoint"):
+        export(checkpoint, output=tmp_path / "photos")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

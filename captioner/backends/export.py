@@ -1,14 +1,13 @@
-"""A checkpoint made ready to run without captioner's torch code: two graphs, of which `photo` runs once a photo (the
-CNN, the attention's keys, the state after the photo) and `word` once a word for all rows under search.
+"""Export: a checkpoint that runs without captioner's torch code. There are two graphs: `photo` runs once per photo (the
+CNN, the keys of the attention, the state after the photo), `word` once per word for all rows under search.
 
-As ONNX they are small files beside `model.safetensors`, whose weights they name instead of holding copies (ONNX
-external data: file, offset, length); half-precision ones are cast when the runtime loads them. As PT2 (`torch.export`)
-each holds its weights. How the graphs are run is told in `runtime`."""
+The ONNX files are small. They hold no weights but refer to those in `model.safetensors` beside them (ONNX external
+data: file, offset, length); weights in half precision are cast when the runtime loads them. The PT2 files of
+`torch.export` hold their weights. `onnx_backend` runs the graphs."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import struct
 import warnings
@@ -22,7 +21,18 @@ from torch import Tensor, nn
 
 from captioner.backends.onnx_backend import WEIGHTS_KEY
 from captioner.backends.quantize import quantize
-from captioner.checkpoint.manifest import CARD, CONFIG, GRAPHS, WEIGHTS, find_checkpoint
+from captioner.checkpoint.manifest import (
+    CONFIG,
+    GRAPHS,
+    STATE,
+    STATE_TENSORS,
+    WEIGHTS,
+    find_checkpoint,
+    read_json,
+    size_and_hash,
+    write_json,
+)
+from captioner.checkpoint.replace import replace_checkpoint
 from captioner.checkpoint.tensors import load_checkpoint, load_into
 from captioner.config import ModelConfig
 from captioner.decoder import Memory
@@ -35,8 +45,8 @@ OPSET = 20
 
 
 class PhotoGraph(nn.Module):
-    """Photos (B, 3, S, S) -> values (B, R, D), keys (B, R, H), unless the model has no attention, and the state after
-    the photo, each part (L, B, H)."""
+    """Photos (B, 3, S, S) -> the state after the photo, each part (L, B, H), preceded by the values (B, R, D) and keys
+    (B, R, H) if the model has attention."""
 
     def __init__(self, model: CaptionModel):
         super().__init__()
@@ -44,13 +54,13 @@ class PhotoGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         memory = self.decoder.prepare(self.encoder(images))
-        looked_at = () if self.decoder.attention is None else (memory.values, memory.keys)
-        return (*looked_at, *self.decoder.initial_state(memory))
+        attended = () if self.decoder.attention is None else (memory.values, memory.keys)
+        return (*attended, *self.decoder.initial_state(memory))
 
 
 class WordGraph(nn.Module):
-    """Words (B, K) of B photos, what `PhotoGraph` gave of these, and the state, each part (L, B, K, H) -> logits
-    (B, K, V), attention (B, K, R) unless the model has none, and the state after the words."""
+    """Words (B, K) of B photos, the values and keys of `PhotoGraph` if the model has attention, and the state, each
+    part (L, B, K, H) -> logits (B, K, V), attention (B, K, R) if the model has it, and the state after the words."""
 
     def __init__(self, model: CaptionModel):
         super().__init__()
@@ -60,13 +70,13 @@ class WordGraph(nn.Module):
         memory = None
         if self.decoder.attention is not None:
             values, keys, *given = given  # type: ignore[assignment]
-            memory = Memory(values, keys, keys)  # the photo went in before: `image` is not used
+            memory = Memory(values, keys, keys)  # `image` is not used after the photo's step
         state = tuple(part.flatten(1, 2) for part in given)  # (L, B·K, H)
         logits, attention, state = self.decoder(words.reshape(-1, 1), memory, state)
         rows = words.shape
-        looked = () if attention is None else (attention.reshape(*rows, -1),)
+        weights = () if attention is None else (attention.reshape(*rows, -1),)
         after = (part.reshape(before.shape) for part, before in zip(state, given, strict=True))  # (L, B, K, H)
-        return (logits.reshape(*rows, -1), *looked, *after)
+        return (logits.reshape(*rows, -1), *weights, *after)
 
 
 def export(
@@ -75,37 +85,35 @@ def export(
     output: str | Path | None = None,
     int8: Sequence[Source] | None = None,
 ) -> list[Path]:
-    """Write the graphs of a checkpoint into its directory, or into `output`, which becomes a checkpoint, too, with
-    copies of its files. Returns the files written. With `int8` (ONNX only) the decoder computes in eight-bit integers
-    and, calibrated on these photos if there are any, the CNN, too. Raises CheckpointError, ImageError or ValueError."""
+    """Add the graphs to a checkpoint or, with `output`, to a copy of it. Returns the paths of the graphs.
+
+    With `int8` (ONNX only) the decoder computes with eight-bit integers; so does the CNN if `int8` has photos to
+    calibrate it on. The directory is replaced as a whole, so a kill leaves the old or the new one. Raises
+    CheckpointError, ImageError or ValueError."""
     if int8 is not None and format != "onnx":
-        raise ValueError(f"eight-bit graphs are made as onnx only, not as {format}.")
-    directory = find_checkpoint(checkpoint)
-    tensors, saved = load_checkpoint(directory)
+        raise ValueError(f"eight-bit graphs can be exported as onnx only, not as {format}.")
+    tensors, saved = load_checkpoint(checkpoint)
     model = build_on_cpu(ModelConfig(**saved["model"]), len(Vocabulary(saved["vocabulary"])), tensors)
-    if output is not None:
-        directory = _copy(directory, Path(output))
     preprocess = Preprocess.from_dict(saved["preprocess"])
+    target = Path(checkpoint if output is None else output)
     written = []
-    for graph in graphs(model, preprocess.size):
-        path = directory / f"{graph.name}.{format}"
-        partial = path.with_name(f".{path.name}.partial")
-        with warnings.catch_warnings():  # of the exporters' own making
-            warnings.simplefilter("ignore")
-            if format == "onnx":
-                _write_onnx(partial, graph, directory / WEIGHTS, saved["weights"]["sha256"])
-            else:
-                program = torch.export.export(
-                    graph.module,
-                    graph.example,
-                    dynamic_shapes=graph.dims,
-                    prefer_deferred_runtime_asserts_over_guards=True,  # else torch 2.11 sees K as restricted
-                )
-                torch.export.save(program, partial)
-        os.replace(partial, path)
-        written.append(path)
-    if int8 is not None:
-        quantize(directory, preprocess, int8)
+    with replace_checkpoint(target) as writing:
+        source = find_checkpoint(checkpoint)
+        _copy(source, writing, everything=source.resolve() == target.resolve())
+        for graph in graphs(model, preprocess.size):
+            path = writing / f"{graph.name}.{format}"
+            with warnings.catch_warnings():  # the exporters warn about their own code
+                warnings.simplefilter("ignore")
+                if format == "onnx":
+                    _write_onnx(path, graph, writing / WEIGHTS, saved["weights"]["sha256"])
+                else:
+                    _write_pt2(path, graph)
+            written.append(target / path.name)
+        if int8 is not None:
+            quantize(writing, preprocess, int8)
+        if format == "onnx":
+            hashes = {path.name: size_and_hash(path) for path in sorted(writing.glob("*.onnx"))}
+            write_json(writing / CONFIG, {**read_json(writing / CONFIG), "graphs": hashes})
     return written
 
 
@@ -118,7 +126,7 @@ def build_on_cpu(config: ModelConfig, vocabulary_size: int, tensors: Mapping[str
 
 @dataclass(frozen=True)
 class Graph:
-    """What an exporter must know of a graph."""
+    """What an exporter needs to know about a graph."""
 
     name: str
     module: nn.Module
@@ -134,25 +142,37 @@ def graphs(model: CaptionModel, size: int) -> list[Graph]:
     images = torch.zeros(2, 3, size, size)
     with torch.no_grad():
         encoded = photo(images)
-    looked_at = [] if model.decoder.attention is None else ["values", "keys"]
-    memory, state = encoded[: len(looked_at)], encoded[len(looked_at) :]
+    attended = [] if model.decoder.attention is None else ["values", "keys"]
+    memory, state = encoded[: len(attended)], encoded[len(attended) :]
     states = [f"state.{i}" for i in range(len(state))]
     words = torch.ones(2, 3, dtype=torch.int64)
     given = (*memory, *(part[:, :, None].repeat(1, 1, 3, 1) for part in state))  # (L, B, K, H)
     dims = (*({0: B} for _ in memory), *({1: B, 2: K} for _ in state))
-    after = ["logits", *(["attention"] if looked_at else []), *(f"next.{name}" for name in states)]
+    after = ["logits", *(["attention"] if attended else []), *(f"next.{name}" for name in states)]
     return [
-        Graph(GRAPHS[0], photo, (images,), ({0: B},), ["images"], [*looked_at, *states]),
-        Graph(GRAPHS[1], word, (words, *given), ({0: B, 1: K}, dims), ["words", *looked_at, *states], after),
+        Graph(GRAPHS[0], photo, (images,), ({0: B},), ["images"], [*attended, *states]),
+        Graph(GRAPHS[1], word, (words, *given), ({0: B, 1: K}, dims), ["words", *attended, *states], after),
     ]
 
 
-def _copy(directory: Path, output: Path) -> Path:
-    output.mkdir(parents=True, exist_ok=True)
-    for name in (WEIGHTS, CONFIG, CARD):
-        if (directory / name).resolve() != (output / name).resolve():
-            shutil.copyfile(directory / name, output / name)
-    return output
+def _copy(source: Path, target: Path, everything: bool) -> None:
+    """Copy a checkpoint's files; unless `everything`, without older graphs and the training state."""
+    for path in source.iterdir():
+        skipped = path.suffix in (".onnx", ".pt2") or path.name in (STATE, STATE_TENSORS)
+        if path.is_dir():
+            shutil.copytree(path, target / path.name)
+        elif everything or not skipped:
+            shutil.copyfile(path, target / path.name)
+
+
+def _write_pt2(path: Path, graph: Graph) -> None:
+    program = torch.export.export(
+        graph.module,
+        graph.example,
+        dynamic_shapes=graph.dims,
+        prefer_deferred_runtime_asserts_over_guards=True,  # without it torch 2.11 thinks that K is restricted
+    )
+    torch.export.save(program, path)
 
 
 def _write_onnx(path: Path, graph: Graph, weights: Path, sha256: str) -> None:
@@ -166,7 +186,7 @@ def _write_onnx(path: Path, graph: Graph, weights: Path, sha256: str) -> None:
         dynamic_shapes=graph.dims,
         opset_version=OPSET,
         dynamo=True,
-        optimize=False,  # it would put changed copies of the weights into the graph
+        optimize=False,  # the optimizer would store changed copies of the weights in the graph
         verbose=False,
     )
     assert program is not None
@@ -176,7 +196,7 @@ def _write_onnx(path: Path, graph: Graph, weights: Path, sha256: str) -> None:
     model.metadata_props[WEIGHTS_KEY] = sha256
     model.producer_name = "captioner"
     model.graph.name = graph.name
-    for node in model.graph:  # traces of torch's stack would be four times as large as the graph
+    for node in model.graph:  # the stack traces of torch would be four times as large as the graph
         node.metadata_props.clear()
         for value in (*node.inputs, *node.outputs):
             if value is not None:
@@ -185,9 +205,9 @@ def _write_onnx(path: Path, graph: Graph, weights: Path, sha256: str) -> None:
 
 
 def _simplify(model: Any) -> None:
-    """Compute what is constant but the weights, which only the runtime may change, when it loads the graph. It can do
-    so where all that a weight meets is constant: it folds batch norm into convolutions and sorts the gates of an LSTM,
-    and would do so at each run otherwise."""
+    """Fold all constants except the weights. The runtime transforms the weights itself when it loads the graph: it
+    folds batch norm into convolutions and reorders the gates of an LSTM. It can do so only where a weight is combined
+    with constants; otherwise it would repeat that work at every run."""
     from onnxscript import optimizer
 
     weights = set(model.graph.initializers)
@@ -201,7 +221,7 @@ def _simplify(model: Any) -> None:
 
 
 def _name_weights(graph: Any, weights: Path) -> None:
-    """Replace the graph's weights by references into the safetensors file, those in half precision with a cast."""
+    """Replace the graph's weights by references into the safetensors file, with a cast for those in half precision."""
     import onnx_ir as ir
 
     entries = read_header(weights)
@@ -236,8 +256,8 @@ def _name_weights(graph: Any, weights: Path) -> None:
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Of each tensor in a safetensors file its dtype, shape, and `data_offsets` from the beginning of the file; a tied
-    tensor has the entry of the one it is tied to."""
+    """The dtype, shape and `data_offsets` (from the beginning of the file) of each tensor in a safetensors file. A tied
+    tensor has the entry of the tensor that it is tied to."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))

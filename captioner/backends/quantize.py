@@ -1,6 +1,6 @@
-"""Graphs of an exported checkpoint in eight-bit integers, by the ONNX runtime's own tools: the decoder's matrices as
-they are (dynamic quantisation), the CNN's convolutions calibrated on photos (static quantisation, a scale a channel).
-Such a graph holds its weights, as the checkpoint has them in another form. What is lost, `captioner evaluate` tells."""
+"""Eight-bit graphs, made by the ONNX runtime's own tools: dynamic quantisation of the decoder's matrices, static
+quantisation (calibrated on photos, one scale per channel) of the CNN's convolutions. Such a graph holds its own
+weights. Use `captioner evaluate` to measure the loss in quality."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ INTEGERS = quantization.QuantType.QInt8
 
 
 def quantize(directory: Path, preprocess: Preprocess, photos: Sequence[Source] = ()) -> None:
-    """Replace the word graph of an exported checkpoint and, if there are photos to calibrate it on, the photo graph.
-    Raises ImageError."""
+    """Replace the word graph of an exported checkpoint by an eight-bit one and, if there are photos to calibrate it on,
+    the photo graph. Raises ImageError."""
 
     def matrices(source: Path, target: Path) -> None:
         quantization.quantize_dynamic(
@@ -51,7 +51,7 @@ def quantize(directory: Path, preprocess: Preprocess, photos: Sequence[Source] =
 
 
 class _Photos(quantization.CalibrationDataReader):
-    """Batches of preprocessed photos, read when they are asked for."""
+    """Batches of preprocessed photos, each read when it is needed."""
 
     def __init__(self, preprocess: Preprocess, photos: Sequence[Source]):
         starts = range(0, len(photos), BATCH)
@@ -64,32 +64,32 @@ class _Photos(quantization.CalibrationDataReader):
         return None if batch is None else {"images": batch}
 
 
-def _replace(path: Path, *works: Callable[[Path, Path], None]) -> None:
-    """What the works make of a graph, one after the other, takes its place. Weights are made float32 constants and
-    batch norm is folded before: the tools see no further. All is written beside the graph, which names its weights by
-    their place."""
-    steps = [path.with_name(f".{path.name}.{number}") for number in range(len(works) + 1)]
+def _replace(path: Path, *steps: Callable[[Path, Path], None]) -> None:
+    """Replace a graph by the result of these steps, one after the other. Before them, the runtime turns the weights
+    into float32 constants and folds batch norm, as the tools do not handle external weights and casts. The files in
+    between lie beside the graph, since it refers to its weights by a relative path."""
+    files = [path.with_name(f".{path.name}.{number}") for number in range(len(steps) + 1)]
     try:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(steps[0])
+        options.optimized_model_filepath = str(files[0])
         onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        for work, source, target in zip(works, steps, steps[1:], strict=False):
-            work(source, target)
-        graph = onnx.load(steps[-1], load_external_data=False)
+        for step, source, target in zip(steps, files, files[1:], strict=False):
+            step(source, target)
+        graph = onnx.load(files[-1], load_external_data=False)
         del graph.metadata_props[:]
         graph.metadata_props.extend(onnx.load(path, load_external_data=False).metadata_props)
-        onnx.save(graph, steps[-1])
-        os.replace(steps[-1], path)
+        onnx.save(graph, files[-1])
+        os.replace(files[-1], path)
     finally:
-        for left_over in steps:
+        for left_over in files:
             left_over.unlink(missing_ok=True)
 
 
 @contextmanager
 def _silence() -> Iterator[Any]:
-    """The tools advise, for each graph, what has been done already."""
+    """For each graph the tools advise to do what is done already."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""The model card: what a checkpoint's README.md says to people, made from its config.json alone."""
+"""The model card: a checkpoint's README.md, written from its config."""
 
 from __future__ import annotations
 
@@ -12,29 +12,42 @@ def model_card(saved: Mapping[str, Any]) -> str:
     """Markdown from a checkpoint's config."""
     model, training, scores = saved["model"], saved.get("training") or {}, saved.get("scores") or {}
     settings = training.get("settings", {})
-    words, attention = len(saved["vocabulary"]), model["attention"]
+    attention = "no attention" if model["attention"] == "none" else f"Luong attention (`{model['attention']}`)"
     lines = [
-        f"# An image captioner: {model['encoder']} and {model['cell']}",
+        f"# Image captioner: {model['encoder']} and {model['cell']}",
         "",
-        f"The CNN `{model['encoder']}`, without its softmax classifier, gives features to a decoder (`{model['cell']}`)"
-        f" with {words} words and {'no' if attention == 'none' else f'Luong `{attention}`'} attention. Made with "
-        "captioner; the files hold tensors and settings only, nothing that runs.",
+        f"An image captioning model made with captioner. The encoder is the CNN `{model['encoder']}` without its "
+        f"classifier. The decoder is a recurrent network (`{model['cell']}`) with {attention} and a vocabulary of "
+        f"{len(saved['vocabulary']):,} words. The files hold tensors and settings, no code.",
         "",
         "## Training",
         "",
-        f"Data: {training.get('data', 'unknown')}, {training.get('photos', 'unknown')} photos. "
-        f"Stages: {', '.join(settings.get('stages', []))}. "
-        f"First weights of the CNN: {settings.get('weights', 'unknown')}. "
-        f"Step {training.get('step', 'unknown')}, after {training.get('hours', 'unknown')} hours. All settings are in "
-        "`config.json`.",
+        f"- Data: {training.get('data', 'unknown')}, {_number(training.get('photos'))} photos",
+        f"- Initial weights of the CNN: {settings.get('weights', 'unknown')}",
+        f"- Stages: {', '.join(settings.get('stages', [])) or 'unknown'}",
+        f"- Duration: {_number(training.get('step'))} steps, {training.get('hours', 'unknown')} hours",
+        "",
+        "All settings are in `config.json`.",
     ]
     if scores:
-        decoding = saved["decoding"]
         lines += ["", "## Scores on the validation split", "", "| score | value |", "|---|---|"]
         lines += [f"| {name} | {scores[name]:.4f} |" for name in SCORES if name in scores]
         lines += [
             "",
-            f"One caption a photo, free-running, {decoding['method']} search, beam {decoding['beam_size']}, length "
-            f"penalty {decoding['length_penalty']}; tokens and scores as in the COCO evaluation.",
+            f"One generated caption per photo: {_describe(saved['decoding'])}. Tokenization and scores are those of "
+            "the COCO caption evaluation.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _describe(decoding: Mapping[str, Any]) -> str:
+    """How captions were generated; only the settings that have an effect."""
+    if decoding["method"] != "sample":
+        return f"beam search, beam size {decoding['beam_size']}, length penalty {decoding['length_penalty']}"
+    limits = [f"top-k {decoding['top_k']}"] if decoding["top_k"] else []
+    limits += [f"top-p {decoding['top_p']}"] if decoding["top_p"] < 1 else []
+    return ", ".join(["sampling", f"temperature {decoding['temperature']}", *limits, f"seed {decoding['seed']}"])
+
+
+def _number(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"

@@ -1,11 +1,12 @@
-"""The files of a checkpoint, and whether they are as they were written: where a directory is found, its config, sizes
-and hashes. Tensors are not read here, and nothing needs torch."""
+"""The files of a checkpoint, without torch: where its directory is, its config, and whether sizes and hashes are as
+they were written. Tensors are read in `tensors`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +22,36 @@ class CheckpointError(ValueError):
 
 
 def has_checkpoint(directory: str | Path) -> bool:
-    """Whether a checkpoint can be loaded from there, even if its writer was killed between two renamings."""
+    """Whether a checkpoint can be loaded from there, even if its writer was killed between two renames."""
     return (locate(directory) / CONFIG).is_file()
 
 
 def find_checkpoint(directory: str | Path) -> Path:
-    """Where the checkpoint of that name lies. Raises CheckpointError if it does not."""
+    """The directory that holds the checkpoint of that name. Raises CheckpointError if there is none."""
     path = locate(directory)
     if not path.is_dir():
         raise CheckpointError(
-            f"{path} is {'a file' if path.exists() else 'not there'}; expected a checkpoint: a directory "
-            f"with {CONFIG} and {WEIGHTS}. Pass that of a trained model, such as best/ of a training run."
+            f"{path} {'is a file' if path.exists() else 'does not exist'}; expected a checkpoint: a directory "
+            f"with {CONFIG} and {WEIGHTS}. Pass the directory of a trained model, such as best/ of a training run."
         )
     return path
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The config as it was saved, with the `sha256` and size of its `weights`."""
+    """The config as it was saved, plus the size and hash of the weights under `weights`. Raises CheckpointError."""
     path = directory / CONFIG
     config = read_json(path)
     found = config.pop("format_version", None)
     if found != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} is of format version {found}, but this captioner reads version {FORMAT_VERSION}. "
+            f"{path} has format version {found}, but this captioner reads version {FORMAT_VERSION}. "
             "Use the captioner that wrote it, or train or download the model again."
         )
     return config
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    _must_be_there(path)
+    _check_exists(path)
     again = "It was edited or cut short: copy or save the checkpoint again."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -61,14 +62,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def check_file(path: Path, expected: Any, source: Path) -> None:
-    """Raise CheckpointError unless the file has the size and sha256 that `source` expects of it."""
+    """Raise CheckpointError unless the file has the size and hash that `source` says it has."""
     match expected:
         case {"sha256": str(sha256), "bytes": int(size)}:
             pass
         case _:
-            raise CheckpointError(f"{source} does not say the size and sha256 of {path.name}. {AGAIN}")
-    _must_be_there(path)
+            raise CheckpointError(f"{source} does not give the size and sha256 of {path.name}. {AGAIN}")
+    _check_exists(path)
     if (found := path.stat().st_size) != size:
         fault = "is cut short" if found < size else "is too long"
         raise CheckpointError(f"{path} {fault}: it has {found} bytes, {source.name} says {size}. {AGAIN}")
@@ -79,27 +84,9 @@ def check_file(path: Path, expected: Any, source: Path) -> None:
         )
 
 
-def beside(directory: Path) -> tuple[Path, Path, Path]:
-    """The names a checkpoint has before it is whole, when it is whole, and when it has been replaced."""
-    parent, name = directory.parent, directory.name
-    return parent / f".{name}.writing", parent / f".{name}.new", parent / f".{name}.old"
-
-
-def locate(directory: str | Path) -> Path:
-    """Where a reader finds the checkpoint; it renames nothing, as a writer may be at work."""
-    path = Path(os.path.realpath(directory))
-    _, new, _ = beside(path)
-    return new if new.is_dir() and not path.exists() else Path(directory)
-
-
-def _must_be_there(path: Path) -> None:
-    if not path.is_file():
-        files = sorted(file.name for file in path.parent.iterdir())
-        training = " Only last/ of a training run keeps it." if path.name in (STATE, STATE_TENSORS) else ""
-        raise CheckpointError(
-            f"{path} is not there; the directory has: {first_few(files) or 'no files'}.{training} "
-            "Copy or save the checkpoint again, whole."
-        )
+def size_and_hash(path: Path) -> dict[str, Any]:
+    """What `check_file` expects of this file from now on."""
+    return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
 
 
 def sha256_of(path: Path) -> str:
@@ -110,5 +97,35 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def first_few(names: list[str]) -> str:
+def beside(directory: Path) -> tuple[Path, Path, Path]:
+    """A checkpoint's names while it is being written, once it is whole, and when it has been replaced."""
+    parent, name = directory.parent, directory.name
+    return parent / f".{name}.writing", parent / f".{name}.new", parent / f".{name}.old"
+
+
+def locate(directory: str | Path) -> Path:
+    """Where a reader finds the checkpoint. Nothing is renamed, as a writer may be at work."""
+    path = Path(os.path.realpath(directory))
+    _, new, _ = beside(path)
+    return new if new.is_dir() and not path.exists() else Path(directory)
+
+
+def describe_mismatch(missing: list[str], unknown: list[str]) -> str:
+    """What is wrong with a file's tensors: "lacks a, b and holds the unknown c"; empty if nothing is."""
+    lacks = [f"lacks {_first_few(missing)}"] if missing else []
+    holds = [f"holds the unknown {_first_few(unknown)}"] if unknown else []
+    return " and ".join(lacks + holds)
+
+
+def _first_few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        files = sorted(file.name for file in path.parent.iterdir())
+        training = " Only last/ of a training run has it." if path.name in (STATE, STATE_TENSORS) else ""
+        raise CheckpointError(
+            f"{path} does not exist; the directory has: {_first_few(files) or 'no files'}.{training} "
+            "Copy or save the whole checkpoint again."
+        )

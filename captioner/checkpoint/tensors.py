@@ -1,17 +1,13 @@
-"""A checkpoint is one directory: `model.safetensors`, `config.json` and `README.md` (the model card); a run's
-`last/` also holds `state.safetensors` and `state.json`, its training state. Here lives how such a directory
-is written, so that a kill at any moment leaves either the old or the new one whole, and how its tensors are read;
-what needs no torch of it is in `manifest`. Nothing is ever unpickled. What a config means is not known here.
+"""The tensors of a checkpoint: written, read, and loaded into a module. A checkpoint is one directory with
+`model.safetensors`, `config.json` and `README.md` (the model card); a run's `last/` also has `state.safetensors` and
+`state.json`, its training state. Nothing is ever unpickled. What the config means is not known here.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +26,15 @@ from captioner.checkpoint.manifest import (
     STATE_TENSORS,
     WEIGHTS,
     CheckpointError,
-    beside,
     check_file,
+    describe_mismatch,
     find_checkpoint,
-    first_few,
-    has_checkpoint,
     read_config,
     read_json,
-    sha256_of,
+    size_and_hash,
+    write_json,
 )
+from captioner.checkpoint.replace import replace_checkpoint
 
 # Writing
 
@@ -51,107 +47,62 @@ def save_checkpoint(
     half: bool = True,
     state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint, in place of an older one of that name if there is one.
+    """Write a checkpoint, replacing an older one of that name as a whole.
 
-    With `half`, matrices take half the space (see `halve`). `state` is a training state: dicts, lists,
-    tuples, strings, numbers, arrays and tensors, which `load_state` returns to the bit. The directory is
-    written beside and renamed; only one process may write it.
+    With `half`, matrices are stored in half precision (see `halve`). `state` is a training state: dicts, lists,
+    tuples, strings, numbers, arrays and tensors, which `load_state` returns bit for bit. Raises CheckpointError.
     """
-    assert not {"format_version", "weights"} & config.keys(), "these two entries are the format's own"
-    directory = Path(os.path.realpath(directory))  # a link stays a link, to what is replaced
-    writing, new, old = beside(directory)
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not has_checkpoint(directory)):
-        raise CheckpointError(
-            f"{directory} exists and is no checkpoint (it has no {CONFIG}), and would be replaced by one. "
-            "Choose another directory."
-        )
-    if new.exists() and not directory.exists():
-        os.replace(new, directory)  # what a killed writer left to do
-    for left_over in (writing, new, old):
-        _remove(left_over)
-
-    writing.mkdir(parents=True)
-    weights = _write_tensors(writing / WEIGHTS, tensors, half)
-    _write_json(writing / CONFIG, {"format_version": FORMAT_VERSION, **config, "weights": weights})
-    _write_text(writing / CARD, card)
-    if state is not None:
-        named: dict[str, Tensor] = {}
-        tree = _encode(state, "state", named)
-        about = _write_tensors(writing / STATE_TENSORS, named, half=False)
-        _write_json(writing / STATE, {"tensors": about, "state": tree})
-    _sync(writing)
-
-    os.replace(writing, new)  # from here on the new checkpoint is whole
-    if directory.exists():
-        os.replace(directory, old)
-    os.replace(new, directory)
-    _sync(directory.parent)
-    _remove(old)
+    assert not {"format_version", "weights"} & config.keys(), "these two entries belong to the format"
+    with replace_checkpoint(directory) as writing:
+        weights = _write_tensors(writing / WEIGHTS, tensors, half)
+        write_json(writing / CONFIG, {"format_version": FORMAT_VERSION, **config, "weights": weights})
+        (writing / CARD).write_text(card, encoding="utf-8")
+        if state is not None:
+            named: dict[str, Tensor] = {}
+            tree = _encode(state, "state", named)
+            about = _write_tensors(writing / STATE_TENSORS, named, half=False)
+            write_json(writing / STATE, {"tensors": about, "state": tree})
 
 
 def halve(tensor: Tensor) -> Tensor:
-    """A matrix in float16, if that changes it by less than a thousandth; anything else as it is.
+    """A matrix in float16 if its relative change is at most 1/1000; anything else unchanged.
 
-    Vectors (biases, the scales, shifts and statistics of batch norm) are a hundredth of the bytes, act on
-    whole channels, and a running variance may lie outside of float16's range.
+    Vectors (biases, and the scales, shifts and statistics of batch norm) stay: they are a hundredth of the bytes, each
+    of their numbers acts on a whole channel, and a running variance may exceed float16's range.
     """
     if tensor.ndim < 2 or tensor.dtype not in (torch.float32, torch.float64):
         return tensor
-    rounded = tensor.half()  # where a number overflows, the change is infinite
+    rounded = tensor.half()  # a number that overflows makes the change infinite
     change = torch.linalg.vector_norm(rounded.to(tensor.dtype) - tensor, dtype=torch.float64)
     size = torch.linalg.vector_norm(tensor, dtype=torch.float64)
     return rounded if change <= 1e-3 * size else tensor
 
 
-def _remove(directory: Path) -> None:
-    if directory.exists():
-        shutil.rmtree(directory)
-
-
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], half: bool) -> dict[str, Any]:
-    """Write the file, and say what it must look like when it is read."""
+    """Write the file and return its size and hash."""
     first: dict[tuple[object, ...], str] = {}
-    tied = {}  # name -> the name under which the same tensor (a tied weight) is stored
+    tied = {}  # the name of a tied weight: the name under which the same tensor is stored
     for name, tensor in tensors.items():
         place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and first.setdefault(place, name) != name:
             tied[name] = first[place]
     stored = {
-        # A clone, as the format refuses views that share memory.
+        # The format refuses views that share memory, hence the clone.
         name: (halve(tensor) if half else tensor).detach().cpu().contiguous().clone()
         for name, tensor in tensors.items()
         if name not in tied
     }
-    path.write_bytes(save(stored, metadata={"tied": json.dumps(tied)}))  # save_file would hide it from other users
-    _sync(path)
-    return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Wait until the disk has it: a rename must not outrun the content."""
-    with suppress(PermissionError):  # Windows opens no directories
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    # Not save_file: it would make a file that only its owner can read.
+    path.write_bytes(save(stored, metadata={"tied": json.dumps(tied)}))
+    return size_and_hash(path)
 
 
 # Reading
 
 
 def load_checkpoint(directory: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, floating ones in float32, and the config as it was saved, with the `sha256` and size of its
-    `weights`. Raises CheckpointError."""
+    """The tensors, floating-point ones in float32, and the config as it was saved, plus the size and hash of the
+    weights under `weights`. Raises CheckpointError."""
     directory = find_checkpoint(directory)
     config = read_config(directory)
     tensors = _read_tensors(directory / WEIGHTS, config.get("weights"), directory / CONFIG, torch.float32)
@@ -159,7 +110,7 @@ def load_checkpoint(directory: str | Path) -> tuple[dict[str, Tensor], dict[str,
 
 
 def load_state(directory: str | Path) -> Any:
-    """The training state of a checkpoint that was saved with one, to the bit. Raises CheckpointError."""
+    """The training state that was saved with a checkpoint, bit for bit. Raises CheckpointError."""
     directory = find_checkpoint(directory)
     path = directory / STATE
     content = read_json(path)
@@ -168,18 +119,15 @@ def load_state(directory: str | Path) -> Any:
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path = "the checkpoint") -> None:
-    """Give `module` the tensors, all of them and no others; one on the meta device takes them as its own.
-
-    Raises CheckpointError, with nothing changed.
+    """Load `tensors` into `module`, which must have the same names and shapes. A module on the meta device takes the
+    tensors themselves, without a copy. Raises CheckpointError and then leaves the module unchanged.
     """
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in tensors]
     unknown = [name for name in tensors if name not in wanted]
-    remedy = "Was it made by another model, or another version of captioner?"
-    if missing or unknown:
-        lacks = [f"lacks {first_few(missing)}"] if missing else []
-        holds = [f"holds the unknown {first_few(unknown)}"] if unknown else []
-        raise CheckpointError(f"{source} does not fit the model: it {' and '.join(lacks + holds)}. {remedy}")
+    remedy = "Was it made by another model, or by another version of captioner?"
+    if mismatch := describe_mismatch(missing, unknown):
+        raise CheckpointError(f"{source} does not fit the model: it {mismatch}. {remedy}")
     for name, tensor in wanted.items():
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
@@ -189,7 +137,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Pa
     on_meta = any(tensor.is_meta for tensor in wanted.values())
     parameters = dict(module.named_parameters(remove_duplicate=False))
     module.load_state_dict(dict(tensors), assign=on_meta)
-    if on_meta:  # which makes a parameter for each name: tie again what was one
+    if on_meta:  # assigning made one parameter per name: tie the shared ones again
         _tie(module, parameters)
         assert not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
 
@@ -204,24 +152,25 @@ def _tie(module: nn.Module, before: Mapping[str, nn.Parameter]) -> None:
 
 
 def _read_tensors(path: Path, expected: Any, source: Path, floating: torch.dtype | None = None) -> dict[str, Tensor]:
-    """The tensors of a file that must be as `source` says; floating-point ones as `floating`, if given."""
+    """The tensors of a file whose size and hash are `expected`, as `source` says. Floating-point tensors are converted
+    to `floating` if it is given."""
     check_file(path, expected, source)
     tensors = {}
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (it is no dict)
+            for name in file.keys():  # noqa: SIM118 (not a dict)
                 tensor = file.get_tensor(name)
                 kind = floating if floating and tensor.is_floating_point() else tensor.dtype
-                # A copy: memory lent by a file may be aligned otherwise, which changes the last bits of what
-                # a CPU computes.
+                # A copy: memory mapped from a file may be aligned differently, which changes the last bits of
+                # results on a CPU.
                 tensors[name] = tensor.to(kind, copy=True)
             tied = json.loads((file.metadata() or {}).get("tied", "{}"))
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is no safetensors file ({error}). {AGAIN}") from None
+        raise CheckpointError(f"{path} is not a safetensors file ({error}). {AGAIN}") from None
     return tensors | {name: tensors[other] for name, other in tied.items()}
 
 
-# A training state as JSON and tensors. What JSON has not is a tagged object, such as {"<tuple>": [...]}.
+# A training state as JSON and tensors. Values that JSON lacks become tagged objects, such as {"<tuple>": [...]}.
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -229,7 +178,7 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return [_encode(item, f"{path}.{i}", tensors) for i, item in enumerate(items)]
 
     if isinstance(value, Tensor):
-        name = f"{len(tensors)} {path}"  # a number, as two paths may read alike
+        name = f"{len(tensors)} {path}"  # the number tells apart paths that read the same
         tensors[name] = value
         return {"<tensor>": name}
     if isinstance(value, np.ndarray):
