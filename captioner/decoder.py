@@ -161,6 +161,15 @@ class Decoder(nn.Module):
         `real` (N, T) marks the positions whose logits are wanted (not padding): the logits are then (n, V), row by row.
         Without `memory` this is a language model: no photo, no attention.
         """
+        hidden, attention, state = self.hidden_states(tokens, memory, state)
+        if real is not None:
+            hidden = hidden[real]  # (n, H)
+        return self.logits(hidden), attention, state
+
+    def hidden_states(
+        self, tokens: Tensor, memory: Memory | None = None, state: State | None = None
+    ) -> tuple[Tensor, Tensor | None, State]:
+        """As `forward`, up to what the next words are predicted from (N, T, H), in place of their logits."""
         inputs = self.embedding(tokens)  # (N, T, E)
         photo_first = memory is not None and state is None
         if memory is not None and photo_first:
@@ -170,9 +179,14 @@ class Decoder(nn.Module):
         if photo_first:
             hidden = hidden[:, 1:]
             attention = None if attention is None else attention[:, 1:]
-        if real is not None:
-            hidden = hidden[real]  # (n, H)
-        return self._logits(self.dropout(hidden)), attention, state
+        return hidden, attention, state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (…, H) -> logits of the next words (…, V)."""
+        hidden = self.dropout(hidden)
+        if self.tie_embeddings:
+            return F.linear(self.to_embedding(hidden), self.embedding.weight, self.bias)
+        return self.output(hidden)
 
     def initial_state(self, memory: Memory) -> State:
         """The state after the photo, before any word: with it a caption goes on at BOS."""
@@ -196,11 +210,6 @@ class Decoder(nn.Module):
             found, state_above = self.above(self.dropout(hidden), state_above)
             hidden = hidden + found
         return hidden, attention, self._join(state_below, state_above)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        if self.tie_embeddings:
-            return F.linear(self.to_embedding(hidden), self.embedding.weight, self.bias)
-        return self.output(hidden)
 
     def _split(self, state: State | None) -> tuple:
         """The flat state -> what torch's recurrent modules take: (h, c) of an LSTM, h of the others."""
