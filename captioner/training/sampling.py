@@ -1,0 +1,52 @@
+"""Captions drawn from a model in the middle of a training step: one loop on the model's device, without gradients. The
+search of `decoding` is for the captions that people see."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from captioner.decoder import Decoder, Memory
+from captioner.vocabulary import BOS, EOS, PAD, UNK
+
+NEVER = (PAD, BOS, UNK)  # tokens that no caption of a model holds
+
+
+def allowed(logits: Tensor) -> Tensor:
+    """Logits (…, V) of the words that may be drawn: the others get -inf. A loss of drawn captions needs these, too."""
+    logits = logits.float()
+    never = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    never[list(NEVER)] = True
+    return logits.masked_fill(never, -torch.inf)
+
+
+@torch.no_grad()
+def draw(decoder: Decoder, memory: Memory, samples: int, max_length: int, greedy: bool = False) -> Tensor:
+    """Captions (B·S, T) of at most `max_length` tokens, S per photo side by side, from the model's own distribution (or
+    the most probable word each time). What follows an EOS has no meaning: see `through_end`. Draws from torch's
+    generator; dropout is as the decoder's mode has it."""
+    state = tuple(part.repeat_interleave(samples, dim=1) for part in decoder.initial_state(memory))  # (L, B·S, H)
+    tokens = torch.full((len(memory.image) * samples, 1), BOS, device=memory.image.device)
+    ended = torch.zeros_like(tokens, dtype=torch.bool)
+    drawn = []
+    for _ in range(max_length):
+        logits, _, state = decoder(tokens, memory, state)
+        choices = allowed(logits[:, 0])  # (B·S, V)
+        tokens = choices.argmax(1, keepdim=True) if greedy else torch.multinomial(choices.softmax(1), 1)
+        drawn.append(tokens)
+        ended |= tokens == EOS
+        if ended.all():
+            break
+    return torch.cat(drawn, dim=1)
+
+
+def through_end(tokens: Tensor) -> Tensor:
+    """Tokens (N, T) -> mask (N, T) of those up to the first EOS, which is included. Position decides: a model may draw
+    any token after it."""
+    ends = (tokens == EOS).long()
+    return ends.cumsum(1) - ends == 0
+
+
+def inputs_of(tokens: Tensor) -> Tensor:
+    """Drawn tokens (N, T) -> what the decoder was fed before each: BOS, then all but the last."""
+    return torch.cat([torch.full_like(tokens[:, :1], BOS), tokens[:, :-1]], dim=1)
