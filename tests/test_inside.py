@@ -1,5 +1,5 @@
-"""Inside the recurrent network: cells are read as other code computes them, planted meanings are found, and gradients
-are those of finite differences and of the Jacobian written by hand."""
+"""Inside the recurrent network: activations equal those of torch's single cells, planted properties are found, and
+gradients equal finite differences and the Jacobian written by hand."""
 
 import sys
 from dataclasses import replace
@@ -18,16 +18,14 @@ from captioner.data.toy import make_toy
 from captioner.decoder import Decoder
 from captioner.encoder import Features
 from captioner.images import open_image
-from captioner.inside import (
+from captioner.inside.gradients import gradient_norms, trained_gradients, untrained_gradients
+from captioner.inside.units import (
     PROPERTIES,
-    Reading,
-    activations,
-    fresh_gradients,
-    gradient_norms,
-    meanings,
-    meanings_of,
-    read_cells,
-    trained_gradients,
+    Activations,
+    caption_activations,
+    find_matches,
+    match_units,
+    unit_activations,
 )
 from captioner.visualize.gradients import gradients_figure
 from captioner.visualize.units import colour, units_figure
@@ -50,7 +48,7 @@ def tokens() -> torch.Tensor:
     return torch.tensor([[BOS, 4, 5, 6, 7, 8], [BOS, 9, 10, 11, 4, 6]])  # no word twice in a caption
 
 
-def lstm_cells(lstm: nn.LSTM, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def lstm_by_hand(lstm: nn.LSTM, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, T, E) -> h and tanh(c), both (N, T, H), by torch's single cell."""
     single = nn.LSTMCell(lstm.input_size, lstm.hidden_size).double()
     for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
@@ -64,34 +62,34 @@ def lstm_cells(lstm: nn.LSTM, inputs: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 @torch.no_grad()
-def test_cells_of_an_lstm():
+def test_activations_of_an_lstm():
     model = decoder(layers_above=1)
-    below, cells = lstm_cells(model.below, model.embedding(tokens()))
-    _, cells_above = lstm_cells(model.above, below)
-    found = activations(model, tokens())
-    assert torch.allclose(found["below"], cells) and torch.allclose(found["above"], cells_above)
+    below, units = lstm_by_hand(model.below, model.embedding(tokens()))
+    _, units_above = lstm_by_hand(model.above, below)
+    found = unit_activations(model, tokens())
+    assert torch.allclose(found["below"], units) and torch.allclose(found["above"], units_above)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("cell", ["rnn", "gru"])
-def test_cells_of_the_others(cell):
+def test_activations_of_other_cells(cell):
     model = decoder(cell, layers_below=2)
     whole, _ = model.below(model.embedding(tokens()))
-    assert torch.allclose(activations(model, tokens())["below"], whole)
+    assert torch.allclose(unit_activations(model, tokens())["below"], whole)
 
 
-def test_cells_of_captions(tiny, photos):
+def test_activations_of_captions(tiny, photos):
     captioner = Captioner.load(tiny, device="cpu")
     paths = [photos / "b.jpg", photos / "a.png"]
     decoding = replace(captioner.decoding, num_captions=2)  # the second begins alike, and is not read
-    readings = read_cells(captioner, paths, decoding, "above")
+    found = caption_activations(captioner, paths, decoding, "above")
     captions = captioner.caption(paths, decoding)
-    assert [reading.words for reading in readings] == [caption.words for caption in captions]
+    assert [each.words for each in found] == [caption.words for caption in captions]
     alone = captioner.backend.encode(captioner.preprocess(open_image(paths[1]))[None])
     with torch.inference_mode():
-        ids = torch.tensor([[BOS, *captioner.vocabulary.encode(readings[1].words)]])
-        expected = activations(captioner.backend.model.decoder, ids, alone)["above"][0, 1:]
-    assert readings[1].cells == pytest.approx(expected.numpy(), abs=1e-5)
+        ids = torch.tensor([[BOS, *captioner.vocabulary.encode(found[1].words)]])
+        expected = unit_activations(captioner.backend.model.decoder, ids, alone)["above"][0, 1:]
+    assert found[1].units == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_properties():
@@ -109,40 +107,40 @@ def test_properties():
     }
 
 
-def readings(seed=0, captions=12, width=40):
+def random_captions(seed=0, captions=12, width=40):
     random = np.random.default_rng(seed)
     words = [random.permutation(WORDS)[: random.integers(5, 11)].tolist() for _ in range(captions)]
-    return [Reading(each, random.uniform(-1, 1, (len(each), width))) for each in words]
+    return [Activations(each, random.uniform(-1, 1, (len(each), width))) for each in words]
 
 
-def test_a_planted_meaning_is_found():
-    planted = readings()
-    for words, cells in planted:
-        cells[:, 17] = 0.3 - 0.2 * PROPERTIES["a colour was just said"](words)
-        cells[:, 5] = 0.1 * PROPERTIES["how near the end is"](words) + 0.1 * cells[:, 6]
-    first, second, *_ = meanings(planted)
-    assert (first.cell, first.property) == (17, "a colour was just said")
+def test_a_planted_property_is_found():
+    planted = random_captions()
+    for words, units in planted:
+        units[:, 17] = 0.3 - 0.2 * PROPERTIES["a colour was just said"](words)
+        units[:, 5] = 0.1 * PROPERTIES["how near the end is"](words) + 0.1 * units[:, 6]
+    first, second, *_ = find_matches(planted)
+    assert (first.unit, first.property) == (17, "a colour was just said")
     assert first.correlation == pytest.approx(-1) and first.chance < 0.5
-    assert (second.cell, second.property) == (5, "how near the end is") and 0.9 < second.correlation < 1
-    assert meanings_of([5, 17], planted) == [second, first]
-    for words, cells in planted:  # one that follows two properties is shown for the clearer one only
-        cells[:, 17] += 0.001 * PROPERTIES["how many words are written"](words)
-    assert len({meaning.cell for meaning in meanings(planted)}) == len(meanings(planted)) == len(PROPERTIES)
-    cell, name = 3, meanings_of([3], planted)[0].property
+    assert (second.unit, second.property) == (5, "how near the end is") and 0.9 < second.correlation < 1
+    assert match_units([5, 17], planted) == [second, first]
+    for words, units in planted:  # a unit that follows two properties is shown once
+        units[:, 17] += 0.001 * PROPERTIES["how many words are written"](words)
+    assert len({match.unit for match in find_matches(planted)}) == len(find_matches(planted)) == len(PROPERTIES)
+    unit, name = 3, match_units([3], planted)[0].property
     ours = np.concatenate([PROPERTIES[name](words) for words, _ in planted])
-    theirs = np.corrcoef(ours, np.concatenate([cells[:, cell] for _, cells in planted]))[0, 1]
-    assert meanings_of([3], planted)[0].correlation == pytest.approx(theirs)
+    theirs = np.corrcoef(ours, np.concatenate([units[:, unit] for _, units in planted]))[0, 1]
+    assert match_units([3], planted)[0].correlation == pytest.approx(theirs)
 
 
 def test_chance_is_what_noise_reaches():
-    found = [meaning for seed in range(12) for meaning in meanings(readings(seed))]
-    above = np.mean([abs(meaning.correlation) > meaning.chance for meaning in found])
+    found = [match for seed in range(12) for match in find_matches(random_captions(seed))]
+    above = np.mean([abs(match.correlation) > match.chance for match in found])
     assert 0 < above < 0.15
 
 
-def test_no_such_cell():
-    with pytest.raises(ValueError, match=r"no cell 40; this layer has 40, counted from 0: pass one up to 39\."):
-        meanings_of([40], readings())
+def test_a_unit_that_is_not_there():
+    with pytest.raises(ValueError, match=r"there is no unit 40; this layer has units 0 to 39\."):
+        match_units([40], random_captions())
 
 
 def test_gradients_by_the_jacobian_written_by_hand():
@@ -210,7 +208,7 @@ def test_gradients_leave_no_trace():
 
 def test_the_vanishing_gradient():
     """A plain network forgets soonest, an LSTM last."""
-    left = {cell: fresh_gradients(cell, 12, 2, 4, 32, 64) for cell in ("rnn", "gru", "lstm")}
+    left = {cell: untrained_gradients(cell, 12, 2, 4, 32, 64) for cell in ("rnn", "gru", "lstm")}
     assert all(values.shape == (2, 12) for values in left.values())
     rnn, gru, lstm = ((values[:, 0] / values[:, -1]).max() for values in left.values())
     assert rnn < gru < lstm < 1
@@ -236,7 +234,7 @@ def test_gradients_of_a_trained_model(tiny, tmp_path):
 def test_the_picture_of_units():
     captions = [WORDS, ["two", "dogs", "$x"]]
     values = [np.linspace(-0.5, 0.5, 10), np.array([0.25, -0.25, 0.0])]
-    figure = units_figure(captions, [("cell 7: a title", values), ("cell 8", [row * 0 for row in values])])
+    figure = units_figure(captions, [("unit 7: a title", values), ("unit 8", [row * 0 for row in values])])
     (axes,) = figure.axes
     boxes = [patch for patch in axes.patches if patch.get_height() > 0.2]
     assert len(boxes) == 2 * (10 + 3)
@@ -252,7 +250,7 @@ def test_the_picture_of_units():
     assert max(box.get_x() + box.get_width() for box in boxes) < figure.get_figwidth()
     assert colour(0) == (1, 1, 1) and colour(-1)[2] > colour(-1)[0] and colour(1)[0] > colour(1)[2]
     with pytest.raises(ValueError, match="one activation for each word"):
-        units_figure(captions, [("cell 7", values[:1])])
+        units_figure(captions, [("unit 7", values[:1])])
 
 
 def test_the_picture_of_gradients():
@@ -288,14 +286,14 @@ def test_attend_cells(run, tiny, photos, tmp_path):
         output = tmp_path / f"cells{lines}.png"
         status, out, _ = run("attend", photos, "-o", output, *more, *common)
         assert status == 0 and output.stat().st_size > 3000
-        *cells, last = out.splitlines()
-        assert len(cells) == lines and last == str(output)
-        assert all(line.startswith("cell ") and "by chance up to 0." in line for line in cells)
-        names = [line.split(":")[0] for line in cells]
-        assert len(set(names)) == lines, "a cell is shown once"
-    assert names == ["cell 5", "cell 2"]
+        *units, last = out.splitlines()
+        assert len(units) == lines and last == str(output)
+        assert all(line.startswith("unit ") and "by chance up to 0." in line for line in units)
+        names = [line.split(":")[0] for line in units]
+        assert len(set(names)) == lines, "a unit is shown once"
+    assert names == ["unit 5", "unit 2"]
     status, _, err = run("attend", photos, "-o", tmp_path / "a.png", "--cell", 24, *common)
-    assert status == 2 and "no cell 24" in err
+    assert status == 2 and "no unit 24" in err
     status, _, err = run("attend", photos, "-o", tmp_path / "a.gif", "--cells", *common)
     assert status == 2 and "expected a name that ends in .png, .svg, .pdf" in err
 

@@ -1,4 +1,4 @@
-"""What the verbs show of the inside of the recurrent network: attend --cells, and gradients."""
+"""The verbs that look inside the recurrent network: attend --cells, and gradients."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from captioner.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from captioner.inside import Meaning
+    from captioner.inside.units import Match
 
-SHOWN = 4  # cells in a picture, if none are named
+SHOWN = 4  # units in a picture, unless some are given
 ROWS = 10  # captions in it
 
 
-def draw_cells(
+def draw_units(
     photos: Sequence[Path],
     output: Path,
-    cells: Sequence[int],
+    units: Sequence[int],
     layer: Literal["below", "above"],
     model: ModelOptions,
     options: DecodingOptions,
 ) -> int:
-    """What `attend --cells` does: a picture of these cells, or of those that say most plainly what they are about."""
+    """`attend --cells`: draw these units or, if none are given, those that follow a property of words most closely."""
     from captioner.visualize.page import check_path
 
     check_path(output)
     if "{name}" in output.name:
-        raise ValueError(f"cells of all photos come into one picture, so {output} needs no {{name}}. Leave it out.")
+        raise ValueError(f"all photos go into one picture with --cells, so {output} needs no {{name}}. Leave it out.")
     keep_photos(photos, output)
 
-    from captioner.inside import meanings, meanings_of, read_cells
+    from captioner.inside.units import caption_activations, find_matches, match_units
     from captioner.visualize.units import save_units
 
     captioner = load_captioner(model.checkpoint, model.device, "torch" if model.backend == "auto" else model.backend)
-    readings = read_cells(captioner, photos, options.over(captioner.decoding), layer)
-    found = meanings_of(cells, readings) if cells else meanings(readings)[:SHOWN]
-    titles = [_title(each) for each in found]
+    captions = caption_activations(captioner, photos, options.over(captioner.decoding), layer)
+    matches = match_units(units, captions) if units else find_matches(captions)[:SHOWN]
+    titles = [_title(match) for match in matches]
     print(*titles, sep="\n")
-    shown = readings[:ROWS]
-    if len(shown) < len(readings):
-        print(f"(measured on {len(readings)} captions; the first {len(shown)} are drawn)")
-    panels = [(title, [row.cells[:, each.cell] for row in shown]) for title, each in zip(titles, found, strict=True)]
+    shown = captions[:ROWS]
+    if len(shown) < len(captions):
+        print(f"(measured on {len(captions)} captions; the first {len(shown)} are drawn)")
+    panels = [(title, [row.units[:, each.unit] for row in shown]) for title, each in zip(titles, matches, strict=True)]
     save_units(output, [row.words for row in shown], panels)
     print(output)
     return 0
 
 
-def _title(meaning: Meaning) -> str:
-    """Cell 380: an animal was named, r = +0.81 (by chance up to 0.12)."""
-    note = "" if abs(meaning.correlation) > meaning.chance else ": no more than chance"
-    correlation = f"{meaning.correlation:+.2f}".replace("-", "\N{MINUS SIGN}")
-    return f"cell {meaning.cell}: {meaning.property}, r = {correlation} (by chance up to {meaning.chance:.2f}{note})"
+def _title(match: Match) -> str:
+    """Unit 380: an animal was named, r = +0.81 (by chance up to 0.12)."""
+    note = "" if abs(match.correlation) > match.chance else ": no more than chance"
+    correlation = f"{match.correlation:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"unit {match.unit}: {match.property}, r = {correlation} (by chance up to {match.chance:.2f}{note})"
 
 
 @app.command
@@ -76,28 +76,28 @@ def gradients(
 ) -> int:
     """Show how far back the loss of a caption's last word reaches: the vanishing gradient of rnn, gru and lstm.
 
-    Decoders of the three kinds as training begins with them, on random captions; with --data also a trained model.
+    Measures untrained decoders of the three kinds on random captions and, with --data, also a trained model.
 
     Args:
         output: The picture to write: .png, .svg or .pdf.
-        checkpoint: Directory of a trained model to show, too; with --data the shipped one if not given.
-        data: Data set whose photos and captions the trained model reads.
+        checkpoint: Directory of the trained model; the shipped one if not given. Needs --data.
+        data: Data set with photos and captions for the trained model.
         split: train, val (or dev) or test.
-        limit: Photos of the data set.
-        words: How many words back.
+        limit: Largest number of photos.
+        words: Number of words to go back.
         device: auto, cpu, cuda, mps.
     """
     from captioner.data.readers import read_dataset, select
-    from captioner.inside import fresh_gradients, trained_gradients
+    from captioner.inside.gradients import trained_gradients, untrained_gradients
     from captioner.visualize.gradients import format_share, mean_shares, save_gradients
     from captioner.visualize.page import check_path
 
     check_path(output)
     if words < 2:
-        raise ValueError(f"words is {words}; expected 2 or more.")
+        raise ValueError(f"words is {words}; expected at least 2.")
     if checkpoint is not None and data is None:
-        raise ValueError("a trained model needs photos and captions to read. Pass --data DIRECTORY.")
-    norms = {kind: fresh_gradients(kind, words) for kind in ("rnn", "gru", "lstm")}
+        raise ValueError("a trained model needs photos and captions. Pass --data DIRECTORY.")
+    norms = {kind: untrained_gradients(kind, words) for kind in ("rnn", "gru", "lstm")}
     if data is not None:
         captioner = load_captioner(checkpoint, device, "torch")
         records = select(read_dataset(data), split)[:limit]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from captioner.cli.inside import draw_cells
+from captioner.cli.inside import draw_units
 from captioner.cli.options import AS_SAVED, SHIPPED, Model, Options, Output, Paths, app, find_photos, keep_photos
 
 if TYPE_CHECKING:
@@ -42,11 +42,10 @@ def attend(
         recursive: Also look into folders' folders.
         text: Instead of the model's own caption show this one: where the model looks as it reads it, what it would have
             given each word, and what it would have said.
-        cells: Instead show cells of the recurrent network at work: in one picture captions of the first photos, each
-            word coloured by a cell's activation after it. The cells are those that, over all photos, say most plainly
-            what they are about.
-        cell: Show these cells, counted from 0.
-        layer: Of cells: the recurrent layers below or above the attention (the topmost, if there are several).
+        cells: Instead show units of the recurrent network, in one picture: captions of the first photos, each word
+            coloured by a unit's activation after it. Shows the units that follow a property of words most closely.
+        cell: Show these units instead, counted from 0.
+        layer: With --cells, the recurrent layers below or above the attention (of several, the topmost).
         batch_size: Photos captioned at a time.
     """
     from captioner.captioner import ALTERNATIVES
@@ -55,8 +54,8 @@ def attend(
     photos = find_photos(paths, recursive)
     if cells or cell:
         if text is not None:
-            raise ValueError("cells are shown over the model's own captions. Leave --text out.")
-        return draw_cells(photos, output, cell, layer, model, options)
+            raise ValueError("--cells shows the model's own captions. Leave --text out.")
+        return draw_units(photos, output, cell, layer, model, options)
     outputs = name_outputs(str(output), photos)
     if text is not None and options != AS_SAVED:
         raise ValueError("--text is read, nothing is searched. Leave --method, --beam-size and their like out.")

@@ -1,0 +1,1 @@
+"""Inside the recurrent network: `units` what its units follow, `gradients` how far back a loss reaches."""
