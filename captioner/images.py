@@ -284,10 +284,14 @@ class Preprocess:
         if self.size < 1 or min(self.std) <= 0:
             raise ValueError(f"size ({self.size}) and std ({self.std}) must be positive.")
 
+    def open(self, source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
+        """The photo as `open_reduced` gives it, with sides of at least twice the CNN's size (so that the resize still
+        has pixels to average), and its original width and height."""
+        return open_reduced(source, 2 * self.size, max_pixels)
+
     def read(self, source: Source, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, tuple[int, int]]:
-        """What the CNN sees of a photo, (3, size, size), and the photo's width and height as `open_image` gives them.
-        A JPEG with more than twice the pixels that are needed is not decoded at its full size."""
-        image, size = open_reduced(source, 2 * self.size, max_pixels)
+        """The CNN's input (3, size, size) for a photo, and the photo's original width and height."""
+        image, size = self.open(source, max_pixels)
         return self(image), size
 
     def __call__(self, image: Image.Image) -> np.ndarray:

@@ -484,6 +484,19 @@ def test_a_large_jpeg_is_decoded_smaller(orientation: int, mode: str) -> None:
     assert np.abs(pixels - preprocess(whole)).max() > 0  # it was another road
 
 
+@pytest.mark.parametrize("size", [(640, 400), (400, 640)])
+def test_a_photo_is_decoded_at_twice_the_size_that_the_cnn_sees(size: tuple[int, int]) -> None:
+    """Fine noise shows at which size a JPEG was decoded: the input of the CNN must come from its real pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
+    for side in (50, 99, 100, 150, 200):
+        image, original = Preprocess(side).open(file.getvalue())
+        assert original == size and min(image.size) >= 2 * side
+        whole = Preprocess(side)(open_image(file.getvalue()))
+        assert np.abs(Preprocess(side).read(file.getvalue())[0] - whole).mean() < 0.05
+
+
 def test_what_need_not_be_decoded_smaller_is_not(tmp_path: Path) -> None:
     for suffix, size in (("jpg", (350, 300)), ("png", (640, 400))):
         scene(*size).save(tmp_path / f"a.{suffix}")
