@@ -1,7 +1,9 @@
 """Batches and the feature cache: every caption of every photo, cached = live, a cache that knows when it is stale."""
 
 import os
+import pickle
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 
 from captioner.data.augment import AugmentConfig, Augmenter
 from captioner.data.cache import cached_features
-from captioner.data.datasets import CachedFeatures, PhotoDataset, batches, encode_captions, epoch_order, in_order
+from captioner.data.datasets import PhotoDataset, batches, encode_captions, epoch_order, in_order
 from captioner.data.readers import Record
 from captioner.encoder import Encoder
 from captioner.images import ImageError, Preprocess
@@ -62,9 +64,9 @@ def test_unknown_words(records):
 
 def test_cached_is_live_and_workers_change_nothing(records, vocabulary, encoder, tmp_path):
     captions, preprocess = encode_captions(records, vocabulary, 10), Preprocess(64)
-    features = cached_features(tmp_path / "cache", encoder, preprocess, records, batch_size=2)
+    features = cached_features(tmp_path / "cache", encoder, preprocess, records, captions, batch_size=2)
     order = in_order(3, 2)
-    cached = list(batches(CachedFeatures(records, captions, features), order))
+    cached = list(batches(features, order))
     for workers in (0, 1):
         live = list(batches(PhotoDataset(records, captions, preprocess), order, workers))
         for one, other in zip(cached, live, strict=True):
@@ -80,7 +82,7 @@ def test_a_stale_cache_is_made_anew(records, encoder, tmp_path):
 
     def made(encoder, preprocess, records):
         before = (folder / "key.json").stat().st_ino if folder.exists() else None
-        cached_features(folder, encoder, preprocess, records)
+        cached_features(folder, encoder, preprocess, records, [[]] * len(records))
         return (folder / "key.json").stat().st_ino != before
 
     plain = Preprocess(64)
@@ -97,6 +99,10 @@ def test_a_stale_cache_is_made_anew(records, encoder, tmp_path):
     assert made(other, plain, records[:2])
     os.utime(records[0].path, (1, 1))
     assert made(other, plain, records[:2])
+    with records[0].path.open("ab") as file:
+        file.write(b"\0")
+    os.utime(records[0].path, (1, 1))
+    assert made(other, plain, records[:2]), "another size, the same time"
     (folder / "key.json").write_text("{")
     assert made(other, plain, records[:2])
 
@@ -109,7 +115,7 @@ def test_a_photo_that_cannot_be_read_is_one_clear_line(records, vocabulary, enco
     photos = PhotoDataset(bad, encode_captions(bad, vocabulary, 9), Preprocess(64))
     for read in (
         lambda: list(batches(photos, in_order(2, 1), workers)),
-        lambda: cached_features(tmp_path / "cache", encoder, Preprocess(64), bad, workers),
+        lambda: cached_features(tmp_path / "cache", encoder, Preprocess(64), bad, photos.captions, workers),
     ):
         with pytest.raises(ImageError) as caught:
             read()
@@ -122,12 +128,53 @@ def test_a_cache_that_the_disk_cannot_hold(records, encoder, tmp_path, monkeypat
     needed = 2 * len(records) * 512 * (1 + 3 * 3)  # pooled and grid of SqueezeNet at 64 pixels, two bytes a number
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=needed - 1))
-    with pytest.raises(OSError, match=r"cache: the features need 0\.0 GB, but its disk has 0\.0 GB left.*--cache"):
-        cached_features(tmp_path / "cache", encoder, Preprocess(64), records)
+    with pytest.raises(OSError, match=r": the cached features need 0\.0 GB, but .* 0\.0 GB left.*--cache"):
+        cached_features(tmp_path / "cache", encoder, Preprocess(64), records, [[]] * 3)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=needed))
-    pooled, grid = cached_features(tmp_path / "cache", encoder, Preprocess(64), records)
-    assert pooled.nbytes + grid.nbytes == needed and pooled.dtype == np.float16
+    features = cached_features(tmp_path / "cache", encoder, Preprocess(64), records, [[]] * 3)
+    assert features.pooled.nbytes + features.grid.nbytes == needed and features.pooled.dtype == np.float16
+
+
+def test_a_worker_is_sent_the_path_and_not_the_features(records, vocabulary, encoder, tmp_path):
+    captions = encode_captions(records, vocabulary, 10)
+    features = cached_features(tmp_path / "cache", encoder, Preprocess(64), records, captions)
+    sent = pickle.dumps(features)
+    assert len(sent) < 1500 < features.pooled.nbytes < features.grid.nbytes
+    (mapped,), (again,) = batches(features, [[2, 0, 1]]), batches(pickle.loads(sent), [[2, 0, 1]])
+    assert torch.equal(mapped.images.grid, again.images.grid) and torch.equal(mapped.tokens, again.tokens)
+
+
+def test_features_beyond_half_precision_are_kept_in_single(records, tmp_path):
+    torch.manual_seed(0)
+    encoder, preprocess = Encoder("squeezenet1_1", None), Preprocess(64)
+    last = dict(encoder.named_parameters())["features.12.expand1x1.weight"]
+    with torch.no_grad():
+        last *= 1e8
+    features = cached_features(tmp_path / "cache", encoder, preprocess, records, [[]] * 3)
+    (live,) = batches(PhotoDataset(records, [[]] * 3, preprocess), in_order(3, 3))
+    with torch.inference_mode():
+        expected = encoder.eval()(live.to(torch.device("cpu")).images)
+    assert expected.grid.max() > np.finfo(np.float16).max and features.grid.dtype == np.float32
+    np.testing.assert_allclose(features.grid, expected.grid.numpy(), rtol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    with torch.no_grad():
+        last[0] = np.nan
+    with pytest.raises(ValueError, match="computes features that are not finite for photos among 0, 1, 2"):
+        cached_features(tmp_path / "other", encoder, preprocess, records, [[]] * 3)
+
+
+def test_workers_leave_signals_to_the_main_process(records):
+    """`timeout` and a terminal signal the whole process group; the main process stops its workers when it has saved."""
+
+    class Probe(PhotoDataset):
+        def __getitem__(self, index):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().__getitem__(index)
+
+    (batch,) = batches(Probe(records, [[]] * 3, Preprocess(64)), in_order(3, 3), workers=1)
+    assert batch.ids == [0, 1, 2]
 
 
 def test_an_epoch_sees_each_photo_once_in_an_order_of_its_own():
@@ -135,6 +182,19 @@ def test_an_epoch_sees_each_photo_once_in_an_order_of_its_own():
     assert [len(batch) for batch in first] == [4, 4, 2]
     assert sorted(index for batch in first for index in batch) == list(range(10))
     assert first == again != second
+
+
+def test_no_two_purposes_draw_from_one_stream(vocabulary, monkeypatch):
+    """NumPy fills seeds up with zeros: the seed of photo 0's augmentation must not be that of the epoch's order."""
+    drawn = []
+    generator = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or generator(seed))
+    epoch_order(10, 4, (0, 0, 0))
+    epoch_order(10, 4, (0, 0, 1))
+    for index in range(3):
+        Augmenter(AugmentConfig(), vocabulary, (0, 0, 0))(Image.new("RGB", (9, 9)), [], index)
+    first = {tuple(np.random.SeedSequence(seed).generate_state(4).tolist()) for seed in drawn}
+    assert len(drawn) == len(first) == 5
 
 
 def test_augmentation(vocabulary):
@@ -154,7 +214,11 @@ def test_augmentation(vocabulary):
     one, again, other = (np.asarray(every(photo, ids, index)[0]) for index in (3, 3, 4))
     assert one.shape == again.shape and (one == again).all()
     assert one.shape != other.shape or (one != other).any()
+    later = [Augmenter(AugmentConfig(0.5, True, 0.3), vocabulary, seed)(photo, ids, 3)[0] for seed in [(0, 2), (1, 1)]]
+    assert len({image.tobytes() for image in (*later, every(photo, ids, 3)[0])}) == 3, "another epoch, another stage"
     sizes = {every(photo, ids, index)[0].size for index in range(50)}
     assert all(0.45 * 2400 <= width * height <= 2400 for width, height in sizes) and len(sizes) > 10
+    aspects = sorted(width / height for width, height in sizes)
+    assert aspects[0] < 0.9 * 1.5 and aspects[-1] > 1.1 * 1.5, "crops are also wider and narrower than the photo"
     none = Augmenter(AugmentConfig(smallest_crop=1, flip=False, colour=0), vocabulary, (0,))
     assert none(photo, ids, 0) == (photo, ids)

@@ -1,4 +1,4 @@
-"""Random variation of training photos: crop, mirror image, colours. It comes before `Preprocess`, in training only."""
+"""Random augmentation of training photos: crop, mirror image, colour. It runs before `Preprocess`, in training only."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from captioner.data.streams import Purpose, random_stream
 from captioner.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How a training photo is varied in the joint stages (never when captioning)."""
+    """How training photos are augmented while the CNN learns."""
 
     smallest_crop: float = 0.7
-    """Least share of the photo that a random crop keeps; 1 for no crop."""
+    """Smallest share of the photo's area that a random crop keeps; 1 for no crop."""
     flip: bool = True
-    """Mirror half of the photos (and swap the words left and right)."""
+    """Mirror half of the photos, and swap the words left and right in their captions."""
     colour: float = 0.2
-    """Change brightness, contrast and saturation by up to this share."""
+    """Largest relative change of brightness, contrast and saturation; 0 for none."""
 
 
 class Augmenter:
-    """Varies photo `index` by a random crop, mirror image and colours, drawn from (seed, index) alone. In the captions
-    of a mirrored photo the words left and right change places."""
+    """Gives photo `index` a random crop, mirror image and colours, which depend on (seed, index) alone. In the captions
+    of a mirrored photo, left and right are swapped."""
 
     def __init__(self, config: AugmentConfig, vocabulary: Vocabulary, seed: Sequence[int]):
         self.config, self.seed = config, tuple(seed)
@@ -37,7 +38,7 @@ class Augmenter:
     def __call__(
         self, photo: Image.Image, captions: list[list[int]], index: int
     ) -> tuple[Image.Image, list[list[int]]]:
-        config, random = self.config, np.random.default_rng([*self.seed, index])
+        config, random = self.config, random_stream(Purpose.AUGMENTATION, *self.seed, index)
         if config.smallest_crop < 1:
             share, aspect = random.uniform(config.smallest_crop, 1), np.exp(random.uniform(-0.15, 0.15))
             width = min(1.0, np.sqrt(share * aspect)) * photo.width

@@ -1,5 +1,5 @@
-"""What a frozen CNN says of each photo, kept in memory-mapped half-precision files, so that the decoder's epochs do not
-run the CNN again. A cache knows what it was made from and is made anew when any of it differs."""
+"""The features that a frozen CNN computes for each photo, in memory-mapped files, so that the decoder's epochs do not
+run the CNN again. A cache records what it was made from and is rebuilt when any of it changes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,66 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from captioner.data.datasets import in_order, load
-from captioner.data.readers import Record
+from captioner.data.datasets import PhotoDataset, batches, in_order
+from captioner.data.records import Record
 from captioner.encoder import Encoder
 from captioner.images import Preprocess
 
 
-class _PlainPhotos(Dataset):
-    def __init__(self, records: Sequence[Record], preprocess: Preprocess):
-        self.records, self.preprocess = records, preprocess
+class FeatureDataset(Dataset):
+    """Item i: the cached features of photo i, pooled (D,) and grid (R, D), its captions as token ids, and its id. Only
+    the path of the files is pickled: a worker process maps the files itself."""
+
+    def __init__(self, directory: Path, records: Sequence[Record], captions: Sequence[list[list[int]]]):
+        self.directory, self.records, self.captions = directory, records, captions
+        self._map_files()
+
+    def _map_files(self) -> None:
+        self.pooled, self.grid = (np.load(self.directory / f"{name}.npy", mmap_mode="r") for name in ("pooled", "grid"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("pooled", "grid")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map_files()
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.preprocess.read(self.records[index].path)[0]
+    def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, np.ndarray], list[list[int]], int | str]:
+        return (self.pooled[index], self.grid[index]), self.captions[index], self.records[index].id
+
+
+def cached_features(
+    directory: Path,
+    encoder: Encoder,
+    preprocess: Preprocess,
+    records: Sequence[Record],
+    captions: Sequence[list[list[int]]],
+    workers: int = 0,
+    batch_size: int = 8,
+    title: str = "features",
+) -> FeatureDataset:
+    """The records' photos as features, read from `directory`, which is built first unless it is current.
+
+    The check reads all weights and asks for the size and time of every photo: call this once per stage, not per epoch.
+    The features are float16, or float32 where a value does not fit. Raises ImageError for a photo that cannot be read,
+    OSError for a full disk, ValueError for features that are not finite.
+    """
+    key = cache_key(encoder, preprocess, records)
+    if not _is_current(directory, key):
+        _build(
+            directory, key, encoder, PhotoDataset(records, [[]] * len(records), preprocess), workers, batch_size, title
+        )
+    return FeatureDataset(directory, records, captions)
 
 
 def cache_key(encoder: Encoder, preprocess: Preprocess, records: Sequence[Record]) -> dict[str, object]:
@@ -51,23 +90,6 @@ def cache_key(encoder: Encoder, preprocess: Preprocess, records: Sequence[Record
     }
 
 
-def cached_features(
-    directory: Path,
-    encoder: Encoder,
-    preprocess: Preprocess,
-    records: Sequence[Record],
-    workers: int = 0,
-    batch_size: int = 8,
-    title: str = "features",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled (n, D) and grid (n, R, D) features of the records' photos, memory-mapped, float16: read from `directory`
-    if they were made by the same CNN, weights, preprocessing and photos, and else made and written there."""
-    key = cache_key(encoder, preprocess, records)
-    if not _is_current(directory, key):
-        _build(directory, key, encoder, preprocess, records, workers, batch_size, title)
-    return np.load(directory / "pooled.npy", mmap_mode="r"), np.load(directory / "grid.npy", mmap_mode="r")
-
-
 def _is_current(directory: Path, key: dict[str, object]) -> bool:
     try:
         return json.loads((directory / "key.json").read_text(encoding="utf-8")) == json.loads(json.dumps(key))
@@ -75,56 +97,80 @@ def _is_current(directory: Path, key: dict[str, object]) -> bool:
         return False
 
 
-@torch.inference_mode()
 def _build(
     directory: Path,
     key: dict[str, object],
     encoder: Encoder,
-    preprocess: Preprocess,
-    records: Sequence[Record],
+    photos: PhotoDataset,
     workers: int,
     batch_size: int,
     title: str,
 ) -> None:
-    device = next(encoder.parameters()).device
+    """Write the features and their key into a temporary folder, then rename it."""
     training = encoder.training
     encoder.eval()
-    loaded = load(_PlainPhotos(records, preprocess), in_order(len(records), batch_size), workers, default_collate)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        TemporaryDirectory(prefix=f"{directory.name}.partial-", dir=directory.parent) as partial,
-        tqdm(total=len(records), desc=title, unit="photo", dynamic_ncols=True) as progress,
-    ):
-        beside = Path(partial, "features")
-        beside.mkdir()
-        files: list[np.memmap] = []
-        start = 0
-        for images in loaded:
-            features = encoder(images.to(device, memory_format=torch.channels_last))
-            if not files:
-                shapes = [(len(records), *part.shape[1:]) for part in features]
-                _check_space(directory, 2 * sum(math.prod(shape) for shape in shapes))
-                files = [
-                    np.lib.format.open_memmap(beside / f"{name}.npy", "w+", np.float16, shape)
-                    for name, shape in zip(("pooled", "grid"), shapes, strict=True)
-                ]
-            for file, part in zip(files, features, strict=True):
-                file[start : start + len(images)] = part.to(torch.float16).cpu().numpy()
-            start += len(images)
-            progress.update(len(images))
-        for file in files:
-            file.flush()
-        (beside / "key.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
+    with TemporaryDirectory(prefix=f"{directory.name}.partial-", dir=directory.parent) as partial:
+        for dtype in (np.dtype(np.float16), np.dtype(np.float32)):
+            folder = Path(partial, dtype.name)
+            folder.mkdir()
+            if _write_features(folder, dtype, encoder, photos, workers, batch_size, title):
+                break
+            shutil.rmtree(folder)
+        (folder / "key.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
         shutil.rmtree(directory, ignore_errors=True)
-        beside.rename(directory)
+        folder.rename(directory)
     encoder.train(training)
 
 
-def _check_space(directory: Path, needed: int) -> None:
-    """A disk that is full kills a process which writes to a mapped file, without a word."""
-    free = shutil.disk_usage(directory.parent).free
+@torch.inference_mode()
+def _write_features(
+    folder: Path,
+    dtype: np.dtype,
+    encoder: Encoder,
+    photos: PhotoDataset,
+    workers: int,
+    batch_size: int,
+    title: str,
+) -> bool:
+    """Write pooled.npy (n, D) and grid.npy (n, R, D). False as soon as a value is beyond the range of `dtype`."""
+    device = next(encoder.parameters()).device
+    files: list[np.memmap] = []
+    start = 0
+    with tqdm(total=len(photos), desc=title, unit="photo", dynamic_ncols=True) as progress:
+        for batch in batches(photos, in_order(len(photos), batch_size), workers):
+            features = encoder(batch.to(device).images)
+            for part in features:
+                if not part.isfinite().all():
+                    names = ", ".join(map(str, batch.ids))
+                    raise ValueError(
+                        f"{encoder.name} computes features that are not finite for photos among {names}. "
+                        "Its weights are damaged or not trained: choose other --weights."
+                    )
+                if part.abs().max() > np.finfo(dtype).max:
+                    return False
+            if not files:
+                shapes = [(len(photos), *part.shape[1:]) for part in features]
+                _check_space(folder, dtype.itemsize * sum(math.prod(shape) for shape in shapes))
+                files = [
+                    np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+                    for name, shape in zip(("pooled", "grid"), shapes, strict=True)
+                ]
+            for file, part in zip(files, features, strict=True):
+                file[start : start + len(part)] = part.cpu().numpy()
+            start += len(batch.ids)
+            progress.update(len(batch.ids))
+        for file in files:
+            file.flush()
+    return True
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """A write to a mapped file on a full disk kills the process without a message."""
+    free = shutil.disk_usage(folder).free
     if needed > free:
+        cache = folder.parent.parent
         raise OSError(
-            f"{directory}: the features need {needed / 1e9:.1f} GB, but its disk has {free / 1e9:.1f} GB left. "
-            "Keep them on another one (--cache), or train without a decoder stage."
+            f"{cache}: the cached features need {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB left. "
+            "Choose a folder on another disk (--cache), or train without a decoder stage."
         )

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from captioner.checkpoint.tensors import load_checkpoint, load_into
 from captioner.data.augment import Augmenter
 from captioner.data.cache import cached_features
-from captioner.data.datasets import CachedFeatures, PhotoDataset, encode_captions
+from captioner.data.datasets import PhotoDataset, encode_captions
 from captioner.data.readers import Record, read_dataset, select
 from captioner.device import has_bfloat16
 from captioner.model import CaptionModel
@@ -62,10 +62,11 @@ def train(config: TrainConfig) -> Path:
         else:
             run.save("last")
         while True:
+            features = _features(run)
             while progress.epoch < run.stage.epochs:
                 seed = (config.seed, progress.stage, progress.epoch)
-                run_epoch(run, _dataset(run, run.training, seed), seed)
-                run_validation(run)
+                run_epoch(run, features.get("train") or _photos(run, run.training, seed), seed)
+                run_validation(run, features.get("val") or _photos(run, run.validation))
             progress.stage, progress.epoch, progress.stale = progress.stage + 1, 0, 0
             run.optimizer.state.clear()
             if progress.stage == len(stages):
@@ -85,10 +86,9 @@ def train(config: TrainConfig) -> Path:
     return best
 
 
-def run_validation(run: Run) -> None:
+def run_validation(run: Run, dataset: Dataset) -> None:
     """Caption the validation photos, keep the best model, decide whether the stage goes on."""
     config, progress = run.config, run.progress
-    dataset = _dataset(run, run.validation)
     scores = validate(run.captioner, dataset, run.validation.records, config.decoding, workers=config.workers)
     run.journal.write("validation", progress.step, stage=run.stage.name, epoch=progress.epoch + 1, **scores)
     better = scores["CIDEr-D"] > progress.best
@@ -111,16 +111,24 @@ def _start_stage(config: TrainConfig, model: CaptionModel, stage: Stage) -> torc
     return build_optimizer(model, decoder_rate, config.encoder_learning_rate, config.weight_decay)
 
 
-def _dataset(run: Run, split: Split, seed: tuple[int, ...] | None = None) -> Dataset:
-    """A stage's photos: cached features while the CNN is frozen, and else the photos, varied if there is a seed."""
-    config, captioner = run.config, run.captioner
-    if run.stage.block is None:
-        folder = (config.cache or config.output / "features") / split.name
-        encoder, preprocess, title = run.model.encoder, captioner.preprocess, f"features of {split.name}"
-        features = cached_features(folder, encoder, preprocess, split.records, config.workers, title=title)
-        return CachedFeatures(split.records, split.captions, features)
-    augmenter = Augmenter(config.augment, captioner.vocabulary, seed) if seed else None
-    return PhotoDataset(split.records, split.captions, captioner.preprocess, augmenter)
+def _features(run: Run) -> dict[str, Dataset]:
+    """The cached features of both splits, opened once per stage, or nothing if the CNN learns in this stage."""
+    if run.stage.block is not None:
+        return {}
+    config, encoder, preprocess = run.config, run.model.encoder, run.captioner.preprocess
+    opened: dict[str, Dataset] = {}
+    for split in (run.training, run.validation):
+        folder, title = (config.cache or config.output / "features") / split.name, f"features of {split.name}"
+        opened[split.name] = cached_features(
+            folder, encoder, preprocess, split.records, split.captions, config.workers, title=title
+        )
+    return opened
+
+
+def _photos(run: Run, split: Split, seed: tuple[int, ...] | None = None) -> Dataset:
+    """The photos of a split, augmented if there is a seed."""
+    augmenter = Augmenter(run.config.augment, run.captioner.vocabulary, seed) if seed else None
+    return PhotoDataset(split.records, split.captions, run.captioner.preprocess, augmenter)
 
 
 def print_plan(run: Run) -> None:
