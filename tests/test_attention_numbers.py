@@ -46,7 +46,7 @@ def test_half_of_two_regions():
 
 def test_dead_attention_is_told():
     even = attention_statistics(np.full((5, 7, 7), 1 / 49))
-    assert even.warning is not None and "even" in even.warning
+    assert even.warning is not None and "uniform" in even.warning
     assert even.entropy_share == pytest.approx(1) and even.coverage == pytest.approx(1)
     same = attention_statistics(random_maps()[:1].repeat(5, axis=0))
     assert same.warning is not None and "collapsed" in same.warning and same.mean_movement == 0
@@ -68,7 +68,7 @@ def test_working_attention_is_not():
 
 @pytest.mark.parametrize("maps", [np.zeros((2, 4)), np.empty((0, 4)), np.empty((2, 0)), np.array([[1.5, -0.5]])])
 def test_no_maps(maps):
-    with pytest.raises(ValueError, match="no stack of maps"):
+    with pytest.raises(ValueError, match="not a stack of maps"):
         attention_statistics(maps)
 
 

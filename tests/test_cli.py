@@ -216,14 +216,14 @@ def annotations(path, captions):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([(1, "a dog"), (2, "a cat"), (3, "a cow")], "entry 2 (image_id 3): no references of this image"),
-        ([(1, "a dog")], "1 of 2 images have no caption (2); captioner score --allow-missing scores the others"),
+        ([(1, "a dog"), (2, "a cat"), (3, "a cow")], "entry 2 (image_id 3): this image has no references"),
+        ([(1, "a dog")], "1 of 2 images have no caption (2); use --allow-missing to score the others"),
         ([(1, "a dog"), (1, "a dog"), (2, "a cat")], "entry 1 (image_id 1): the image already has a caption, entry 0"),
         ([(1, 7), (2, "a cat")], "entry 0 (image_id 1): the caption is 7; expected a string"),
         ([(1, " "), (2, "a cat")], "entry 0 (image_id 1): the caption is empty"),
         ([(1, "dog " * 2_500_000), (2, "a cat")], "the caption has 10,000,000 characters; expected at most 10,000"),
         ('{"1": "a dog"}', "found an object"),
-        ('[{"image_id": 1, "capt', "was it cut off?"),
+        ('[{"image_id": 1, "capt', "seems to be cut off"),
     ],
 )
 def test_bad_results_are_told_and_status_2(run, tmp_path, content, message):
@@ -241,14 +241,14 @@ def test_bad_results_are_told_and_status_2(run, tmp_path, content, message):
 def test_references_without_captions(run, tmp_path):
     path = results(tmp_path / "results.json", (1, "a dog"))
     status, out, err = run("score", "--references", annotations(tmp_path / "r.json", []), "--results", path)
-    assert (status, out) == (2, "") and "there are no reference captions in it" in err
+    assert (status, out) == (2, "") and "it has no reference captions" in err
 
 
 def test_allow_missing_scores_what_is_there(run, tmp_path):
     known = annotations(tmp_path / "references.json", [(1, "a dog"), (2, "a cat"), (3, "a red cow")])
     path = results(tmp_path / "results.json", (1, "a dog"), (3, "a cow"))
     status, out, _ = run("score", "--references", known, "--results", path, "--allow-missing")
-    assert status == 0 and "2 of 3 images have a caption and are scored" in out
+    assert status == 0 and "2 of 3 images have a caption; only these are scored" in out
 
 
 def test_references_of_a_data_set_without_its_photos(run, tmp_path):
@@ -295,7 +295,7 @@ def test_references_of_coco_without_its_photos(run, tmp_path):
         (("score", "--references", "{data}"), "give either --results FILE or --people"),
         (("score", "--references", "{data}", "--people", "-o", "{folder}"), "is a folder; expected the name of a file"),
         (("evaluate", "--data", "{folder}", "--scores", "{folder}"), "is a folder; expected the name of a file"),
-        (("check", "{no}"), "is no file; expected a results file or a zip"),
+        (("check", "{no}"), "is not a file; expected a results file or a zip"),
     ],
 )
 def test_files_of_scores_that_cannot_be(run, tmp_path, verb, message):

@@ -198,7 +198,7 @@ def test_one_that_repeats_itself(patient, records):
 def test_attention_that_looks_at_nothing(patient, records):
     patient.backend.model.decoder.attention.key.weight.data.zero_()
     finding = checks.attention([caption.attention_statistics for caption in captions_of(patient, records)])
-    assert finding.verdict == "bad" and "the attention is even" in finding.advice
+    assert finding.verdict == "bad" and "the attention is uniform" in finding.advice
 
 
 def test_attention_that_looks_at_one_thing(patient, records):
@@ -219,7 +219,7 @@ def test_of_two_warnings_the_more_frequent_is_told_with_its_share():
         attention_statistics(maps) for maps in (np.full((2, 4), 0.25), np.tile([1.0, 0, 0, 0], (2, 1)), np.eye(4)[:2])
     ]
     finding = checks.attention([looks[i] for i in (0, 0, 0, 1, 1, 2, 2, 2, 2, 2)])
-    assert "In 30% of captions the attention is even" in finding.advice and finding.values["warnings"] == 0.5
+    assert "In 30% of captions the attention is uniform" in finding.advice and finding.values["warnings"] == 0.5
 
 
 def test_captions_known_by_heart(patient, records, data):

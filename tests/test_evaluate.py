@@ -75,7 +75,7 @@ def test_submission_of_both_splits(run, coco):
     *_, archive, missing, half = out.splitlines()
     assert archive == str(Path.cwd() / "captions_mine_results.zip")
     assert missing == "note: captions_val2014_mine_results.json: 1 of 3 images have no caption (first: 2)"
-    assert "captions_test2014_mine_results.json is not in it; the server wants both" in half
+    assert "captions_test2014_mine_results.json is missing; the server needs both" in half
     assert run("--data", coco, "--submit", "mine")[0] == 0
     status, out, _ = run("--data", coco, "--split", "test", "--submit", "mine", "--results", "test.json")
     assert status == 0 and out.splitlines() == [

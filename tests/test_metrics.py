@@ -166,7 +166,7 @@ def test_no_captions_and_no_references():
     with pytest.raises(ValueError, match="no captions to score"):
         score_captions({}, {1: ["a dog"]})
     for references in ({2: ["a dog"]}, {1: []}):
-        with pytest.raises(ValueError, match="without references"):
+        with pytest.raises(ValueError, match="have no references"):
             score_captions({1: "a dog"}, references)
     for candidate in (None, ["a dog"]):
         with pytest.raises(ValueError, match=r"the caption of image 2 is .*; expected a string"):

@@ -51,7 +51,7 @@ def entry(key, caption="a dog"):
     ("content", "message"),
     [
         ("", "is empty; expected JSON"),
-        ('[{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "capt', "line 1, column 5.*was it cut off"),
+        ('[{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "capt', "line 1, column 5.*seems to be cut off"),
         (b'[{"image_id": 1, "caption": "caf\xe9"}]', "byte 32 is not UTF-8"),
         ("[" * 100_000, "nested too deeply|not JSON"),
         (f'[{{"image_id": {"9" * 5000}, "caption": "a dog"}}]', "not JSON that can be read .*digits"),
@@ -61,10 +61,10 @@ def entry(key, caption="a dog"):
         ([{"image_id": 1}], "entry 0 is .*; expected an object"),
         ([entry(1.5)], r"entry 0: image_id is 1\.5; expected a number or a string"),
         ([entry(True)], "entry 0: image_id is True"),
-        ([entry(1), entry(3)], r"entry 1 \(image_id 3\): no references of this image"),
+        ([entry(1), entry(3)], r"entry 1 \(image_id 3\): this image has no references"),
         ([entry("1"), entry(2)], "the references have the number 1, not a string"),
         ([entry(1), entry(1), entry(2)], "entry 1 .*already has a caption, entry 0"),
-        ([entry(1)], r"1 of 2 images have no caption \(2\); captioner score --allow-missing scores"),
+        ([entry(1)], r"1 of 2 images have no caption \(2\); use --allow-missing to score"),
         ([entry(1, 5), entry(2)], "the caption is 5; expected a string"),
         ([entry(1, None), entry(2)], "the caption is None"),
         ([entry(1, " \n"), entry(2)], "the caption is empty"),
@@ -110,7 +110,7 @@ def test_allow_missing_leaves_out_what_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="no caption to score"):
         read_results(path, {1: [], 2: []}, allow_missing=True)
     path.write_text(json.dumps([entry(9)]))
-    with pytest.raises(ValueError, match="no references of this image"):
+    with pytest.raises(ValueError, match="this image has no references"):
         read_results(path, {1: []}, allow_missing=True)
 
 
@@ -128,7 +128,7 @@ def test_coco_references_come_by_annotation_id(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[]", 'expected COCO annotations, an object with a list "annotations"'),
+        ("[]", 'expected COCO annotations: an object with a list "annotations"'),
         (coco([1], []), "no reference captions"),
         (coco([1, 2], [entry(1)]), "image 2 has no reference caption"),
         (coco([1], [entry(1, 5)]), "annotation 0: the caption is 5"),
@@ -225,7 +225,7 @@ def test_score_file_round_trip(files):
     assert {"captioner", "numpy", "python"} <= provenance["versions"].keys() and provenance["tokenizer"]
     assert content["habits"]["copied"] == 1 / 40
     text = format_scores(found)
-    assert "BLEU-4" in text and 'prints this as "CIDEr"' in text and "CIDEr of 40 images means little" in text
+    assert "BLEU-4" in text and 'prints this as "CIDEr"' in text and "CIDEr of 40 images is unreliable" in text
     assert max(map(len, text.split("note:")[0].splitlines())) <= 80, "wider than a terminal"
     assert not list(files.glob("*.partial"))
 
@@ -297,7 +297,7 @@ def test_files_that_are_not_comparable_say_so(files):
     content = json.loads((files / "a.json").read_text())
     del content["images"]["ids"]
     (files / "c.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="broken score file"):
+    with pytest.raises(ValueError, match="damaged score file"):
         compare_files(files / "a.json", files / "c.json")
 
 
@@ -328,7 +328,7 @@ def test_slices():
 def test_submission_has_the_right_names(tmp_path):
     path = write_submission(tmp_path, "fake_cap", "val", {1: "a dog", 2: "ein Hündchen"})
     (lack,) = check_submission(path)
-    assert "captions_test2014_fake_cap_results.json is not in it; the server wants both" in lack
+    assert "captions_test2014_fake_cap_results.json is missing; the server needs both" in lack
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["captions_val2014_fake_cap_results.json"]
         assert json.loads(archive.read(archive.namelist()[0]))[1] == {"image_id": 2, "caption": "ein Hündchen"}
@@ -341,7 +341,7 @@ def test_submission_has_the_right_names(tmp_path):
     for name, split in [("a/b", "val"), ("", "val"), ("a", "train")]:
         with pytest.raises(ValueError, match="cannot name a submission"):
             write_submission(tmp_path, name, split, {1: "a"})
-    with pytest.raises(ValueError, match="no whole number"):
+    with pytest.raises(ValueError, match="not a whole number"):
         write_submission(tmp_path / "new", "x", "val", {"a.jpg": "a dog"})
     assert not (tmp_path / "new").exists()
 
@@ -352,7 +352,7 @@ def test_submission_has_the_right_names(tmp_path):
         ([entry(1), entry(1)], "entry 1 (image_id 1): the image has two captions"),
         ([entry(3)], "entry 0 (image_id 3): no such image"),
         ([entry(1)], "1 of 2 images have no caption (first: 2)"),
-        ([entry("1"), entry(2)], "the image_id is no whole number"),
+        ([entry("1"), entry(2)], "the image_id is not a whole number"),
         ([entry(1, ""), entry(2)], "the caption is empty"),
         ([entry(1, "\ud83d"), entry(2)], "lone surrogate"),
         ([{"image_id": 1}], "expected image_id and caption"),
@@ -383,7 +383,7 @@ def test_broken_submission_archives(tmp_path):
     content[30 + len(member)] = 0x07  # a kind of compressed block that is not
     path.write_bytes(content)
     assert "not a zip that can be read" in check_submission(path)[0]
-    with pytest.raises(FileNotFoundError, match="is no file; expected a results file or a zip"):
+    with pytest.raises(FileNotFoundError, match="is not a file; expected a results file or a zip"):
         check_submission(tmp_path)
 
 

@@ -83,7 +83,7 @@ def test_a_record_says_whether_to_believe_it() -> None:
     living = caption_view((640, 400), **dog())["attention"]
     assert living["warning"] is None and living["movement"] == [0.6, 0.6] and len(living["entropy"]) == 3
     dead = caption_view((640, 400), **{**dog(), "attention": np.full((3, 7, 7), 1 / 49)})["attention"]
-    assert "even" in dead["warning"] and dead["mean_movement"] == 0 and dead["entropy_share"] == 1
+    assert "uniform" in dead["warning"] and dead["mean_movement"] == 0 and dead["entropy_share"] == 1
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_attend_warns_of_dead_attention(attend, tiny, photos: Path, tmp_path: Pa
     weights["decoder.attention.key.weight"].zero_()
     save_checkpoint(tmp_path / "dead", weights, captioner.to_config(), "A dead model.\n")
     status, _, err = attend(photos / "b.jpg", "-o", tmp_path / "b.json", checkpoint=tmp_path / "dead")
-    assert status == 0 and err.startswith(f"captioner: {photos / 'b.jpg'}: the attention is even")
+    assert status == 0 and err.startswith(f"captioner: {photos / 'b.jpg'}: the attention is uniform")
     assert attend(photos / "b.jpg", "-o", tmp_path / "b.json")[2] == ""
 
 

@@ -181,7 +181,7 @@ def test_evaluate_prints_the_game(tmp_path, tiny, monkeypatch, capsys):
         main()
     out, err = capsys.readouterr()
     assert end.value.code == 0, err
-    assert "if each pointed at the centre of the photo" in out
+    assert "if every word pointed at the centre of the photo" in out
     habits = json.loads(scores.read_text())["habits"]
     assert habits["own_object_words"] >= habits["own_object_words_in_the_photo"] > 0
     assert 0 <= habits["own_pointing"] <= 1

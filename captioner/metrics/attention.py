@@ -1,5 +1,5 @@
-"""Whether a caption's attention can be believed: numbers from its maps alone, and a plain sentence when there is
-nothing to see in them. Pictures of the maps are the business of `visualize`."""
+"""Statistics of a caption's attention maps, and a warning if the maps carry no information about the words. Pictures of
+the maps are in `visualize`."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 
 import numpy as np
 
-# Total-variation distance: the share of the attention that must change its place to make one map of another. Below a
-# tenth two maps look the same to the eye. Of 150 Flickr8k dev captions of the shipped model, which works, the stillest
-# has a word 0.30 from the mean map, and the evenest is 0.26 from an even look.
+# Total-variation distance: the share of the attention that must move to turn one map into another. Below a tenth two
+# maps look the same. For comparison: in each of 150 Flickr8k dev captions of the shipped model, the largest distance of
+# a map from the mean map is at least 0.30, and the largest from the uniform map at least 0.26.
 SAME = 0.1
 
 
 @dataclass(frozen=True)
 class AttentionStatistics:
-    """How the model looked at a photo while it wrote T words over R cells."""
+    """Statistics of the attention maps of a caption of T words over R regions."""
 
     entropy: tuple[float, ...]
-    """Of each word's map, in nats: 0 looks at one cell, log R at all alike."""
+    """The entropy of each word's map, in nats: 0 if one region has all attention, log R if the map is uniform."""
     movement: tuple[float, ...]
-    """Between each two successive maps (T - 1 of them), their total-variation distance: 0 stands still, 1 jumps."""
+    """The total-variation distance of each two successive maps (T - 1 values): 0 if equal, 1 if disjoint."""
     entropy_share: float
-    """Mean entropy as a share of log R: 1 is an even look."""
+    """The mean entropy divided by log R: 1 if all maps are uniform."""
     mean_movement: float
-    """0 for a single word."""
+    """The mean of `movement`; 0 for a single word."""
     coverage: float
-    """How much of the grid the whole caption looked at: the perplexity of the mean map, as a share of the R cells."""
+    """The share of the grid that the whole caption attends to: the perplexity of the mean map divided by R."""
     warning: str | None
-    """A sentence when the maps tell nothing about the words; None if they may be believed."""
+    """A sentence if the maps carry no information about the words, else None."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The statistics as JSON-ready data, rounded."""
         return {
             "entropy": [round(value, 4) for value in self.entropy],
             "movement": [round(value, 4) for value in self.movement],
@@ -45,14 +45,15 @@ class AttentionStatistics:
 
 
 def attention_statistics(attention: np.ndarray) -> AttentionStatistics:
-    """The numbers of one caption's maps (T, h, w) or (T, R), T at least 1, each map summing to 1."""
+    """The statistics of one caption's maps (T, h, w) or (T, R). T is at least 1, and each map sums to 1. Raises
+    ValueError for other arrays."""
     maps = np.asarray(attention, np.float64)
     if maps.size:
         maps = maps.reshape(len(maps), -1)  # (T, R)
     if not maps.size or (maps < 0).any() or not np.allclose(maps.sum(1), 1, atol=0.02):
         raise ValueError(
-            f"attention of shape {np.shape(attention)} is no stack of maps: expected at least one, of shares that are "
-            "not negative and sum to 1."
+            f"attention of shape {np.shape(attention)} is not a stack of maps; expected at least one map of "
+            "weights that are not negative and sum to 1."
         )
     maps = maps / maps.sum(1, keepdims=True)
     regions, mean = maps.shape[1], maps.mean(0)
@@ -68,30 +69,30 @@ def attention_statistics(attention: np.ndarray) -> AttentionStatistics:
 
 
 def entropies(maps: np.ndarray) -> np.ndarray:
-    """Of maps (..., R), in nats (...)."""
+    """The entropies (...) of maps (..., R), in nats."""
     return -(maps * np.log(np.where(maps > 0, maps, 1))).sum(-1)
 
 
 def distances(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Total-variation distances of maps (..., R), 0 to 1 (...)."""
+    """The total-variation distances (...) of maps (..., R), from 0 to 1."""
     return np.abs(maps - others).sum(-1) / 2
 
 
 def _warning(maps: np.ndarray, mean: np.ndarray) -> str | None:
     if distances(maps, np.full_like(mean, 1 / len(mean))).max() < SAME:
-        return "the attention is even: every word looks at the whole photo alike, so the maps tell nothing."
+        return "the attention is uniform: every word attends to the whole photo, so the maps say nothing about it."
     if len(maps) > 1 and distances(maps, mean).max() < SAME:
-        return "the attention has collapsed: it is the same map at every word, whatever the word is."
+        return "the attention has collapsed: every word has the same map."
     return None
 
 
-def summary(looks: Sequence[AttentionStatistics]) -> dict[str, float]:
-    """Means over captions, and `attention_warnings`: the share of them with a warning. Empty if there are none."""
-    if not looks:
+def summary(statistics: Sequence[AttentionStatistics]) -> dict[str, float]:
+    """Means over captions, and `attention_warnings`, the share of captions with a warning. Empty without captions."""
+    if not statistics:
         return {}
     return {
-        "attention_entropy": float(np.mean([look.entropy_share for look in looks])),
-        "attention_movement": float(np.mean([look.mean_movement for look in looks])),
-        "attention_coverage": float(np.mean([look.coverage for look in looks])),
-        "attention_warnings": sum(look.warning is not None for look in looks) / len(looks),
+        "attention_entropy": float(np.mean([each.entropy_share for each in statistics])),
+        "attention_movement": float(np.mean([each.mean_movement for each in statistics])),
+        "attention_coverage": float(np.mean([each.coverage for each in statistics])),
+        "attention_warnings": sum(each.warning is not None for each in statistics) / len(statistics),
     }

@@ -1,9 +1,9 @@
-"""BLEU-1 to BLEU-4 (Papineni et al. 2002) on tokens, to the COCO toolkit's last digit.
+"""BLEU-1 to BLEU-4 (Papineni et al. 2002) on tokens, equal to the COCO toolkit's to the last digit.
 
-The toolkit takes the closest reference length (the shorter of two as close), sums counts over the corpus before it
-divides, and adds 1e-15 above and 1e-9 below each fraction. nltk's `corpus_bleu` is the same measure and gives the
-same figures, except that it counts a caption of fewer than four words as if it had one 4-gram; its counters take
-twice the time of all our scores together, so it serves as a check (`nltk_bleu`).
+The toolkit takes the closest reference length (the shorter one in a tie), sums the counts over the corpus before the
+division, and adds 1e-15 to each numerator and 1e-9 to each denominator. nltk's `corpus_bleu` gives the same figures,
+except that it counts at least one n-gram of each order for a caption that is too short to have any. It takes twice the
+time of all our scores together, so it is a check (`nltk_bleu`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TINY, SMALL = 1e-15, 1e-9
 
 
 def bleu(candidates: Tokens, references: References) -> tuple[np.ndarray, np.ndarray]:
-    """Corpus BLEU-1..4 (4,) and those of each image (4, images)."""
+    """BLEU-1..4 of the corpus (4,) and of each image (4, images)."""
     sizes = np.fromiter(map(len, references), np.int64, len(references))
     pairs = Pairs.of(np.cumsum(sizes) - sizes, sizes)
     theirs = Ngrams.count([caption for image in references for caption in image])
@@ -27,14 +27,15 @@ def bleu(candidates: Tokens, references: References) -> tuple[np.ndarray, np.nda
 
 
 def bleu_statistics(ours: Ngrams, theirs: Ngrams, pairs: Pairs, shared: Shared) -> np.ndarray:
-    """What BLEU adds up, (images, 2 + 2·4): words, closest reference length, then correct and guessed n-grams."""
+    """The summands of BLEU, (images, 2 + 2·4): words, closest reference length, then matched and all n-grams by
+    order."""
     images = len(ours.lengths)
     lengths = theirs.lengths[pairs.references]
     distance = np.abs(lengths - ours.lengths[pairs.candidates])
-    nearest_first = np.lexsort((lengths, distance, pairs.candidates))  # of two as near, the shorter
+    nearest_first = np.lexsort((lengths, distance, pairs.candidates))  # the shorter one in a tie
     closest = lengths[nearest_first[pairs.starts]]
 
-    most = np.zeros(len(ours.counts), np.int64)  # times that one reference has the n-gram
+    most = np.zeros(len(ours.counts), np.int64)  # the largest count of the n-gram in one reference
     np.maximum.at(most, shared.ours, theirs.counts[shared.theirs])
     size = images * ORDERS
     correct = np.bincount(ours.rows * ORDERS + ours.orders, np.minimum(ours.counts, most), minlength=size)
@@ -53,7 +54,7 @@ def bleu_of(statistics: np.ndarray) -> np.ndarray:
 
 
 def nltk_bleu(candidates: Tokens, references: References) -> np.ndarray:
-    """Corpus BLEU-1..4 (4,) by nltk: `bleu`'s figures wherever no caption has fewer than four words."""
+    """BLEU-1..4 of the corpus (4,) by nltk. They equal `bleu`'s if no caption has fewer than four words."""
     from nltk.translate.bleu_score import corpus_bleu
 
     weights = [(1 / order,) * order for order in range(1, ORDERS + 1)]

@@ -1,5 +1,5 @@
-"""Words and the COCO categories that they name: the 80 categories' own names, common other words, and plurals. A table,
-made by hand; words that name no category, or several, are not in it."""
+"""Words and the COCO categories that they name: the names of the 80 categories, synonyms, and plurals. The table was
+made by hand. Words that name no category, or several, are not in it."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ IRREGULAR = {
 }  # fmt: skip
 PLACES = frozenset(
     f"{place}{s}" for place in ("train track", "train station", "bus stop", "bus station") for s in ("", "s")
-)  # of trains and buses that may be gone
-NOT_PLAIN = ("orange",)  # mostly a colour: only its plural names the fruit
+)  # places where trains and buses need not be
+NOT_PLAIN = ("orange",)  # mostly a colour; only the plural names the fruit
 
 
 def plural(noun: str) -> str:

@@ -1,11 +1,11 @@
 """CIDEr-D and plain CIDEr (Vedantam, Zitnick and Parikh 2015, arXiv 1411.5726), on tokens.
 
-Which is which: CIDEr (section 4 of the paper, equations 1 to 3) is the cosine between tf-idf vectors of n-grams,
+CIDEr (section 4 of the paper, equations 1 to 3) is the cosine between tf-idf vectors of n-grams,
 averaged over references and over n = 1..4. CIDEr-D (equation 4) clips the candidate's weights at the reference's, and
 multiplies by a Gaussian penalty of the difference in length (sigma 6), so that repeating words does not pay. What the
-COCO toolkit's `cider.py` computes and prints as "CIDEr" is CIDEr-D: it clips, and it has the penalty; its authors say
-the same (tylin/coco-caption issue 18). So every "CIDEr" of a COCO table is the number that is called CIDEr-D here.
-Both are ten times the mean cosine here, as in the code that the paper's authors published for the two.
+COCO toolkit's `cider.py` computes and prints as "CIDEr" is CIDEr-D, with clipping and penalty, as its authors confirm
+(tylin/coco-caption issue 18). So every "CIDEr" in a table of COCO results is called CIDEr-D here. Both are ten times
+the mean cosine, as in the code that the paper's authors published.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SIGMA = 6.0
 
 @dataclass(frozen=True)
 class DocumentFrequencies:
-    """In how many images' references each n-gram occurs: computed once, used for many scores."""
+    """The number of images whose references contain each n-gram."""
 
     codes: np.ndarray  # sorted
-    logs: np.ndarray  # log of the frequency, one item a code
+    logs: np.ndarray  # log of the frequency of each code
     images: int
 
     @classmethod
@@ -35,7 +35,7 @@ class DocumentFrequencies:
 
     @classmethod
     def of_counted(cls, references: Ngrams, sizes: np.ndarray) -> DocumentFrequencies:
-        """The same of counted n-grams: image i has the next `sizes[i]` rows."""
+        """The same from counted n-grams; image i has the next `sizes[i]` rows."""
         image = np.repeat(np.arange(len(sizes)), sizes)[references.rows]
         span = max(len(references.known), 1)
         occurrences = np.sort(image * span + references.ids)
@@ -44,7 +44,7 @@ class DocumentFrequencies:
         return cls(references.known, np.log(frequencies), len(sizes))
 
     def idf(self, ngrams: Ngrams) -> np.ndarray:
-        """log(images / frequency) of entries; an n-gram of no reference counts as one of a single image."""
+        """log(images / frequency) of each entry. An n-gram in no reference counts as if one image had it."""
         at = ngrams.ids if ngrams.known is self.codes else find(self.codes, ngrams.codes)
         found = (at >= 0) & (at < len(self.codes))
         logs = np.zeros(len(at))
@@ -53,10 +53,10 @@ class DocumentFrequencies:
 
 
 class Consensus:
-    """References prepared for scoring candidates against them again and again, as a reward does.
+    """References prepared for repeated scoring, as for a reward.
 
-    `references`: one list of tokenized captions an image. `frequencies`: those of another corpus (default: the images
-    given are the corpus).
+    `references`: one list of tokenized captions per image. `frequencies`: document frequencies of another corpus; by
+    default those of these references. Raises ValueError for an image without a reference.
     """
 
     def __init__(self, references: References, frequencies: DocumentFrequencies | None = None):
@@ -80,12 +80,12 @@ class Consensus:
         return self.score(ngrams, pairs, Shared.of(ngrams, self.ngrams, pairs), defended=False)
 
     def prepare(self, candidates: Tokens, images: Sequence[int] | np.ndarray | None = None) -> tuple[Ngrams, Pairs]:
-        """Candidates counted, and beside their references."""
+        """The counted candidates, and their pairs with references."""
         chosen = np.arange(len(candidates)) if images is None else np.asarray(images, np.int64)
         return Ngrams.count(candidates, self.ngrams.known), Pairs.of(self.first[chosen], self.sizes[chosen])
 
     def score(self, ngrams: Ngrams, pairs: Pairs, shared: Shared, defended: bool) -> np.ndarray:
-        """Scores of prepared candidates: CIDEr-D if `defended`, else plain CIDEr."""
+        """The scores of prepared candidates: CIDEr-D if `defended`, else plain CIDEr."""
         weights = ngrams.counts * self.frequencies.idf(ngrams)
         norms = _norms(ngrams, weights)
         ours, theirs = weights[shared.ours], self.weights[shared.theirs]
@@ -103,7 +103,7 @@ class Consensus:
 
 
 def _norms(ngrams: Ngrams, weights: np.ndarray) -> np.ndarray:
-    """Length of each caption's vector of each order: (rows, orders)."""
+    """The norm of each caption's vector of each order, (rows, orders)."""
     size = len(ngrams.lengths) * ORDERS
     return np.sqrt(np.bincount(ngrams.rows * ORDERS + ngrams.orders, weights**2, minlength=size)).reshape(-1, ORDERS)
 
@@ -111,7 +111,7 @@ def _norms(ngrams: Ngrams, weights: np.ndarray) -> np.ndarray:
 def cider_d(
     candidates: Tokens, references: References, frequencies: DocumentFrequencies | None = None
 ) -> tuple[float, np.ndarray]:
-    """CIDEr-D, which the COCO toolkit prints as "CIDEr": the mean over images, and each image's score."""
+    """CIDEr-D, which the COCO toolkit prints as "CIDEr": the mean over images, and the score of each image."""
     scores = Consensus(references, frequencies).cider_d(candidates)
     return float(scores.mean()), scores
 
@@ -119,6 +119,7 @@ def cider_d(
 def cider_plain(
     candidates: Tokens, references: References, frequencies: DocumentFrequencies | None = None
 ) -> tuple[float, np.ndarray]:
-    """Plain CIDEr of the paper's equations 1 to 3, neither clipped nor penalised: the mean, and each image's score."""
+    """Plain CIDEr, the paper's equations 1 to 3, without clipping and penalty: the mean, and the score of each
+    image."""
     scores = Consensus(references, frequencies).cider_plain(candidates)
     return float(scores.mean()), scores

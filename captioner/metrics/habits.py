@@ -1,5 +1,5 @@
-"""What captions are like beside how well they score: how many are alike, how long, copied from training, ended badly;
-and the slices of images that a table shows the scores of."""
+"""Properties of captions that scores do not show: how many are distinct, their length, copies of training captions, bad
+endings. And the slices of images whose scores a table shows."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import numpy as np
 
 from captioner.metrics.ngrams import References, Tokens
 
-# A caption that ends in one of these ("a man with a") was cut, or learnt to please a reward that forgives it.
+# A caption that ends in one of these words ("a man with a") was cut, or exploits a reward that does not punish it.
 _ENDINGS = (
     "a an the and or but of in on at to for from with by into onto over under near next through between behind "
     "beside above below before after while as that his her its their is are"
 )
 BAD_ENDINGS = frozenset(_ENDINGS.split())
-SHORT, LONG = 8, 12  # words: up to SHORT is short, from LONG on is long
-RARE_SHARE = 0.005  # a word is rare if at most this share of the images' references has it
+SHORT, LONG = 8, 12  # words: at most SHORT is short, at least LONG is long
+RARE_SHARE = 0.005  # a word is rare if at most this share of images has it in a reference
 
 
 def habits(candidates: Tokens, training: Iterable[Sequence[str]] | None = None) -> dict[str, float]:
-    """Shares and means over tokenized captions: `distinct`, `mean_length`, `words` (different ones), `bad_endings`;
-    with the tokenized captions of a training set also `copied`, the share that is found there word for word."""
+    """Figures of tokenized captions: `distinct` (share), `mean_length`, `words` (number of distinct words),
+    `bad_endings` (share). With tokenized training captions also `copied`, the share that is one of them word for
+    word."""
     kinds = Counter(map(tuple, candidates))
     count = max(len(candidates), 1)
     found = {
@@ -40,13 +41,13 @@ def habits(candidates: Tokens, training: Iterable[Sequence[str]] | None = None) 
 
 
 def repeats(words: Sequence[str]) -> bool:
-    """Whether a word comes twice running, or a sequence of three words a second time."""
+    """Whether a word follows itself, or a sequence of three words occurs twice."""
     triples = list(zip(words, words[1:], words[2:], strict=False))
     return len(set(triples)) < len(triples) or any(a == b for a, b in pairwise(words))
 
 
 def rare_words(references: References) -> frozenset[str]:
-    """The words that at most RARE_SHARE of the images have in a reference."""
+    """The words that occur in the references of at most RARE_SHARE of the images."""
     images = Counter(word for captions in references for word in {word for caption in captions for word in caption})
     return frozenset(word for word, count in images.items() if count <= RARE_SHARE * len(references))
 
@@ -54,8 +55,8 @@ def rare_words(references: References) -> frozenset[str]:
 def slices(
     candidates: Tokens, references: References, ids: Sequence[Any], unfinished: Collection[Any] = ()
 ) -> dict[str, np.ndarray]:
-    """Named masks over images (images,): by length of the caption, by whether it was finished, and the images of
-    which two references or more use the same rare word."""
+    """Named masks over images (images,): by length of the caption, images with at least two references that share a
+    rare word, and images whose caption is unfinished."""
     lengths = np.fromiter(map(len, candidates), np.int64, len(candidates))
     rare = rare_words(references)
     with_rare = np.zeros(len(references), bool)

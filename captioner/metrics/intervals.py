@@ -1,7 +1,7 @@
-"""How sure a score is: bootstrap confidence intervals, and the paired comparison of two sets of captions.
+"""Bootstrap confidence intervals of scores, and the paired comparison of two sets of captions.
 
-Images are what is drawn. BLEU is recomputed from the drawn images' counts; CIDEr keeps the document frequencies of
-the whole corpus, which describe the references and not the captions.
+The bootstrap resamples images. BLEU is recomputed from the counts of the resampled images. CIDEr keeps the document
+frequencies of the whole corpus, because they describe the references and not the captions.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 from captioner.metrics.scores import Scores
 
 SAMPLES = 1000
-CHUNK = 64  # resamples at a time: memory stays flat
+CHUNK = 64  # resamples at a time, to bound memory
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One score of two sets of captions of the same images: b minus a, its interval, and the chance of a difference
-    as large if the two were alike."""
+    """One score of two sets of captions of the same images: the interval of b - a, and the p-value of a difference
+    this large under the null hypothesis that the two are exchangeable."""
 
     name: str
     a: float
@@ -35,7 +35,7 @@ class Difference:
 
 
 def _draws(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image is drawn in each resample of as many images, some resamples at a time: (≤ CHUNK, images)."""
+    """How often each resample draws each image, (≤ CHUNK, images) at a time."""
     random = np.random.default_rng(seed)
     for start in range(0, samples, CHUNK):
         size = min(CHUNK, samples - start)
@@ -61,12 +61,12 @@ def intervals(
 def compare(a: Scores, b: Scores, samples: int = SAMPLES, seed: int = 0, level: float = 0.95) -> list[Difference]:
     """Paired comparison of two sets of captions of the same images, for each score that both have.
 
-    The interval is a paired bootstrap; p is two-sided, by approximate randomization (Noreen 1989): the two captions
-    of an image change sides at random, and p is the share of such shuffles whose difference is as large.
+    The interval is a paired bootstrap. p is two-sided, by approximate randomization (Noreen 1989): the two captions of
+    each image are swapped at random, and p is the share of shuffles with a difference at least as large as observed.
     """
     place = {key: row for row, key in enumerate(b.ids)}
     if place.keys() != set(a.ids):
-        raise ValueError("the two sets of captions are of different images; expected the same")
+        raise ValueError("the two sets of captions are of different images; expected the same images")
     common = [part for part in a.parts if part in b.parts]
     a, b = a.take(common), b.take(common)
     table_a, table_b, count = a.table(), b.table()[[place[key] for key in a.ids]], len(a.ids)
@@ -83,7 +83,7 @@ def compare(a: Scores, b: Scores, samples: int = SAMPLES, seed: int = 0, level: 
     as_large = np.zeros(len(a.names))
     for start in range(0, samples, CHUNK):
         sides = random.integers(2, size=(min(CHUNK, samples - start), count)).astype(float)
-        moved = sides @ (table_b - table_a)  # what changes from b's side to a's
+        moved = sides @ (table_b - table_a)  # what the swaps move from b to a
         shuffled = b.figures(sum_b - moved, count) - a.figures(sum_a + moved, count)
         as_large += (np.abs(shuffled) >= np.abs(observed) * (1 - 1e-9) - 1e-15).sum(axis=0)
     p = (1 + as_large) / (1 + samples)

@@ -1,6 +1,6 @@
-"""METEOR and SPICE by the jars that pycocoevalcap brings (`pip install captioner[java-metrics]`), if Java is there.
+"""METEOR and SPICE by the jars in pycocoevalcap (`pip install 'captioner[java-metrics]'`), which need Java.
 
-Both are probed before anything runs. Nothing is written beside the jars: the programs run in a temporary folder.
+The programs run in a temporary folder, so that nothing is written beside the jars.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from captioner.metrics.meteor import COLUMNS, forgive_whole_matches
 from captioner.metrics.ngrams import References, Tokens
 
 JAVA_METRICS = ("METEOR", "SPICE")
-# SPICE's serialization reaches into classes that Java 16 and later keep closed.
+# SPICE serializes classes that Java 16 and later do not open to it.
 _OPEN = [f"--add-opens=java.base/java.{part}=ALL-UNNAMED" for part in ("lang", "util", "io", "math", "text", "net")]
 
 
 class JavaMetricError(RuntimeError):
-    """A Java program that is not there or that failed; the message is one line for people."""
+    """A Java program is missing or failed. The message is one line."""
 
 
 def _toolkit() -> Path | None:
@@ -33,7 +33,7 @@ def _toolkit() -> Path | None:
 
 
 def java_problem(metric: str) -> str | None:
-    """Why METEOR or SPICE cannot be computed here, in one line; None if it can."""
+    """Why METEOR or SPICE cannot be computed here, in one line; None if it can be."""
     java = shutil.which("java")
     if java is None:
         return f"{metric} needs Java, which is not on the PATH. Install a Java runtime, version 8 or later."
@@ -43,7 +43,7 @@ def java_problem(metric: str) -> str | None:
         return f"{metric} needs Java, but `{java} -version` fails ({error}). Repair the Java installation."
     folder = _toolkit()
     if folder is None:
-        return f"{metric} needs the jars of pycocoevalcap: pip install captioner[java-metrics]"
+        return f"{metric} needs the jars of pycocoevalcap: pip install 'captioner[java-metrics]'"
     needed = ["meteor/meteor-1.5.jar", "meteor/data/paraphrase-en.gz"]
     if metric == "SPICE":
         needed = ["spice/spice-1.0.jar", "spice/lib/stanford-corenlp-3.6.0.jar"]
@@ -55,7 +55,9 @@ def java_problem(metric: str) -> str | None:
             "python -c 'from pycocoevalcap.spice.get_stanford_models import get_stanford_models as get; get()'"
         )
     if missing:
-        return f"{metric} needs {missing[0]} of pycocoevalcap, which is not in {folder}. Install pycocoevalcap again."
+        return (
+            f"{metric} needs {missing[0]} of pycocoevalcap, which is missing in {folder}. Install pycocoevalcap again."
+        )
     return None
 
 
@@ -69,13 +71,13 @@ def _require(metric: str) -> tuple[str, Path]:
 
 
 def _reason(text: str) -> str:
-    """The last line of what a Java program printed that is no place in its code ("  at …", "  ... 3 more")."""
+    """The last printed line of a Java program that is not part of a stack trace ("  at …", "  ... 3 more")."""
     lines = (line for line in reversed(text.splitlines()) if line.strip() and not line[0].isspace())
     return next(lines, "it printed nothing")
 
 
 def meteor_counts(candidates: Tokens, references: References) -> np.ndarray:
-    """What METEOR counts in each image, (images, 23); `meteor.meteor_of` makes the score of it or of sums of it."""
+    """METEOR's counts of each image, (images, 23). `meteor.meteor_of` turns them, or sums of them, into scores."""
     java, folder = _require("METEOR")
     jar = folder / "meteor" / "meteor-1.5.jar"
     command = [java, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
@@ -107,14 +109,14 @@ def meteor_counts(candidates: Tokens, references: References) -> np.ndarray:
 
 
 def spice(candidates: Tokens, references: References) -> np.ndarray:
-    """SPICE (Anderson et al. 2016) of each image, (images,); not a number where no scene graph could be made."""
+    """SPICE (Anderson et al. 2016) of each image, (images,); NaN where no scene graph could be made."""
     java, folder = _require("SPICE")
     entries = [
         {"image_id": image, "test": " ".join(candidate), "refs": [" ".join(caption) for caption in captions]}
         for image, (candidate, captions) in enumerate(zip(candidates, references, strict=True))
     ]
     version = subprocess.run([java, "-version"], capture_output=True, text=True, check=True).stderr
-    options = [] if '"1.' in version else _OPEN  # Java 8 calls itself 1.8 and knows no modules
+    options = [] if '"1.' in version else _OPEN  # Java 8 calls itself 1.8 and has no modules
     with tempfile.TemporaryDirectory() as scratch:
         given, made = Path(scratch, "given.json"), Path(scratch, "made.json")
         given.write_text(json.dumps(entries), encoding="utf-8")

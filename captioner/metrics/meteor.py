@@ -1,5 +1,5 @@
-"""METEOR 1.5 (Denkowski and Lavie 2014) from the counts that its jar gives for each image. The jar does the matching
-of stems, synonyms and paraphrases (see `java`); the rest is arithmetic, so that sums of counts can be scored too."""
+"""METEOR 1.5 (Denkowski and Lavie 2014) from the counts that its jar returns for each image. The jar matches stems,
+synonyms and paraphrases (see `java`). The arithmetic is here, so that sums of counts can be scored too."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ COLUMNS = 23
 
 
 def meteor_of(counts: np.ndarray) -> np.ndarray:
-    """METEOR (…, 1) of summed counts (…, 23): words and function words of caption and reference, then for each of the
-    four kinds of match its content and function words in both, then chunks, matched words of caption and reference."""
+    """METEOR (…, 1) of summed counts (…, 23). The columns: words, then function words, of caption and reference; for
+    each of the four kinds of match the content and function words in both; chunks; matched words of caption and
+    reference."""
     words, function_words = counts[..., 0:2], counts[..., 2:4]
-    matches = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 2, 2)  # (…, kinds, content or function, whose)
+    matches = counts[..., 4:20].reshape(
+        *counts.shape[:-1], 4, 2, 2
+    )  # (…, kind, content or function, caption or reference)
     chunks, matched = counts[..., 20], counts[..., 21:23]
 
     weighted = np.einsum("k,...kcw->...cw", WEIGHTS, matches)
@@ -31,8 +34,8 @@ def meteor_of(counts: np.ndarray) -> np.ndarray:
 
 
 def forgive_whole_matches(counts: np.ndarray) -> np.ndarray:
-    """The counts of images (images, 23), with no chunk where caption and reference match as a whole: METEOR sets the
-    penalty of such a caption to zero, and leaves its chunk out of sums."""
+    """The counts of images (images, 23), with zero chunks where caption and reference match in full. METEOR gives such
+    a caption no penalty, and leaves its chunk out of sums."""
     counts = counts.copy()
     counts[(counts[:, 20] == 1) & (counts[:, 21:23] == counts[:, 0:2]).all(axis=1), 20] = 0
     return counts

@@ -1,11 +1,10 @@
-"""Counted n-grams of many captions as flat arrays: the common ground of BLEU and CIDEr.
+"""Counted n-grams of many captions as flat arrays, which BLEU and CIDEr share.
 
-A caption is a list of words; its n-grams of order 1 to 4 become 64-bit codes (hashes: two different n-grams of one data
-set share a code with a chance below one in a million), so that counting, clipping and look-up are array operations.
-Scores are not here.
+A caption is a list of words. Its n-grams of order 1 to 4 become 64-bit hashes, so that counting, clipping and look-up
+are array operations. (The chance of a collision within one data set is below one in a million.) Scores are not here.
 
-Legend: a *row* is one caption; an *entry* is one distinct n-gram of one row; a *pair* is a candidate beside one of the
-references of its image.
+Legend: a *row* is one caption; an *entry* is one distinct n-gram of one row; a *pair* is a candidate and one of
+the references of its image.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ def _mix(codes: np.ndarray) -> np.ndarray:
 
 
 def _occurrences(captions: Tokens) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Code, row and order of every n-gram of every caption, and the length of each caption."""
+    """The code, row and order of every n-gram of every caption, and the length of each caption."""
     lengths = np.fromiter(map(len, captions), np.int64, len(captions))
     total = int(lengths.sum())
     words = np.fromiter(map(_word_code, chain.from_iterable(captions)), np.uint64, total)
     rows = np.repeat(np.arange(len(captions)), lengths)
     at = np.arange(total)
-    left = np.repeat(np.cumsum(lengths), lengths) - at  # words from here to the caption's end
+    left = np.repeat(np.cumsum(lengths), lengths) - at  # words from here to the end of the caption
     codes = np.zeros(total, np.uint64)
     parts = []
     for order in range(ORDERS):
@@ -55,7 +54,7 @@ def _occurrences(captions: Tokens) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def expand(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The ranges start, start + 1, … start + size - 1, one after the other."""
+    """The concatenated ranges start, start + 1, … start + size - 1."""
     ends = np.cumsum(sizes)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes - starts, sizes)
 
@@ -65,17 +64,17 @@ class Ngrams:
     """The entries of some captions, sorted by row, then by id."""
 
     rows: np.ndarray
-    ids: np.ndarray  # an index into `known`; n-grams that are not there have ids from len(known) on
+    ids: np.ndarray  # an index into `known`; other n-grams have ids from len(known) on
     orders: np.ndarray  # 0 for single words
     codes: np.ndarray
     counts: np.ndarray
-    lengths: np.ndarray  # one item a row: its words
-    starts: np.ndarray  # one item a row and one more: where its entries begin
+    lengths: np.ndarray  # one item per row: its number of words
+    starts: np.ndarray  # one item per row, and one more: where its entries begin
     known: np.ndarray  # codes of the n-grams with an id, sorted
 
     @classmethod
     def count(cls, captions: Tokens, known: np.ndarray | None = None) -> Ngrams:
-        """Count n-grams. `known`: the codes of other captions whose ids are to be used (default: their own)."""
+        """Count n-grams. `known`: the codes that define the ids; by default those of these captions."""
         codes, rows, orders, lengths = _occurrences(captions)
         if known is None:
             known, ids = np.unique(codes, return_inverse=True)
@@ -85,7 +84,7 @@ class Ngrams:
             ids[new] = len(known) + np.unique(codes[new], return_inverse=True)[1]
         span = len(known) + len(codes)
         keys = rows * span + ids
-        sorting = np.argsort(keys, kind="stable")  # the rows come in order: this sort gains from it
+        sorting = np.argsort(keys, kind="stable")  # a stable sort is fast because the rows are sorted
         keys = keys[sorting]
         first = np.flatnonzero(np.diff(keys, prepend=-1))
         entries = sorting[first]
@@ -114,11 +113,11 @@ def find(table: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Candidates beside the references of their images; the pairs of a candidate are adjacent."""
+    """Candidates paired with the references of their images; the pairs of a candidate are adjacent."""
 
     candidates: np.ndarray
     references: np.ndarray
-    starts: np.ndarray  # one item a candidate: where its pairs begin
+    starts: np.ndarray  # one item per candidate: where its pairs begin
 
     @classmethod
     def of(cls, first: np.ndarray, sizes: np.ndarray) -> Pairs:
@@ -128,7 +127,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Shared:
-    """The n-grams that candidates share with their references; one item for each shared n-gram of each pair."""
+    """The n-grams that candidates share with their references: one item per shared n-gram of a pair."""
 
     pairs: np.ndarray
     ours: np.ndarray  # index of the candidate's entry
@@ -136,7 +135,7 @@ class Shared:
 
     @classmethod
     def of(cls, candidates: Ngrams, references: Ngrams, pairs: Pairs) -> Shared:
-        """What they share. `candidates` must have been counted with the ids of `references`."""
+        """The shared n-grams. `candidates` must have been counted with the ids of `references`."""
         known = np.flatnonzero(candidates.ids < len(references.known))
         each = np.bincount(candidates.rows[known], minlength=len(candidates.lengths))
         sizes = each[pairs.candidates]

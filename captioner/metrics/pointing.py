@@ -1,10 +1,10 @@
-"""Does a word look at the thing that it names? The pointing game: of the words that name an object in the photo, the
-share whose attention peaks inside the object's mask. Words, maps and masks come as arrays; files are read elsewhere.
+"""The pointing game: of the words that name an object in the photo, the share whose attention peaks inside the object's
+mask. Words, maps and masks come as arrays; files are read elsewhere.
 
 The pointing game is from Zhang et al. 2016 (https://arxiv.org/abs/1608.00507), here without their margin of 15 pixels.
-That named objects should be in the photo at all is measured as in Rohrbach et al. 2018 (CHAIR,
-https://arxiv.org/abs/1809.02156). People's captions name more objects that are there; where a model
-looks as it reads those is a question of Liu et al. 2017 (https://arxiv.org/abs/1605.09553)."""
+Whether named objects are in the photo at all is measured as in Rohrbach et al. 2018 (CHAIR,
+https://arxiv.org/abs/1809.02156). The attention of a model under teacher forcing on people's captions is measured as in
+Liu et al. 2017 (https://arxiv.org/abs/1605.09553)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Box = tuple[float, float, float, float]
 
 
 def object_words(words: Sequence[str], names: Collection[str]) -> Iterator[tuple[int, str]]:
-    """The index of each word that names an object, and the object's name, one of `names`. Of a name in two words
-    (traffic light) it is the last word, where the name is complete."""
+    """The index of each word that names an object, and the object's name, one of `names`. A name of two words (traffic
+    light) has the index of its second word."""
     i = 0
     while i < len(words):
         for size in (2, 1):
             text = " ".join(words[i : i + size])
             name = text if text in names else WORDS.get(text, text)
-            is_plain = text in WORDS or text not in OTHER_WORDS  # not so the colour orange
+            is_plain = text in WORDS or text not in OTHER_WORDS  # "orange" is a colour
             if name in names and is_plain and i + size <= len(words):
                 yield i + size - 1, name
                 i += size - 1
@@ -48,7 +48,7 @@ def region_centres(grid: tuple[int, int], box: Box) -> tuple[np.ndarray, np.ndar
 
 
 def inside(mask: np.ndarray, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
-    """Whether points, in pixels, are in a mask (H, W); beside the photo they are not."""
+    """Whether points, in pixels, lie in a mask (H, W). Points outside the photo do not."""
     height, width = mask.shape
     columns, rows = np.floor(x).astype(int), np.floor(y).astype(int)
     within = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
@@ -60,10 +60,10 @@ class Pointing:
     """Counts over the captions that were added."""
 
     named: int = 0  # words that name an object
-    present: int = 0  # of these, where the object is in the photo
-    hits: int = 0  # of these, where the centre of the region with the most attention lies in its mask
-    centre: int = 0  # of the present, where the centre of the photo does
-    even: float = 0.0  # of the present, what a region drawn at random would hit
+    present: int = 0  # of these, words whose object is in the photo
+    hits: int = 0  # of these, words whose attention peaks at a region with its centre in the mask
+    centre: int = 0  # of the present, words whose mask holds the centre of the photo
+    even: float = 0.0  # of the present, the expected hits of a random region
 
     def add(
         self,
@@ -73,8 +73,8 @@ class Pointing:
         masks: Mapping[str, np.ndarray],
         names: Collection[str],
     ) -> None:
-        """A caption of T words with its maps (T, h, w) over `box` of the photo, the masks (H, W) of the objects that
-        are in the photo, and the names of all objects that could be."""
+        """Add a caption of T words. Its maps (T, h, w) cover `box` of the photo; `masks` has the mask (H, W) of each
+        object in the photo, and `names` the names of all objects of the data set."""
         for i, name in object_words(words, names):
             self.named += 1
             if name not in masks:
@@ -88,7 +88,7 @@ class Pointing:
             self.even += float(hit.mean())
 
     def to_dict(self) -> dict[str, float]:
-        """The figures; the shares are missing where there was nothing to count."""
+        """The figures as JSON-ready data, without shares if nothing was counted."""
         counts: dict[str, float] = {"object_words": self.named, "object_words_in_the_photo": self.present}
         if not self.present:
             return counts
@@ -103,19 +103,19 @@ class Pointing:
 
     def __str__(self) -> str:
         if not self.present:
-            return f"pointing: no word names an object that is in its photo ({self.named} object words in all)"
+            return f"pointing: no word names an object in its photo ({self.named} object words in all)"
         figures = self.to_dict()
         return (
             f"pointing       {figures['pointing']:.3f}  {figures['pointing_low']:.3f} to {figures['pointing_high']:.3f}"
-            f"  of {self.present} object words the attention peaks inside the object\n"
-            f"  centre       {figures['centre_of_the_photo']:.3f}  if each pointed at the centre of the photo\n"
-            f"  even         {figures['even_attention']:.3f}  if each pointed anywhere\n"
-            f"named objects  {self.present / self.named:.3f}  of {self.named} object words the object is in the photo"
+            f"  of {self.present} object words, attention peaks inside the object\n"
+            f"  centre       {figures['centre_of_the_photo']:.3f}  if every word pointed at the centre of the photo\n"
+            f"  random       {figures['even_attention']:.3f}  if every word pointed at a random region\n"
+            f"named objects  {self.present / self.named:.3f}  of {self.named} object words, object is in the photo"
         )
 
 
 def wilson_interval(hits: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); (0, 1) if nothing was counted."""
+    """The 95 % interval of a share (Wilson 1927); (0, 1) if `count` is 0."""
     if not count:
         return 0.0, 1.0
     share, spread = hits / count, z * z / count

@@ -1,7 +1,7 @@
 """ROUGE-L (Lin 2004, section 3) on tokens, as the COCO toolkit combines several references.
 
-The longest common subsequence is found with the bit-parallel recurrence of Hyyrö (2004): one addition a word of the
-reference, whatever the length of the candidate.
+The longest common subsequence is found with the bit-parallel recurrence of Hyyrö (2004): one addition per word of the
+reference, for any length of the candidate.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 
 from captioner.metrics.ngrams import References, Tokens
 
-BETA = 1.2  # weight of recall against precision in the toolkit
+BETA = 1.2  # the toolkit's weight of recall against precision
 
 
 def common_subsequence(places: dict[str, int], length: int, other: Sequence[str]) -> int:
-    """Length of the longest common subsequence of `other` and a caption of `length` words.
+    """The length of the longest common subsequence of `other` and a caption of `length` words.
 
-    `places` maps each word of that caption to an integer whose bit i is set where word i is that word.
+    `places` maps each word of the caption to an integer; its bit i is set if word i of the caption is that word.
     """
     state = (1 << length) - 1
     for word in other:
@@ -29,7 +29,7 @@ def common_subsequence(places: dict[str, int], length: int, other: Sequence[str]
 
 
 def rouge_l(candidates: Tokens, references: References) -> tuple[float, np.ndarray]:
-    """ROUGE-L: the mean over images, and each image's score, from its best precision and its best recall."""
+    """ROUGE-L: the mean over images, and the score of each image from its best precision and its best recall."""
     scores = np.zeros(len(candidates))
     for image, (candidate, captions) in enumerate(zip(candidates, references, strict=True)):
         candidate = candidate or [""]  # the toolkit gives an empty caption one empty word

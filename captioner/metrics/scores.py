@@ -1,5 +1,5 @@
-"""All scores of a set of captions at once, from captions or from their words, kept as what each image adds to them.
-Files, intervals and tables are made elsewhere."""
+"""All scores of a set of captions, kept as the contribution of each image. Files, intervals and tables are
+elsewhere."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ METRICS = (*BLEUS, "ROUGE-L", "CIDEr-D", "CIDEr-plain")
 
 @dataclass(frozen=True)
 class Scores:
-    """What each image adds to the scores of a set of captions.
+    """The contribution of each image to the scores of a set of captions.
 
-    `parts`: a name -> (images, columns). "BLEU" has the columns of `bleu_statistics` and "METEOR" those of the jar,
-    both of which are summed over images before anything is divided; any other score has one, and is its mean.
+    `parts` maps a name to an array (images, columns). "BLEU" has the columns of `bleu_statistics` and "METEOR" those of
+    its jar; both are summed over images before the division. Any other score has one column, and is its mean.
     """
 
     ids: tuple[Hashable, ...]
@@ -45,7 +45,7 @@ class Scores:
         return np.column_stack(list(self.parts.values()))
 
     def figures(self, sums: np.ndarray, images: int) -> np.ndarray:
-        """The figures (…, scores) that sums of the table over so many images (…, columns) come to."""
+        """The scores (…, scores) of a set of `images` images, from the sums of their rows in the table (…, columns)."""
         edges = np.cumsum([part.shape[1] for part in self.parts.values()])[:-1]
         columns = dict(zip(self.parts, np.split(sums, edges, axis=-1), strict=True))
         special = {"BLEU": bleu_of, "METEOR": meteor_of}
@@ -55,16 +55,16 @@ class Scores:
         )
 
     def corpus(self, rows: np.ndarray | None = None) -> dict[str, float]:
-        """The figures by name, of all images or of those in `rows` (indices or a mask)."""
+        """The scores by name, of all images or of those in `rows` (indices or a mask)."""
         table = self.table() if rows is None else self.table()[rows]
         return dict(zip(self.names, self.figures(table.sum(axis=0), len(table)).tolist(), strict=True))
 
     def images(self) -> np.ndarray:
-        """The figures of each image by itself: (images, scores)."""
+        """The scores of each image alone: (images, scores)."""
         return self.figures(self.table(), 1)
 
     def take(self, parts: Iterable[str]) -> Scores:
-        """The same with these parts only, in this order."""
+        """A copy with these parts only, in this order."""
         return Scores(self.ids, {name: self.parts[name] for name in parts})
 
 
@@ -76,11 +76,11 @@ def score_tokens(
 ) -> Scores:
     """Score tokenized captions, candidate i against `references[i]`.
 
-    `frequencies`: those of another corpus for CIDEr (default: these references, as the COCO evaluation does). A single
-    image makes none, and its CIDEr is not a number.
+    `frequencies`: document frequencies of another corpus for CIDEr; by default those of these references, as in the
+    COCO evaluation. The CIDEr of a single image is NaN without them.
     """
     if not len(candidates):
-        raise ValueError("there are no captions to score; expected one or more")
+        raise ValueError("there are no captions to score; expected at least one")
     consensus = Consensus(references, frequencies)
     ours, pairs = consensus.prepare(candidates)
     shared = Shared.of(ours, consensus.ngrams, pairs)
@@ -99,15 +99,15 @@ def score_captions(
     references: Mapping[Key, Sequence[str]],
     frequencies: DocumentFrequencies | None = None,
 ) -> dict[str, float]:
-    """The official figures of captions against references, both by image id: `BLEU-1` to `BLEU-4`, `ROUGE-L`,
-    `CIDEr-D`, the same once more under the COCO toolkit's name for it, `CIDEr`, and `CIDEr-plain`. Scale 0 to 1, and
-    0 to 10 for the CIDErs. Every candidate is scored; images without one are left out, also of the document
-    frequencies. ValueError for a candidate without references, and for captions that are no strings."""
+    """The scores of captions against references, both by image id: `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr-D`,
+    `CIDEr-plain`, and `CIDEr`, the COCO toolkit's name for CIDEr-D. The scale is 0 to 1; that of the CIDErs is 0 to 10.
+    Images without a candidate are left out, also from the document frequencies. Raises ValueError for a candidate
+    without references and for captions that are not strings."""
     unknown = [key for key in candidates if not references.get(key)]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} of {len(candidates)} captions are of images without references (first: {unknown[0]!r}); "
-            "expected references of each"
+            f"{len(unknown)} of {len(candidates)} captions have no references (first: image {unknown[0]!r}); "
+            "expected references for each"
         )
     for key, candidate in candidates.items():
         if not isinstance(candidate, str):

@@ -1,7 +1,7 @@
 """Captions and references from files, checked: COCO results (`[{"image_id": 42, "caption": "a dog"}, …]`) and COCO
 annotations. Nothing is scored here.
 
-Everything that is wrong with a file is found in one reading; the error names the first few entries and counts the rest.
+One reading finds all problems of a file; the error names the first few and counts the rest.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ SHOWN = 5  # problems that an error spells out
 
 @dataclass(frozen=True)
 class Results:
-    """A results file: the caption of each image, the images whose caption the decoder did not finish, and the
-    entries that were left out because nothing could be scored."""
+    """The content of a results file: the caption of each image, the images whose caption reached the longest length
+    without an end token, and the entries that were left out."""
 
     captions: dict[Id, str]
     unfinished: frozenset[Id] = frozenset()
@@ -44,7 +44,7 @@ def shorten(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file, or an error that says where it stops being one."""
+    """The content of a JSON file. An error names the line and column where it is not JSON."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a JSON file")
     if path.is_dir():
@@ -53,23 +53,22 @@ def read_json(path: Path) -> Any:
         text = path.read_bytes().decode("utf-8-sig")
         return json.loads(text)
     except UnicodeDecodeError as error:
-        problem = f"byte {error.start} is not UTF-8"
-        raise ValueError(f"{path}: {problem}; expected JSON in UTF-8. Save it so.") from None
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8; expected JSON. Save it as UTF-8.") from None
     except json.JSONDecodeError as error:
         if not text.strip():
             raise ValueError(f"{path} is empty; expected JSON") from None
         where = f"line {error.lineno}, column {error.colno}"
         at_end = error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated string")
-        cut = " It ends too early: was it cut off?" if at_end else ""
-        raise ValueError(f"{path}: not JSON from {where} on ({error.msg}).{cut}") from None
+        cut = " The file seems to be cut off." if at_end else ""
+        raise ValueError(f"{path}: not JSON at {where} ({error.msg}).{cut}") from None
     except RecursionError:
-        raise ValueError(f"{path}: nested too deeply; expected a list of captions") from None
+        raise ValueError(f"{path}: nested too deeply to be read; expected a list of captions") from None
     except ValueError as error:  # a number of thousands of digits
         raise ValueError(f"{path}: not JSON that can be read ({error})") from None
 
 
 def caption_problem(caption: Any) -> str | None:
-    """What is wrong with a value as a caption, or None."""
+    """Why a value is not a valid caption; None if it is."""
     if not isinstance(caption, str):
         return f"the caption is {shorten(caption)}; expected a string"
     if not caption.strip():
@@ -79,7 +78,7 @@ def caption_problem(caption: Any) -> str | None:
     try:
         caption.encode()
     except UnicodeEncodeError as error:
-        return f"the caption has half a character (a lone surrogate) at position {error.start}"
+        return f"the caption has a lone surrogate (half a character) at position {error.start}"
     return None
 
 
@@ -98,9 +97,9 @@ def _hint(key: Id, known: Collection[Id]) -> str:
 def read_results(path: str | Path, known: Collection[Id] | None = None, allow_missing: bool = False) -> Results:
     """The captions of a COCO-format results file.
 
-    `known`: the ids that there are references of; then ids outside it are errors, and so are ids without a caption,
-    unless `allow_missing`, which also leaves empty captions out. Other keys of an entry are free; `"finished": false`
-    marks an unfinished caption.
+    `known`: the image ids that have references. An id outside them is an error, and so is a missing id, unless
+    `allow_missing`, which also leaves empty captions out. An entry may have other keys; `"finished": false` marks a
+    caption that reached the longest length.
     """
     path = Path(path)
     entries = read_json(path)
@@ -127,7 +126,7 @@ def read_results(path: str | Path, known: Collection[Id] | None = None, allow_mi
             continue
         first[key] = number
         if known is not None and key not in known:
-            problems.append(f"{where}: no references of this image{_hint(key, known)}")
+            problems.append(f"{where}: this image has no references{_hint(key, known)}")
             continue
         problem = caption_problem(caption)
         if allow_missing and problem == "the caption is empty":
@@ -144,33 +143,33 @@ def read_results(path: str | Path, known: Collection[Id] | None = None, allow_mi
             examples = ", ".join(map(repr, missing[:3])) + (", …" if len(missing) > 3 else "")
             problems.append(
                 f"{len(missing):,} of {len(known):,} images have no caption ({examples}); "
-                "captioner score --allow-missing scores the others"
+                "use --allow-missing to score the others"
             )
-    raise_problems(path, problems, "expected one caption for each image")
+    raise_problems(path, problems, "expected one caption per image")
     if not captions:
-        raise ValueError(f"{path}: there is no caption to score; expected one or more")
+        raise ValueError(f"{path}: there is no caption to score; expected at least one")
     return Results(captions, frozenset(unfinished), tuple(left_out))
 
 
 def results_json(captions: Mapping[Id, str]) -> str:
-    """Captions in the format of COCO results, one entry a line."""
+    """Captions in COCO's results format, one entry per line."""
     lines = (json.dumps({"image_id": key, "caption": caption}) for key, caption in captions.items())
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
 def write_results(path: str | Path, captions: Mapping[Id, str]) -> None:
-    """Write a COCO-format results file, and the folder that it lies in."""
+    """Write a COCO-format results file; its folder is made if necessary."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(results_json(captions), encoding="utf-8")
 
 
 def read_coco_references(path: str | Path) -> dict[Id, list[str]]:
-    """The captions of each image of a COCO annotation file, by annotation id; photos are not needed."""
+    """The captions of each image of a COCO annotation file, ordered by annotation id. Photos are not needed."""
     path = Path(path)
     content = read_json(path)
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list):
-        raise ValueError(f'{path}: expected COCO annotations, an object with a list "annotations"; there is none')
+        raise ValueError(f'{path}: expected COCO annotations: an object with a list "annotations"')
     problems: list[str] = []
     found: dict[Id, list[tuple[Any, str]]] = {}
     for image in content.get("images") or []:
@@ -189,12 +188,12 @@ def read_coco_references(path: str | Path) -> dict[Id, list[str]]:
     empty = [key for key, captions in found.items() if not any(caption.strip() for _, caption in captions)]
     if empty and len(empty) < len(found):
         problems += [f"image {key!r} has no reference caption" for key in empty]
-    raise_problems(path, problems, "expected captions of each image")
+    raise_problems(path, problems, "expected at least one caption per image")
     if len(empty) == len(found):
-        raise ValueError(f"{path}: there are no reference captions in it (as in COCO's test splits)")
+        raise ValueError(f"{path}: it has no reference captions (COCO keeps those of its test splits secret)")
     return {key: [caption for _, caption in sorted(captions, key=lambda c: c[0])] for key, captions in found.items()}
 
 
 def references_of(records: Iterable[Any]) -> dict[Id, list[str]]:
-    """The references in a data set's records (anything with `id` and `captions`)."""
+    """The references of a data set's records, by image id."""
     return {record.id: list(record.captions) for record in records}

@@ -1,5 +1,5 @@
-"""Score files: the figures of a results file with their intervals, slices and provenance, as JSON, and the
-comparison of two of them. The verbs of the command line call these functions; `tables` turns them into text."""
+"""Score files: the scores of a results file with intervals, slices and provenance, as JSON, and the comparison of two
+of them. The command line calls these functions; `tables` formats their results as text."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from captioner.vocabulary import tokenize
 
 FORMAT = "captioner scores 1"
 TOKENIZER = "captioner's Penn Treebank tokenizer (as COCO's PTBTokenizer), lower case, punctuation dropped"
-FEW_IMAGES = 500  # fewer make document frequencies that CIDErs cannot be compared over
-# Provenance that two files must share for their scores to be comparable; other provenance may differ.
+FEW_IMAGES = 500  # with fewer images, CIDEr depends too much on their document frequencies
+# Two files are comparable only if these entries of their provenance are equal; the others may differ.
 SHARED = ("references_sha256", "images", "references_per_image", "tokenizer", "document_frequencies")
 
 
 @dataclass
 class ScoreFile:
-    """All that is known about the scores of one set of captions."""
+    """The scores of one set of captions, with all that is known about them."""
 
     scores: Scores
     intervals: dict[str, tuple[float, float]]
     provenance: dict[str, Any]
     habits: dict[str, float] = field(default_factory=dict)
-    slices: dict[str, dict[str, float]] = field(default_factory=dict)  # slice -> its images and figures
+    slices: dict[str, dict[str, float]] = field(default_factory=dict)  # slice: its number of images and its scores
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON. What is not a number there is null here."""
+        """The file as JSON-ready data. A NaN becomes null."""
         corpus = self.scores.corpus()
         figures = {
             name: {
@@ -52,7 +52,7 @@ class ScoreFile:
             }
             for name, value in corpus.items()
         }
-        figures["CIDEr"] = figures["CIDEr-D"]  # the name that the COCO toolkit prints it under
+        figures["CIDEr"] = figures["CIDEr-D"]  # the COCO toolkit's name for it
         return {
             "format": FORMAT,
             "scores": figures,
@@ -87,7 +87,9 @@ class ScoreFile:
                 content["notes"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{source}: a broken score file ({type(error).__name__}: {error}); score again") from None
+            raise ValueError(
+                f"{source}: a damaged score file ({type(error).__name__}: {error}); run captioner score again"
+            ) from None
 
     def write(self, path: str | Path) -> None:
         path = Path(path)
@@ -108,7 +110,8 @@ def _number(value: float) -> float | int | None:
 
 
 def _sha256(references: Mapping[Id, Sequence[str]]) -> str:
-    """Of the captions of each image in any order, with single spaces: readers of the same file differ in these."""
+    """The hash of all references. The order of captions and white space do not count, because readers differ in
+    them."""
     text = json.dumps(
         sorted([str(key), sorted(" ".join(c.split()) for c in captions)] for key, captions in references.items())
     )
@@ -116,7 +119,7 @@ def _sha256(references: Mapping[Id, Sequence[str]]) -> str:
 
 
 def _versions(java: bool) -> dict[str, str]:
-    """Of what made the scores, and of what made the captions if it was in this process."""
+    """The versions of the packages that made the scores, and the captions if this process made them."""
     found = {"python": platform.python_version()}
     for package in ("captioner", "numpy", "pillow", "torch", "torchvision", "onnxruntime", "pycocoevalcap"):
         if {"pillow": "PIL"}.get(package, package) in sys.modules or (java and package == "pycocoevalcap"):
@@ -138,8 +141,9 @@ def score_results(
 ) -> ScoreFile:
     """Score captions that were read and checked.
 
-    `training`: captions to look copies up in. `java`: of "METEOR" and "SPICE"; one that cannot be computed here is
-    left out, and a note tells why. `provenance`: more of it to record (decoding settings, checkpoint hash, …).
+    `training`: training captions, to count the candidates that copy one. `java`: any of "METEOR" and "SPICE"; one that
+    cannot be computed here is left out, and a note says why. `provenance`: further entries, such as decoding settings
+    and the checkpoint's hash.
     """
     ids = [key for key in references if key in results.captions]
     candidates = [tokenize(results.captions[key]) for key in ids]
@@ -154,21 +158,21 @@ def score_results(
             notes.append(f"no {name}: {error}")
     if len(ids) < 2:
         notes.append(
-            "no CIDEr: it weighs words by how few other images have them, and there is only one image. Score a whole "
+            "no CIDEr: it weighs words by their document frequencies, which need more than one image. Score a whole "
             "split."
         )
     elif len(ids) < FEW_IMAGES:
         notes.append(
-            f"CIDEr of {len(ids)} images means little: it weighs words by how few images have them. Do not compare it "
-            f"with that of a whole split (at least {FEW_IMAGES} images)."
+            f"CIDEr of {len(ids)} images is unreliable: its document frequencies come from these images. Do not "
+            f"compare it with the CIDEr of a whole split (at least {FEW_IMAGES} images)."
         )
     if len(ids) < len(references):
-        notes.append(f"{len(ids):,} of {len(references):,} images have a caption and are scored; the others are not")
+        notes.append(f"{len(ids):,} of {len(references):,} images have a caption; only these are scored")
     if results.left_out:
         notes.append(f"{len(results.left_out):,} empty captions were left out (first: {results.left_out[0]})")
 
     each = [len(captions) for captions in tokens]
-    record = {
+    about = {
         "split": split,
         "images": len(ids),
         "references_per_image": [min(each), max(each)],
@@ -186,7 +190,7 @@ def score_results(
         for name, mask in slices(candidates, tokens, ids, results.unfinished).items()
         if mask.any()
     }
-    return ScoreFile(scores, intervals(scores, samples, seed), record, habits(candidates, trained_on), table, notes)
+    return ScoreFile(scores, intervals(scores, samples, seed), about, habits(candidates, trained_on), table, notes)
 
 
 def score_files(
@@ -197,8 +201,8 @@ def score_files(
     provenance: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ScoreFile:
-    """Score a COCO-format results file against a COCO annotation file, or against references by id (see
-    `results.references_of` for those of a data set that `read_dataset` read). Options are those of `score_results`."""
+    """Score a COCO-format results file against a COCO annotation file or against references by image id. For a data
+    set, `results.references_of(read_dataset(...))` gives the latter. `options` are those of `score_results`."""
     names: dict[str, Any] = {"results": Path(results).name}
     if isinstance(references, (str, Path)):
         names["references"] = Path(references).name
@@ -214,9 +218,9 @@ def score_people(
     provenance: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ScoreFile:
-    """The human score: the first caption of each image (by annotation id) against its others. Images with a single
-    caption are left out. Options are those of `score_results`."""
-    names: dict[str, Any] = {"results": "the first caption of each image, against the others"}
+    """Score people: the first caption of each image (by annotation id) against the image's other captions. Images with
+    a single caption are left out. `options` are those of `score_results`."""
+    names: dict[str, Any] = {"results": "the first caption of each image against the others"}
     if isinstance(references, (str, Path)):
         names["references"] = Path(references).name
         references = read_coco_references(references)
@@ -225,8 +229,8 @@ def score_people(
     return score_results(results, others, provenance={**names, **(provenance or {})}, **options)
 
 
-def differences_in_kind(a: ScoreFile, b: ScoreFile) -> list[str]:
-    """Why the scores of two files cannot be compared; an empty list if they can."""
+def obstacles(a: ScoreFile, b: ScoreFile) -> list[str]:
+    """The reasons why the scores of two files are not comparable; empty if they are."""
     reasons = []
     for key in SHARED:
         one, other = a.provenance.get(key), b.provenance.get(key)
@@ -248,8 +252,8 @@ def compare_files(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> list[Difference]:
-    """Compare two score files, or two results files if `references` are given. ValueError tells every reason why the
-    two are not comparable."""
+    """Compare two score files, or two results files if `references` are given. Raises ValueError with every reason if
+    the two are not comparable."""
     if isinstance(references, (str, Path)):
         references = read_coco_references(references)
     files = []
@@ -260,7 +264,7 @@ def compare_files(
             files.append(score_files(path, references, samples=1))
         else:
             files.append(ScoreFile.from_dict(content, str(path)))
-    reasons = differences_in_kind(*files)
+    reasons = obstacles(*files)
     if reasons:
         raise ValueError(f"{a} and {b} are not comparable: " + "; ".join(reasons))
     return compare(files[0].scores, files[1].scores, samples, seed)

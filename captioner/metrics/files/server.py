@@ -1,5 +1,5 @@
-"""The results file that COCO's evaluation server accepts: written under its right name in a zip, and checked before
-it is sent. Nothing is scored here."""
+"""Submissions to COCO's evaluation server: results files under the names that it requires, in a zip, checked before
+they are sent. Nothing is scored here."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ Splits = Mapping[str, Collection[int]]
 
 
 def check_submission(path: str | Path, ids: Splits | None = None) -> list[str]:
-    """What COCO's evaluation server would refuse in a results file or a zip of such files; an empty list if nothing.
+    """The reasons why COCO's evaluation server would refuse a results file or a zip of such files; empty if it would
+    not.
 
-    `ids`: the images of "val" and of "test", as far as known: then missing and unknown ones are problems.
+    `ids`: the image ids of "val" and "test", as far as known. Missing and unknown images are then problems too.
     """
     ids = ids or {}
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file; expected a results file or a zip of two such files")
+        raise FileNotFoundError(f"{path} is not a file; expected a results file or a zip of two results files")
     if path.suffix != ".zip":
         return _check_member(path.name, path.read_bytes(), ids)
     try:
@@ -44,26 +45,26 @@ def check_submission(path: str | Path, ids: Splits | None = None) -> list[str]:
             problems = [] if names else [f"{path.name}: the zip is empty"]
             for name in names:
                 problems += _check_member(name, archive.read(name), ids)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: a password, a strange method
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: a password, an unknown compression
         return [f"{path.name}: not a zip that can be read ({error})"]
     return problems + _missing_halves(path.name, names)
 
 
 def _missing_halves(archive: str, names: Sequence[str]) -> list[str]:
-    """The server opens a val and a test file of one name, whichever of the two is meant."""
+    """The server opens the val file and the test file of a name, whichever of the two is evaluated."""
     called = {match[2]: None for name in names if (match := SERVER_FILE.fullmatch(name))}
     wanted = [submission_name(name, split) for name in called for split in ("val", "test")]
-    return [f"{archive}: {file} is not in it; the server wants both" for file in wanted if file not in names]
+    return [f"{archive}: {file} is missing; the server needs both" for file in wanted if file not in names]
 
 
 def read_image_ids(path: str | Path) -> set[int]:
-    """The ids of the images of a COCO file with a list `images`: captions_val2014.json, image_info_test2014.json."""
+    """The image ids of a COCO file with a list "images", such as captions_val2014.json or image_info_test2014.json."""
     content = read_json(Path(path))
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not all(
         isinstance(image, dict) and isinstance(image.get("id"), int) for image in images
     ):
-        raise ValueError(f'{path}: expected a COCO file with a list "images" of objects with an id; there is none')
+        raise ValueError(f'{path}: expected a COCO file with a list "images", each with a whole number "id"')
     return {image["id"] for image in images}
 
 
@@ -74,7 +75,7 @@ def _check_member(name: str, content: bytes, splits: Splits) -> list[str]:
     if not match:
         problems.append(
             f"{name}: expected the name captions_val2014_NAME_results.json or captions_test2014_NAME_results.json, "
-            "in no folder"
+            "and no folder"
         )
     try:
         entries = json.loads(content.decode())
@@ -90,7 +91,7 @@ def _check_member(name: str, content: bytes, splits: Splits) -> list[str]:
         key = entry["image_id"]
         where = f"{name}: entry {number} (image_id {shorten(key)})"
         if not isinstance(key, int) or isinstance(key, bool):
-            problems.append(f"{where}: the image_id is no whole number")
+            problems.append(f"{where}: the image_id is not a whole number")
         else:
             seen[key] += 1
             if seen[key] == 2:
@@ -106,7 +107,7 @@ def _check_member(name: str, content: bytes, splits: Splits) -> list[str]:
 
 
 def submission_name(name: str, split: str) -> str:
-    """How the server wants a file to be named; ValueError if it can not be."""
+    """The file name that the server requires. Raises ValueError for another split or character."""
     file = f"captions_{'val' if split == 'dev' else split}2014_{name}_results.json"
     if not SERVER_FILE.fullmatch(file):
         raise ValueError(
@@ -116,9 +117,9 @@ def submission_name(name: str, split: str) -> str:
 
 
 def write_submission(folder: str | Path, name: str, split: str, captions: Mapping[Id, str]) -> Path:
-    """Write captions as COCO's server wants them: `captions_{split}2014_{name}_results.json`, in a zip beside it.
+    """Write `captions_{split}2014_{name}_results.json` and a zip of it, as COCO's server requires; return the zip.
 
-    The server wants the val and the test file in one zip: where the other is already in the folder, it goes in too.
+    The server needs the val file and the test file in one zip. If the other is already in the folder, it is added.
     """
     file, folder = submission_name(name, split), Path(folder)
     problems = _check_member(file, results_json(captions).encode("utf-8", "surrogatepass"), {})

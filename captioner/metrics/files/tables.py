@@ -1,4 +1,4 @@
-"""Scores and comparisons as text for people, and comparisons for JSON. Nothing is computed here."""
+"""Scores and comparisons as text, and comparisons as JSON-ready data. Nothing is computed here."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def _shown(value: float | None) -> str:
 
 
 def format_scores(file: ScoreFile) -> str:
-    """The figures for people: a line a score, its 95 % interval, slices, habits, notes."""
+    """The scores as text: one line per score with its 95 % interval, then habits, slices and notes."""
     remarks = {
         "CIDEr-D": 'the COCO toolkit prints this as "CIDEr"',
-        "CIDEr-plain": "the paper's first CIDEr; not in tables",
+        "CIDEr-plain": "without clipping and length penalty",
     }
     lines = []
     for name, value in file.scores.corpus().items():
@@ -28,21 +28,22 @@ def format_scores(file: ScoreFile) -> str:
     provenance = file.provenance
     least, most = provenance["references_per_image"]
     lines.append(
-        f"{provenance['images']:,} images, {least if least == most else f'{least} to {most}'} references each; "
-        "intervals: 95 % bootstrap"
+        f"{provenance['images']:,} images, {least if least == most else f'{least} to {most}'} references per image; "
+        "95 % bootstrap intervals"
     )
     if file.habits:
         share = {key: f"{100 * value:.1f} %" for key, value in file.habits.items()}
         copied = f", copied from training {share['copied']}" if "copied" in share else ""
         lines.append(
             f"distinct captions {share['distinct']}, mean length {file.habits['mean_length']:.1f} words, "
-            f"{file.habits['words']:,.0f} different words"
+            f"{file.habits['words']:,.0f} distinct words"
         )
         lines.append(f'bad endings ("with a") {share["bad_endings"]}{copied}')
     if "attention_entropy" in file.habits:
         lines.append(
-            f"attention: entropy {share['attention_entropy']} of an even look's, moves {share['attention_movement']} a "
-            f"word,\ncovers {share['attention_coverage']} of the photo, warnings {share['attention_warnings']}"
+            f"attention: entropy {share['attention_entropy']} of the maximum, "
+            f"movement {share['attention_movement']} per word,\n"
+            f"coverage {share['attention_coverage']} of the photo, warnings {share['attention_warnings']}"
         )
     if file.slices:
         columns = [name for name in ("BLEU-4", "ROUGE-L", "CIDEr-D") if name in file.scores.names]
@@ -56,7 +57,7 @@ def format_scores(file: ScoreFile) -> str:
 
 
 def format_differences(differences: Sequence[Difference]) -> str:
-    """A comparison for people: a line a score."""
+    """A comparison as text: one line per score."""
     lines = [f"{'':<12}{'A':>9}{'B':>9}{'B - A':>10}  {'95 % interval':<18}{'p':>6}"]
     for item in differences:
         interval = f"{item.low:+.4f} to {item.high:+.4f}"
@@ -69,5 +70,5 @@ def format_differences(differences: Sequence[Difference]) -> str:
 
 
 def differences_to_dict(differences: Sequence[Difference]) -> list[dict[str, Any]]:
-    """A comparison for JSON."""
+    """A comparison as JSON-ready data."""
     return [{**asdict(item), "difference": item.difference} for item in differences]
