@@ -1,6 +1,6 @@
 """The torch backend: runs a `CaptionModel` for the search, on any device. The search sees NumPy arrays only; logits and
-states stay where they were computed. In float32 on every machine, so that a photo has one caption, whoever runs it and
-beside whatever other photos."""
+states stay where they were computed. It computes in float32, without TF32 on CUDA, so that a photo has the same caption
+on every machine and in every batch, unless two hypotheses are equal to about six digits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from captioner.checkpoint.tensors import load_checkpoint, load_into
 from captioner.config import ModelConfig
 from captioner.decoder import Decoder, Memory, State
 from captioner.decoding import Choices, Choose
-from captioner.device import choose_device
+from captioner.device import choose_device, use_full_float32
 from captioner.model import CaptionModel, build_model
 
 
 class TorchBackend:
     def __init__(self, model: CaptionModel, device: torch.device):
+        if device.type == "cuda":
+            use_full_float32()
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.device = device
 
