@@ -1,9 +1,8 @@
 """The encoder: any torchvision classification CNN by name, its softmax classifier cut off.
 
-An image goes in; the final FC features (the input of the layer that was cut off) and the grid features (the
-last spatial map, before pooling) come out. Here lives all that knows torchvision: names, weights, how a CNN
-is taken apart into blocks, which blocks train. Reading and normalising photos is the business of `images`,
-what to do with the features that of `decoder`.
+An image goes in; the final FC features (the input of the layer that was cut off) and the grid features (the last
+feature map, before pooling) come out. This file takes a CNN apart into blocks and decides which of them train. Names
+and weights of torchvision are in `pretrained`, photo files in `images`.
 """
 
 from __future__ import annotations
@@ -26,17 +25,18 @@ from captioner.pretrained import (
     select_tensors,
 )
 
-CONTAINERS = ("features", "layers", "trunk_output")  # their children are blocks, not they
+CONTAINERS = ("features", "layers", "trunk_output")  # modules that are not blocks themselves: their children are
 
 
 class Features(NamedTuple):
-    """What the encoder says of B images: `pooled (B, D_p)` and `grid (B, R, D)`, its R cells row by row."""
+    """The features of B images: the final FC features `pooled (B, D_p)` and `grid (B, R, D)`, regions row by row."""
 
     pooled: Tensor
     grid: Tensor
 
 
 def block_names(children: Iterable[tuple[str, nn.Module]]) -> Iterable[str]:
+    """The names of a CNN's blocks: "layer1", or "features.3" inside a container."""
     for key, module in children:
         if key in CONTAINERS:
             yield from (f"{key}.{inner}" for inner, _ in module.named_children())
@@ -45,7 +45,7 @@ def block_names(children: Iterable[tuple[str, nn.Module]]) -> Iterable[str]:
 
 
 def split_classifier(classifier: nn.Module) -> tuple[nn.Sequential, nn.Linear | nn.Conv2d]:
-    """What stands before the last classification layer (without its dropout), and that layer."""
+    """The layers before the last classification layer, without the dropout directly before it; and that layer."""
     if isinstance(classifier, nn.Linear):
         return nn.Sequential(), classifier
     assert isinstance(classifier, nn.Sequential)
@@ -61,11 +61,12 @@ def split_classifier(classifier: nn.Module) -> tuple[nn.Sequential, nn.Linear | 
 class Encoder(nn.Module):
     """A torchvision CNN without its classifier; its tensors keep torchvision's names (`features.0.0.weight`).
 
-    `weights` is `"DEFAULT"` or another member of the model's torchvision enum (`"IMAGENET1K_V1"`; downloaded
-    once), the path of a torchvision state dict (`.safetensors`, or `.pth` read with `weights_only=True`), the
-    directory of a captioner checkpoint with this CNN, or None for random weights (under `torch.device("meta")` none
-    at all, to be loaded with `assign=True`). `mean`, `std` and `image_size` are what the weights expect of an image.
-    Everything is frozen until `unfreeze_from` says otherwise. Raises ValueError or FileNotFoundError.
+    `weights` is `"DEFAULT"` or another member of the model's torchvision enum, such as `"IMAGENET1K_V1"` (downloaded
+    once); the path of a torchvision state dict (`.safetensors`, or `.pth` read with `weights_only=True`); the
+    directory of a captioner checkpoint with this CNN; or None for random weights. Under `torch.device("meta")`, None
+    allocates nothing; load the weights with `assign=True`. `mean`, `std` and `image_size` describe the images that the
+    weights were trained on. Everything is frozen until `unfreeze_from` is called. Raises ValueError or
+    FileNotFoundError.
     """
 
     def __init__(self, name: str, weights: str | Path | None = "DEFAULT") -> None:
@@ -90,7 +91,7 @@ class Encoder(nn.Module):
         self.train()
 
     def _take_apart(self, cnn: nn.Module) -> None:
-        """Take over the model's modules up to, and without, its last classification layer."""
+        """Take over the CNN's modules up to its last classification layer, which is dropped."""
         children = dict(cnn.named_children())
         classifier = children.pop("fc") if "fc" in children else children.pop("classifier")
         tail, last = split_classifier(classifier)
@@ -114,7 +115,7 @@ class Encoder(nn.Module):
         self.pooled_size = last.in_features if isinstance(last, nn.Linear) else last.in_channels
 
     def forward(self, images: Tensor) -> Features:
-        """Encode normalised images (B, 3, S, S). Channels-last images give the grid without a copy."""
+        """Encode normalised images (B, 3, S, S). If they are channels-last, the grid is a view and not a copy."""
         x = images
         for step in self._trunk:
             x = self.get_submodule(step)(x)
@@ -124,10 +125,10 @@ class Encoder(nn.Module):
         return Features(x, grid)
 
     def unfreeze_from(self, block: str | None, train_batch_norm: bool = False) -> None:
-        """Let `block` and all later blocks train and freeze the rest; None freezes everything.
+        """Let `block` and all later blocks train, and freeze the others; None freezes everything.
 
-        Batch norm keeps its running statistics, also in blocks that train (there its scale and shift learn),
-        unless `train_batch_norm`.
+        In blocks that train, batch norm learns its scale and shift. Its running statistics stay as they are unless
+        `train_batch_norm`. Raises ValueError for an unknown block.
         """
         if block is not None and block not in self.blocks:
             raise ValueError(f"{self.name} has no block {block!r}; it has, in order: {', '.join(self.blocks)}.")
@@ -143,7 +144,7 @@ class Encoder(nn.Module):
         return self._steps if first is None else self._steps[: self._steps.index(first)]
 
     def train(self, mode: bool = True) -> Encoder:
-        """Set the mode of the blocks that train; frozen ones, and batch norm, stay in eval mode."""
+        """Set the mode of the blocks that train; frozen blocks, and batch norm unless it trains, stay in eval mode."""
         super().train(mode)
         for step in self._frozen_steps():
             self.get_submodule(step).eval()

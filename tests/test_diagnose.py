@@ -253,7 +253,7 @@ def test_one_fault_in_a_few_dozen_proves_nothing():
 
 
 def test_too_few_photos(healthy, records):
-    with pytest.raises(ValueError, match="1 photos; expected two or more"):
+    with pytest.raises(ValueError, match="1 photos; expected at least two"):
         diagnose(healthy, records[:1])
 
 

@@ -26,14 +26,14 @@ def diagnose(
     json: bool = False,
     device: str = "auto",
 ) -> int:
-    """Why are my captions bad? Checks of a model on a data set: each with its figure, a verdict and what to try.
+    """Why are my captions bad? Check a model on a data set; each check gives a figure, a verdict and what to try.
 
     Args:
         checkpoint: Directory of the model.
-        data: Folder of the data set; its format is found from what lies in it.
-        split: train, val (or dev) or test: photos that the model was not trained on.
-        limit: Use so many photos, spread over the split (and over the training split); 0 for all.
-        json: One JSON object, for programs.
+        data: Folder of the data set; the format is recognised from the files in it.
+        split: train, val (or dev) or test. Use photos that the model was not trained on.
+        limit: Largest number of photos, spread evenly over the split, and over the training split; 0 for all.
+        json: Print one JSON object, for programs.
         device: auto, cpu, cuda, mps.
     """
     from dataclasses import asdict
@@ -46,7 +46,7 @@ def diagnose(
     seen = {record.id for record in records}
     training = _spread([record for record in everything if record.split == "train" and record.id not in seen], limit)
     if split == "train":
-        print("captioner: the model may know these photos by heart; val tells more.", file=sys.stderr)
+        print("captioner: the model may have memorised these photos; use --split val to judge it.", file=sys.stderr)
         training = []
     findings = run(load_captioner(checkpoint, device, "torch"), records, training)
     if json:
@@ -59,13 +59,13 @@ def diagnose(
 
 
 def _spread(records: Sequence, limit: int) -> list:
-    """So many of the records, at even distances."""
+    """At most `limit` records, evenly spaced; all if it is 0."""
     count = min(limit, len(records)) if limit > 0 else len(records)
     return [records[i * len(records) // count] for i in range(count)]
 
 
 def _table(findings: Sequence[Finding]) -> str:
-    """A line a finding, what to try below it, and how many there are of each verdict."""
+    """One line per finding with its advice below, then the number of findings per verdict."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
@@ -74,5 +74,5 @@ def _table(findings: Sequence[Finding]) -> str:
         margin = " " * (8 + width + 2)
         lines += textwrap.wrap(finding.advice, 118, initial_indent=margin + "-> ", subsequent_indent=margin + "   ")
     counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in ("bad", "look", "good")}
-    counts_told = f"{counts['bad']} bad, {counts['look']} to look at, {counts['good']} good"
-    return "\n".join([*lines, "", counts_told + "."])
+    summary = f"{counts['bad']} bad, {counts['look']} to look at, {counts['good']} good"
+    return "\n".join([*lines, "", summary + "."])

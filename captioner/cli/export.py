@@ -1,4 +1,4 @@
-"""The verb export: a checkpoint made ready to run without torch."""
+"""The verb export: make a checkpoint run without torch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ def export(
     int8: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[PHOTO ...]", help_behavior_hint="")] = None,
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIRECTORY", help_behavior_hint="")] = None,
 ) -> int:
-    """Make a checkpoint ready to run without torch, and fast on a CPU. It stays a checkpoint as before.
+    """Add graphs to a checkpoint, so that it runs without torch and faster on a CPU.
 
     Args:
         checkpoint: Directory of the model.
-        format: onnx: small graphs beside the weights, which captioner then runs by itself; pt2: for other programs,
-            as torch.export saves it.
-        int8: Eight-bit weights, for a little less memory and time and a little loss: of the decoder and, if photos (or
-            folders of them) to calibrate on are given, of the CNN. Evaluate before you use it.
-        output: Make a copy of the checkpoint there, and put the graphs into the copy.
+        format: onnx: small graphs beside the weights, which captioner runs from then on. pt2: for other programs, as
+            torch.export saves them.
+        int8: Make the decoder compute with eight-bit integers, which takes a little less memory and time and makes
+            captions slightly worse. With photos (or folders) to calibrate on, the CNN too. Run captioner evaluate
+            on the result before you use it.
+        output: Leave the checkpoint as it is, and add the graphs to a copy there.
     """
     from captioner.backends.export import export as run
 

@@ -1,5 +1,5 @@
-"""Why are my captions bad? All checks of a trained model on a data set: `measure` takes the figures, `checks` judges
-them. How well a model scores is the business of `evaluate`."""
+"""Why are my captions bad? Checks of a trained model on a data set: `measure` takes the measurements, `checks` judges
+them. Scores are in `evaluate`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from captioner.vocabulary import tokenize
 
 __all__ = ["Finding", "Verdict", "diagnose"]
 
-PROBE = 64  # photos that the CNN sees in other ways, too: differences are paired, so that few are enough
+PROBE = 64  # photos for the checks that run the CNN again; they compare each photo with itself, so few are enough
 
 
 @torch.inference_mode()
 def diagnose(captioner: Captioner, records: Sequence[Record], training: Sequence[Record] = ()) -> list[Finding]:
-    """All findings about a model from photos that it was not trained on, two or more, and some that it was trained on,
-    if there are any. Raises `ImageError` for a photo that cannot be read."""
+    """All findings about a model, from at least two photos that it was not trained on and, for over-fitting, some
+    `training` photos. Raises ImageError for a photo that cannot be read, and ValueError for fewer than two."""
     if len(records) < 2:
-        raise ValueError(f"{len(records)} photos; expected two or more, some dozens better. Take more.")
+        raise ValueError(f"{len(records)} photos; expected at least two, better some dozens. Pass more.")
     captioner.model.eval()
     probe = records[:PROBE]
     features = measure.encode(captioner, records, "photos")

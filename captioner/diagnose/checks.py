@@ -1,5 +1,5 @@
-"""From measurements to findings: one small function a check, with its limits and their reasons. Nothing is measured
-here."""
+"""From measurements to findings: one small function per check, with its limits and their reasons. Measurements are
+taken in `measure`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from captioner.vocabulary import EOS, UNK, Vocabulary
 
 Verdict = Literal["good", "look", "bad", "skipped"]
 
-RARELY, OFTEN = 0.02, 0.1  # shares of captions with a fault: up to one in fifty is good, one in ten is bad
-CLEAR = 3.0  # standard errors that a difference of losses must be from zero: a dozen are looked at, none by chance
-MATTERS = 0.05  # nats a word: 5 % of perplexity, about an epoch's progress near the end of a training
+RARELY, OFTEN = 0.02, 0.1  # share of captions with a fault: up to one in fifty is good, from one in ten it is bad
+CLEAR = 3.0  # standard errors between a difference of losses and zero; high, as a dozen differences are tested
+MATTERS = 0.05  # nats per word: 5 % of perplexity, about the progress of one epoch near the end of training
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,26 @@ class Finding:
     """What was measured, in words."""
     verdict: Verdict
     advice: str = ""
-    """What to try; nothing if all is well."""
+    """What to try; empty if the verdict is good."""
     values: dict[str, float] = field(default_factory=dict)
-    """The same figures for programs."""
+    """The same figures, for programs."""
 
 
 def learning(losses: Losses, frequencies: float) -> Finding:
-    """Against a model that knows only how frequent each word is."""
+    """Compares with a model that knows only how frequent each word is."""
     return _finding(
         "has learned",
-        f"loss {losses.mean:.2f} nats a word; of the words' frequencies alone {frequencies:.2f}",
+        f"loss {losses.mean:.2f} nats per word; with word frequencies alone {frequencies:.2f}",
         _grade(losses.mean / frequencies, 0.8, 1.0),
         "It predicts words hardly better than their frequencies do. Train longer; look at the curves of the run; try "
-        "a learning rate ten times larger or smaller. If the run's own loss was good, these weights are not its best.",
+        "a learning rate ten times larger or smaller. If the loss in training was good, this is not the run's best/.",
         {"loss": losses.mean, "frequencies": frequencies},
     )
 
 
 def unigram_entropy(references: Sequence[Sequence[str]], vocabulary: Vocabulary) -> float:
-    """Nats a word (the end is one) that a model loses which knows the frequencies of these words, and nothing else."""
+    """The entropy of the words' frequencies in nats per word, the end token counted as a word: the loss of a model that
+    knows these frequencies and nothing else."""
     counts = Counter(index for words in references for index in vocabulary.encode(words[:MOST_WORDS]))
     counts[EOS] = len(references)
     total = sum(counts.values())
@@ -59,8 +60,8 @@ def unigram_entropy(references: Sequence[Sequence[str]], vocabulary: Vocabulary)
 
 
 def overfitting(losses: Losses, trained: Losses | None, frequencies: float) -> Finding:
-    """Of what it has learned about its training captions, in nats below the words' frequencies, the share that is lost
-    on other photos. (The shipped model loses a fifth.)"""
+    """How much of what was learned (nats below the entropy of the words' frequencies) is lost on new photos. The
+    shipped model loses a fifth."""
     if trained is None:
         return _finding("over-fitting", "no training photos to compare with", "skipped")
     gap, learned = losses.mean - trained.mean, max(frequencies - trained.mean, 0.0)
@@ -68,52 +69,52 @@ def overfitting(losses: Losses, trained: Losses | None, frequencies: float) -> F
         "over-fitting",
         f"loss {trained.mean:.2f} on training photos, {losses.mean:.2f} on these",
         _grade(gap, max(learned / 4, MATTERS), max(learned / 2, 2 * MATTERS)),
-        "It knows its training captions by heart. Use best/, not last/; train for fewer epochs or with fewer CNN "
+        "It has memorised its training captions. Use best/, not last/; train for fewer epochs or with fewer CNN "
         "blocks; more --model.dropout; a smaller --augment.smallest-crop; a smaller model; more data.",
         {"training_loss": trained.mean, "loss": losses.mean},
     )
 
 
 def looks_at_photo(other: Losses, other_grid: Losses, losses: Losses) -> Finding:
-    """Does it matter which photo it is? A word that the photo decides costs nats when the photo is another's."""
+    """Whether the photo matters: with the wrong photo, the words that depend on it get less probable."""
     (gap, error), (grid_gap, _) = other.above(losses), other_grid.above(losses)
     verdict = "bad" if gap < CLEAR * error else _grade(-gap, -4 * MATTERS, -MATTERS)
     return _finding(
         "looks at the photo",
-        f"another photo costs {gap:+.2f} nats a word; another grid only, {grid_gap:+.2f}",
+        f"a wrong photo costs {gap:+.2f} nats per word; a wrong grid alone {grid_gap:+.2f}",
         verdict,
-        "The captions hardly depend on the photo: this is a language model. Are the photos paired with their own "
-        "captions? Is the CNN pretrained (--weights)? Let it learn too (--stages decoder:5 features.7:5).",
+        "The captions hardly depend on the photo. Are the photos paired with their own captions? Is the CNN "
+        "pretrained (--weights)? Train it too (--stages decoder:5 features.7:5).",
         {"shuffled": gap, "shuffled_grid": grid_gap, "standard_error": error},
     )
 
 
 def preprocessing(now: Preprocess, encoder: Encoder, losses: dict[str, Losses]) -> Finding:
-    """Photos must be prepared now as they were in training: no other way of seeing them may lower the loss."""
+    """Photos must be preprocessed as in training: no other preprocessing may lower the loss."""
     stored = losses["as stored"]
     gains = {name: stored.above(other) for name, other in losses.items() if (other.nats != stored.nats).any()}
     if not gains:
-        return _finding("preprocessing", "no other way of seeing the photos changes the loss", "skipped")
+        return _finding("preprocessing", "no other preprocessing changes the loss", "skipped")
     best, (gain, error) = max(gains.items(), key=lambda item: item[1][0])
     values = {name: -gain for name, (gain, _) in gains.items()}
     if gain >= MATTERS and gain > CLEAR * error:
         advice = (
-            f"Photos are prepared otherwise than in training. Seen {best}, they fit the weights better: change "
-            "`preprocess` in the checkpoint's config.json, or (colours, or no other fits) train again."
+            f"The preprocessing differs from that of training. With photos {best} the loss is lower: change "
+            "`preprocess` in the checkpoint's config.json or, if it cannot express this, train again."
         )
-        return _finding("preprocessing", f"seen {best}: {-gain:+.2f} nats a word", "bad", advice, values)
+        return _finding("preprocessing", f"with photos {best}: {-gain:+.2f} nats per word", "bad", advice, values)
     if not np.allclose([now.mean, now.std], [encoder.mean, encoder.std], atol=0.01):
         figure = f"mean {_triple(now.mean)}, std {_triple(now.std)}; {encoder.name} expects {_triple(encoder.mean)}, "
-        advice = "Fine for weights of your own that were trained so; else train with the mean and std that fit the CNN."
+        advice = "Right if you trained the CNN so yourself; otherwise train with the mean and std that it expects."
         return _finding("preprocessing", figure + _triple(encoder.std), "look", advice, values)
-    return _finding("preprocessing", f"no other way is better; the next, {best}: {-gain:+.2f} nats", "good", "", values)
+    return _finding("preprocessing", f"no other is better; the next, {best}: {-gain:+.2f} nats", "good", "", values)
 
 
 def batch_norm(drift: dict[str, tuple[float, float]], running: Losses | None, batch: Losses | None) -> Finding:
-    """Running statistics that are not those of the data. It is bad where the data's own would lower the loss, or where
-    the middle layer's mean is three standard deviations off, or its variance by a factor of 16; one standard
-    deviation, or a factor of 4, is worth a look. (The shipped model on Flickr8k: 0.1 and 1.1; a decoder trained
-    over the same CNN on drawings, which no photo is like: 0.5 and 1.7.)"""
+    """Whether the running statistics fit the data. Bad: the data's own statistics would lower the loss, or the median
+    layer's mean is 3 standard deviations off, or its variance by a factor of 16. Worth a look: 1 standard deviation, or
+    a factor of 4. The shipped model has 0.1 and 2^1.1 on Flickr8k; a decoder trained over the same CNN on drawings,
+    which are far from photos, has 0.5 and 2^1.7."""
     if running is None or batch is None:
         return _finding("batch norm", "this CNN has none", "skipped")
     gain, error = running.above(batch)
@@ -125,38 +126,37 @@ def batch_norm(drift: dict[str, tuple[float, float]], running: Losses | None, ba
     )
     return _finding(
         "batch norm",
-        f"with the data's own statistics {-gain:+.2f} nats; middle layer: mean {off:.1f} std off, variance "
+        f"with the data's own statistics {-gain:+.2f} nats; median layer: mean {off:.1f} std off, variance "
         f"x {2**wider:.1f}",
         verdict,
-        f"The running statistics are not those of these photos (the furthest in {furthest}). If the preprocessing is "
-        "bad, mend that first. Else do not train batch norm (leave --train-batch-norm out) or use larger batches, and "
-        "start from pretrained weights.",
+        f"The running statistics do not fit these photos (least in {furthest}). If the preprocessing is bad, correct "
+        "that first. Otherwise leave --train-batch-norm out or use larger batches, and start from pretrained weights.",
         {"gain": gain, "mean_drift": off, "variance_drift": wider},
     )
 
 
 def unknown_words(references: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Finding:
-    """(Words seen at least five times are 97 % of Flickr8k's.)"""
+    """For comparison: words with at least five occurrences make up 97 % of the words of Flickr8k."""
     missing = Counter(word for words in references for word in words if vocabulary.encode([word]) == [UNK])
     share = sum(missing.values()) / max(1, sum(map(len, references)))
     some = ", ".join(word for word, _ in missing.most_common(5))
     return _finding(
         "unknown words",
-        f"{share:.1%} of the words that people use" + (f": {some}, ..." if missing else ""),
+        f"{share:.1%} of the words in the references" + (f": {some}, ..." if missing else ""),
         _grade(share, 0.05, OFTEN),
-        "It cannot say these words. Train with a smaller --min-count, or on captions like these. Are they another "
-        "language's, or tokenized already?",
+        "It cannot say these words. Train with a smaller --min-count, or on captions like these. Are they in another "
+        "language, or already tokenized?",
         {"unknown": share},
     )
 
 
 def distinct(captions: Sequence[Sequence[str]]) -> Finding:
-    """(The shipped model writes 89 different captions for 100 photos of Flickr8k.)"""
+    """For comparison: the shipped model writes 89 different captions for 100 photos of Flickr8k."""
     different = len(set(map(tuple, captions)))
     share = different / len(captions)
     return _finding(
         "distinct captions",
-        f"{different} different ones for {len(captions)} photos",
+        f"{different} for {len(captions)} photos",
         _grade(-share, -0.5, -0.2),
         "Few different captions. If it looks at the photo, train longer, let the CNN learn, or decode with a smaller "
         "beam or by sampling (--method sample --top-p 0.9).",
@@ -165,15 +165,15 @@ def distinct(captions: Sequence[Sequence[str]]) -> Finding:
 
 
 def same_caption(captions: Sequence[Sequence[str]]) -> Finding:
-    """The most frequent caption's share of the photos beside the first that has it."""
+    """How often the most frequent caption is repeated."""
     caption, count = Counter(map(tuple, captions)).most_common(1)[0]
     share = (count - 1) / max(1, len(captions) - 1)
     return _finding(
         "the same caption",
         f'"{" ".join(caption)}" for {count} of {len(captions)} photos',
         _grade(share, OFTEN, 0.5),
-        "One caption serves for many photos: training has just begun or has collapsed (see the loss), or the photo "
-        "does not reach the words (see above).",
+        "Many photos get one caption: training has just begun or has collapsed (see the loss), or the captions do not "
+        "depend on the photo (see above).",
         {"others": share},
     )
 
@@ -181,11 +181,11 @@ def same_caption(captions: Sequence[Sequence[str]]) -> Finding:
 def unfinished(captions: Sequence[Caption]) -> Finding:
     return _faults(
         "unfinished captions",
-        "reach the maximum length without an end",
+        "reach the maximum length without an end token",
         [not caption.finished for caption in captions],
         [],
-        "Raise --max-length; if they go on and on, set --no-repeat-ngram 3, and see that the training captions were "
-        "not cut before their end (max_length of the training).",
+        "Raise --max-length. If they never end, set --no-repeat-ngram 3, and check that the training captions were not "
+        "truncated (max_length of the training).",
     )
 
 
@@ -195,14 +195,14 @@ def endings(captions: Sequence[Sequence[str]], references: Sequence[Sequence[str
         'end in words such as "with a"',
         _bad_endings(captions),
         _bad_endings(references),
-        "They are cut (see unfinished), or were rewarded for such ends: the end token must count in the reward.",
+        "They are cut off (see unfinished captions), or a reward without the end token encouraged such endings.",
     )
 
 
 def repetition(captions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Finding:
     return _faults(
         "repetition",
-        "say a word twice running, or three words again",
+        "repeat a word at once, or a trigram",
         [*map(repeats, captions)],
         [*map(repeats, references)],
         "Decode with --no-repeat-ngram 3; if greedy captions loop too, train longer.",
@@ -210,7 +210,7 @@ def repetition(captions: Sequence[Sequence[str]], references: Sequence[Sequence[
 
 
 def attention(looks: Sequence[AttentionStatistics]) -> Finding:
-    """Whether there is anything in its maps; whether they are right is a matter for the pointing game."""
+    """Whether the attention maps differ from word to word. Whether they are right, `evaluate --pointing` measures."""
     if not looks:
         return _finding("attention is alive", "this model has none", "skipped")
     warnings = Counter(look.warning for look in looks if look.warning is not None)
@@ -221,10 +221,10 @@ def attention(looks: Sequence[AttentionStatistics]) -> Finding:
     first = f" In {count / len(looks):.0%} of captions {text}" if count else ""
     return _finding(
         "attention is alive",
-        f"{moves:.0%} of it moves from word to word; entropy {entropy:.0%} of an even look's; {share:.0%} warnings",
+        f"{moves:.0%} of it moves from word to word; entropy {entropy:.0%} of the uniform; {share:.0%} warnings",
         _grade(share, OFTEN, 0.5),
-        f"Do not believe its maps.{first} Train longer, with --model.attention general, over a finer grid "
-        "(--image-size); if another grid costs nothing (see above), the words are made without it.",
+        f"Do not trust its maps.{first} Train longer, with --model.attention general, over a finer grid "
+        "(--image-size). If a wrong grid costs nothing (see above), the words do not depend on it.",
         {"warnings": share, "movement": moves, "entropy": entropy},
     )
 
@@ -234,11 +234,11 @@ def _bad_endings(captions: Sequence[Sequence[str]]) -> list[bool]:
 
 
 def _faults(name: str, what: str, faulty: Sequence[bool], people: Sequence[bool], advice: str) -> Finding:
-    """The share of captions with a fault, above that of people's if there are any, less a standard error: one caption
-    of a few dozen proves nothing."""
+    """Judges the share of captions with a fault, less that of human captions if there are any, less a standard error,
+    so that one caption in a few dozen is not enough."""
     share, usual = (sum(group) / max(1, len(group)) for group in (faulty, people))
     error = math.sqrt(share * (1 - share) / len(faulty))
-    figure = f"{share:.1%} {what}" + (f"; of people's {usual:.1%}" if people else "")
+    figure = f"{share:.1%} {what}" + (f"; of human captions {usual:.1%}" if people else "")
     verdict = _grade(share - usual - error, RARELY, OFTEN)
     return _finding(name, figure, verdict, advice, {"share": share, "people": usual})
 
@@ -250,7 +250,7 @@ def _finding(
 
 
 def _grade(value: float, look: float, bad: float) -> Verdict:
-    """The smaller, the better."""
+    """Smaller is better."""
     return "bad" if value >= bad else "look" if value > look else "good"
 
 

@@ -1,6 +1,5 @@
-"""What the checks of a model look at, measured: teacher-forced losses photo by photo, free captions, and the same with
-the photos shuffled, prepared in other ways, or with other batch-norm statistics. What the figures mean is said in
-`checks`."""
+"""The measurements behind the checks: teacher-forced losses per photo and generated captions; and the losses with
+shuffled photos, with other preprocessing, and with other batch-norm statistics. `checks` judges them."""
 
 from __future__ import annotations
 
@@ -24,10 +23,10 @@ from captioner.encoder import Encoder, Features
 from captioner.images import Preprocess, open_image
 from captioner.vocabulary import PAD
 
-View = Callable[[Image.Image], np.ndarray]  # an upright photo -> what the CNN sees (3, S, S)
+View = Callable[[Image.Image], np.ndarray]  # an upright photo -> pixels for the CNN (3, S, S)
 
 BATCH = 16
-MOST_WORDS = 40  # longer references are cut
+MOST_WORDS = 40  # longer references are truncated
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,11 @@ class Losses:
 
     @property
     def mean(self) -> float:
-        """Nats a token."""
+        """Nats per token."""
         return float(self.nats.sum() / self.tokens.sum())
 
     def above(self, other: Losses) -> tuple[float, float]:
-        """How many nats a token these lie above the same photos' others, and the standard error of that."""
+        """How many nats per token these losses are above `other` losses of the same photos, and the standard error."""
         difference = self.nats - other.nats
         mean = difference.sum() / self.tokens.sum()
         error = np.sqrt(((difference - mean * self.tokens) ** 2).sum()) / self.tokens.sum()
@@ -57,7 +56,7 @@ def encode(
     view: View | None = None,
     encoder: Encoder | None = None,
 ) -> Features:
-    """What the CNN, or another `encoder`, says of each photo; seen in another way if there is a `view`."""
+    """The features of each photo, by the model's preprocessing and CNN unless a `view` or an `encoder` is given."""
     view = view or captioner.preprocess
     encoder = encoder or captioner.model.encoder
     found = []
@@ -69,7 +68,7 @@ def encode(
 
 
 def teacher_forced(captioner: Captioner, records: Sequence[Record], features: Features) -> Losses:
-    """The model's loss on each photo's references, no smoothing, given these features of the photos."""
+    """The cross-entropy of each photo's references, without label smoothing, given the photos' features."""
     decoder, device = captioner.model.decoder, captioner.model.device
     encoded = encode_captions(records, captioner.vocabulary, MOST_WORDS)
     nothing = (np.zeros(1, np.float32),) * 2
@@ -95,15 +94,15 @@ def free_captions(captioner: Captioner, features: Features) -> list[Caption]:
 
 
 def shuffled_losses(captioner: Captioner, records: Sequence[Record], features: Features) -> tuple[Losses, Losses]:
-    """With another photo in the place of each (half the data set away: neighbours may be alike), and with another
-    photo's grid only, so that the first input is still right."""
+    """The losses with a wrong photo (half the data set away, as neighbours may be similar), and with only the grid of a
+    wrong photo, so that the image embedding is still right."""
     pooled, grid = (part.roll(len(part) // 2, 0) for part in features)
     other, other_grid = Features(pooled, grid), Features(features.pooled, grid)
     return teacher_forced(captioner, records, other), teacher_forced(captioner, records, other_grid)
 
 
 def views(preprocess: Preprocess, encoder: Encoder) -> dict[str, View]:
-    """The ways of seeing a photo that programs mix up, and the checkpoint's own, "as stored", first."""
+    """Preprocessings that programs confuse. The checkpoint's own, "as stored", comes first."""
     ways = {
         "normalised as the CNN's weights expect": replace(preprocess, mean=encoder.mean, std=encoder.std),
         "0 to 1, not normalised": replace(preprocess, mean=(0, 0, 0), std=(1, 1, 1)),
@@ -121,7 +120,7 @@ def views(preprocess: Preprocess, encoder: Encoder) -> dict[str, View]:
 def losses_of_views(captioner: Captioner, records: Sequence[Record]) -> dict[str, Losses]:
     ways = views(captioner.preprocess, captioner.model.encoder)
     return {
-        name: teacher_forced(captioner, records, encode(captioner, records, f"seen {name}", view))
+        name: teacher_forced(captioner, records, encode(captioner, records, f"photos {name}", view))
         for name, view in ways.items()
     }
 
@@ -129,9 +128,9 @@ def losses_of_views(captioner: Captioner, records: Sequence[Record]) -> dict[str
 def batch_norm_drift(
     captioner: Captioner, records: Sequence[Record]
 ) -> tuple[dict[str, tuple[float, float]], Losses | None, Losses | None]:
-    """Of each batch-norm layer, how far the data's mean is from the running mean (in running standard deviations) and
-    the data's variance from the running one (in factors of two), both the mean over channels; the losses with the
-    running statistics and with those of each batch. Nothing for a CNN without batch norm."""
+    """For each batch-norm layer, how far the data's mean is from the running mean (in standard deviations) and the
+    data's variance from the running variance (in factors of two), averaged over channels. Then the losses with the
+    running statistics and with those of each batch; None for a CNN without batch norm."""
     encoder = captioner.model.encoder
     if not any(isinstance(module, _BatchNorm) for module in encoder.modules()):
         return {}, None, None
@@ -141,7 +140,7 @@ def batch_norm_drift(
     for name, layer in encoder.named_modules():
         if name in seen and isinstance(layer, _BatchNorm):
             assert layer.running_mean is not None and layer.running_var is not None
-            mean, variance = torch.stack(seen[name]).mean(0)  # (2, C)
+            mean, variance = torch.stack(seen[name]).mean(0)  # (2, channels)
             spread = layer.running_var + layer.eps
             off = ((mean - layer.running_mean).abs() / spread.sqrt()).mean()
             wider = ((variance + layer.eps) / spread).log2().abs().mean()
@@ -156,7 +155,7 @@ def batch_norm_drift(
 
 @contextmanager
 def _input_statistics(encoder: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Mean and variance (2, C) of each batch's input of every batch-norm layer, while the context lasts."""
+    """While the context lasts, collect the mean and variance (2, channels) of each batch-norm layer's inputs."""
     seen: dict[str, list[Tensor]] = {}
 
     def remember(name: str) -> Callable:
