@@ -1,5 +1,5 @@
-"""The typed settings from which the command line is made and which a checkpoint keeps; the strings below the fields are
-the command line's help. Values only: what they mean is done elsewhere, and each is checked where it is used."""
+"""The settings of a model, which a checkpoint stores and from which the command line is made: the strings below the
+fields are its help. A setting is checked where it is used."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ Cell = Literal["lstm", "gru", "rnn"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the network is."""
+    """The architecture of the network."""
 
     encoder: str = "mobilenet_v2"
     """Any torchvision classification CNN, by torchvision's name."""
     embedding_size: int = 300
-    """Size of a word vector (and of the photo, as the first input)."""
+    """Size of a word vector, and of the photo's embedding, which is the first input."""
     hidden_size: int = 512
-    """Size of a recurrent layer."""
+    """Size of the hidden state of a recurrent layer."""
     cell: Cell = "lstm"
-    """Kind of recurrent layer."""
+    """Type of the recurrent layers."""
     layers_below: int = 1
     """Recurrent layers below the attention."""
     layers_above: int = 1
-    """Recurrent layers above it, which remember where the model looked."""
+    """Recurrent layers above the attention; their state carries what was attended to."""
     attention: Attention = "general"
-    """Luong's score; none is Show and Tell: the photo is seen once."""
+    """Luong's score function, or none: the photo is only the first input (Show and Tell)."""
     dropout: float = 0.4
-    """Share of activations dropped in training."""
+    """Probability that an activation is dropped in training."""
     tie_embeddings: bool = False
-    """Predict words with the input embeddings."""
+    """Use the input embeddings as the output layer."""

@@ -1,6 +1,6 @@
-"""Photo files and the pixels a CNN sees: opening any photo as upright 8-bit RGB, listing photos, and the one
-preprocessing object that training, captioning, export and the web page share. Random augmentation is not here
-(it is part of training and comes before `Preprocess`), and neither is anything that needs torch."""
+"""Photo files and the input of a CNN: opening any photo as upright 8-bit RGB, listing photos, and the preprocessing
+object that training, captioning, export and the web page share. Random augmentation belongs to training and is in
+`data.augment`. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Only these decoders may see a file: Pillow has others that run outside programs (EPS) or read no photos.
+# Only these decoders may open a file: some others of Pillow's run external programs (EPS) or are not for photos.
 FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
@@ -25,7 +25,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
     "AVIF": (".avif",),
-    "HEIF": (".heic", ".heif"),  # decoded only if pillow-heif is registered; else a clear error
+    "HEIF": (".heic", ".heif"),  # only if pillow-heif is registered
 }
 ENDINGS: frozenset[str] = frozenset(ending for endings in FORMATS.values() for ending in endings)
 MAX_PIXELS = 200_000_000
@@ -39,21 +39,21 @@ _pillow_limit_lock = threading.Lock()
 
 
 class ImageError(ValueError):
-    """A photo that cannot be used: its message names the file, what happened and what was expected."""
+    """A photo cannot be used. The message has the file, what happened and what was expected."""
 
 
 class UnknownFormatError(ImageError):
-    """A file that is no photo, or one of a kind that cannot be read here."""
+    """The file is not a photo, or its format is not supported."""
 
 
 class TooManyPixelsError(ImageError):
-    """A photo with more pixels than were allowed."""
+    """The photo has more pixels than the limit."""
 
 
 def find_images(paths: Iterable[str | Path], recursive: bool = False) -> list[Path]:
-    """Files as they are given, in order; a folder is replaced by its photos (by ending), sorted by name.
+    """The given files, in order, with each folder replaced by its photos (recognised by ending), sorted by name.
 
-    A path that does not exist is kept, so that opening it reports it; hidden files are passed over."""
+    A path that does not exist is kept, so that opening it gives the error. Hidden files in folders are skipped."""
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
@@ -67,12 +67,12 @@ def find_images(paths: Iterable[str | Path], recursive: bool = False) -> list[Pa
 
 
 def open_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The photo as an upright 8-bit RGB image: EXIF orientation applied, transparency over white, 16-bit
-    values scaled to 8, the first frame of an animation.
+    """The photo as an upright 8-bit RGB image: EXIF orientation is applied, transparency is shown over white, 16-bit
+    values are scaled to 8 bits, and an animation gives its first frame.
 
-    `source` is a path, the bytes of a file, a binary file, a Pillow image, or an array: (H, W), (H, W, 1),
-    (H, W, 3) or (H, W, 4), integers or floats in 0..1. Raises `ImageError` for a file that is missing, empty,
-    damaged, truncated, not a photo, or larger than `max_pixels`."""
+    `source` is a path, the bytes of a file, a binary file, a Pillow image, or an array of integers, or floats in 0..1,
+    with shape (height, width) or (height, width, 1, 3 or 4). Raises `ImageError` for a file that is missing, empty,
+    damaged, truncated, not a photo, or has more than `max_pixels`."""
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source))
     if isinstance(source, Image.Image):
@@ -83,8 +83,8 @@ def open_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def open_reduced(source: Source, side: int, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
-    """What `open_image` gives, or a smaller copy of it, and the (width, height) that `open_image` gives. A large JPEG
-    is decoded at 1/2, 1/4 or 1/8 of its size, which is faster, as long as no side gets shorter than `side`."""
+    """The photo as `open_image` gives it, or a smaller copy, and its original (width, height). A large JPEG is decoded
+    at 1/2, 1/4 or 1/8 of its size, which is faster, as long as both sides keep at least `side` pixels."""
     if isinstance(source, Image.Image | np.ndarray):
         image = open_image(source, max_pixels)
         return image, image.size
@@ -93,7 +93,7 @@ def open_reduced(source: Source, side: int, max_pixels: int = MAX_PIXELS) -> tup
         image = _identify(stream, name)
         _check_size(image, name, max_pixels)
         width, height = image.size
-        image.draft("", (side, side))  # changes a JPEG only; without a mode it keeps its own
+        image.draft("", (side, side))  # affects only JPEG; an empty mode keeps the photo's
         reduced = image.size
         upright = _upright_rgb(image, name, max_pixels)
     if reduced == (width, height):
@@ -102,13 +102,13 @@ def open_reduced(source: Source, side: int, max_pixels: int = MAX_PIXELS) -> tup
 
 
 def _as_stream(source: str | Path | bytes | BinaryIO) -> tuple[BinaryIO, str]:
-    """An open, seekable file that is not empty, and the name to use for it in errors."""
+    """An open, seekable, non-empty file, and its name for errors."""
     if isinstance(source, str | Path):
         return _open_path(Path(source)), str(source)
     if isinstance(source, bytes):
         data, name = source, "<bytes>"
     elif hasattr(source, "read"):
-        data, name = _read_again(source), str(getattr(source, "name", "<file>"))
+        data, name = _rest_of(source), str(getattr(source, "name", "<file>"))
     else:
         raise TypeError(f"a photo is a path, bytes, a binary file, a Pillow image or an array; got {source!r:.80}")
     if not isinstance(data, bytes):
@@ -118,8 +118,8 @@ def _as_stream(source: str | Path | bytes | BinaryIO) -> tuple[BinaryIO, str]:
     return io.BytesIO(data), name
 
 
-def _read_again(file: BinaryIO) -> bytes:
-    """What follows in a file, which can be read again afterwards if it has a place to go back to."""
+def _rest_of(file: BinaryIO) -> bytes:
+    """The rest of a file. A seekable file is left where it was, so it can be read again."""
     if getattr(file, "closed", False):
         raise ImageError(f"{getattr(file, 'name', '<file>')}: the file is closed; expected an open one, or its path.")
     start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
@@ -139,7 +139,7 @@ def _open_path(path: Path) -> BinaryIO:
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path}: cannot be read ({reason}); expected a readable photo.") from error
     if is_folder:
-        raise ImageError(f"{path}: is a folder; expected a photo. List a folder's photos with find_images.")
+        raise ImageError(f"{path}: is a folder; expected a photo. find_images lists the photos of a folder.")
     if stream is None:
         raise ImageError(f"{path}: the file is empty (0 bytes); expected a photo.")
     return stream
@@ -147,9 +147,8 @@ def _open_path(path: Path) -> BinaryIO:
 
 @contextmanager
 def _no_pillow_limit() -> Iterator[None]:
-    """Pillow warns of a decompression bomb at 89 megapixels and refuses at 179, by a global of the process.
-    Our limit is an argument, checked before anything is decoded, so the global is lifted, briefly and by one
-    thread at a time."""
+    """Lift Pillow's limit, briefly and in one thread at a time. It is a global of the process, which warns at 89
+    megapixels and refuses at 179. Our limit is an argument that is checked before anything is decoded."""
     with _pillow_limit_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -159,7 +158,7 @@ def _no_pillow_limit() -> Iterator[None]:
 
 
 def _identify(stream: BinaryIO, name: str) -> Image.Image:
-    """The image with its header read and nothing decoded yet."""
+    """The image with its header read and no pixel decoded."""
     start = stream.read(32)
     Image.init()
     try:
@@ -168,12 +167,12 @@ def _identify(stream: BinaryIO, name: str) -> Image.Image:
     except UnidentifiedImageError as error:
         if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
             raise UnknownFormatError(
-                f"{name}: a HEIC photo, which Pillow cannot decode; expected JPEG, for instance. Convert it, "
-                "or install pillow-heif and call pillow_heif.register_heif_opener() first."
+                f"{name}: a HEIC photo; expected JPEG or another format that Pillow decodes. Convert it, or install "
+                "pillow-heif and call pillow_heif.register_heif_opener() first."
             ) from error
         known = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
-        raise UnknownFormatError(f"{name}: not a photo, or damaged at its start; expected {known}.") from error
-    except Exception as error:  # decoders raise whatever a damaged header makes them trip over
+        raise UnknownFormatError(f"{name}: not a photo, or its header is damaged; expected {known}.") from error
+    except Exception as error:  # a damaged header makes decoders raise errors of any type
         raise _damaged(name, error) from error
 
 
@@ -192,7 +191,7 @@ def _upright_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     _check_size(image, name, max_pixels)
     try:
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or max_pixels):
-            with _no_pillow_limit():  # some decoders check again; giants wait for one another, which spares memory
+            with _no_pillow_limit():  # some decoders check again; the lock also limits memory: one giant at a time
                 image.load()
         else:
             image.load()
@@ -209,7 +208,7 @@ def _damaged(name: str, error: Exception) -> ImageError:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a photo with broken EXIF is still a photo
+    except Exception:  # broken EXIF is no reason to refuse the photo
         return image
 
 
@@ -226,9 +225,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray, full: float | None) -> np.ndarray:
-    """Grey values on a scale 0..full as uint8. Files of 32-bit integers and floats do not say what white is:
-    without `full` it is the smallest of 1 (floats only), 255 and 65535 that holds every value; where none
-    does, the values are stretched from black to white."""
+    """Grey values on the scale 0..full as uint8. Files of 32-bit integers or floats do not say which value is white.
+    Without `full`, white is the smallest of 1 (floats only), 255 and 65535 that is at least every value; if there is
+    none, or a value is negative, the smallest value becomes black and the largest white."""
     low, high = 0.0, full
     scales = (1.0, 255.0, 65535.0) if np.issubdtype(values.dtype, np.floating) else (255.0, 65535.0)
     values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
@@ -263,10 +262,10 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From an RGB photo to the CNN's input: resized to a square, normalised by mean and standard deviation.
+    """From an RGB photo to the CNN's input: resized to a square, then normalised by mean and standard deviation.
 
-    `squash` shows the whole photo, its shape lost; `crop` the centre square; `pad` the whole photo in its
-    shape, between margins of the mean colour."""
+    resize: `squash` shows the whole photo and changes its aspect ratio, `crop` shows the centre square, `pad` shows the
+    whole photo with its aspect ratio between margins of the mean colour."""
 
     size: int = 224
     resize: Resize = "squash"
@@ -301,12 +300,12 @@ class Preprocess:
         planes = np.ascontiguousarray(np.asarray(self.square(image)).transpose(2, 0, 1))  # (3, S, S)
         mean, std = 255 * np.asarray([self.mean, self.std], dtype=np.float32)[:, :, None, None]
         pixels = planes.astype(np.float32)
-        pixels -= mean  # in place and a plane at a time: a tenth of the time of the obvious formula
+        pixels -= mean  # in place and plane by plane: ten times faster than one expression
         pixels /= std
         return pixels
 
     def square(self, image: Image.Image) -> Image.Image:
-        """The photo as the CNN sees it, before normalisation; the photo itself if it is that size already."""
+        """The photo resized for the CNN, before normalisation. A photo of this size is returned unchanged."""
         if image.size == (self.size, self.size):
             return image
         if self.resize == "pad":
@@ -319,8 +318,8 @@ class Preprocess:
         return image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)  # antialiased
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom): the part of the original photo, in its pixels, that the square shows.
-        With `pad` it is larger than the photo and may start below zero."""
+        """(left, top, right, bottom): the part of the original photo that the square shows, in its pixels. With `pad`
+        it is larger than the photo, and left or top may be negative."""
         if self.resize == "squash":
             return 0.0, 0.0, float(width), float(height)
         if self.resize == "crop":
@@ -328,11 +327,11 @@ class Preprocess:
             left, top = (width - side) / 2, (height - side) / 2
             return left, top, left + side, top + side
         left_, top_, inner_width, inner_height = self._placed(width, height)
-        across, down = width / inner_width, height / inner_height  # photo pixels in one pixel of the square
+        across, down = width / inner_width, height / inner_height  # photo pixels per pixel of the square
         return -left_ * across, -top_ * down, (self.size - left_) * across, (self.size - top_) * down
 
     def _placed(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Where `pad` puts the photo in the square: left, top, width, height, in whole pixels."""
+        """Left, top, width and height of the photo in the square of `pad`, in whole pixels."""
         scale = self.size / max(width, height)
         inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
         return (self.size - inner_width) // 2, (self.size - inner_height) // 2, inner_width, inner_height

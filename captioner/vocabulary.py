@@ -1,8 +1,8 @@
-"""Words: the tokenizer that training, scoring and rewards share, and the table between words and ids.
+"""Words: the tokenizer that training, scoring and rewards share, and the vocabulary, which maps words to ids and back.
 
-`tokenize` follows the Penn Treebank rules in the form in which the COCO caption evaluation applies them (Stanford's
-PTBTokenizer, lower case, punctuation dropped). It is written from what that program was seen to do, and needs
-neither Java nor a download. Reading files, padding and tensors are not here.
+`tokenize` gives the tokens of the COCO caption evaluation: Penn Treebank rules as in Stanford's PTBTokenizer, lower
+case, no punctuation. It was written from the observed output of that program and needs neither Java nor a download.
+Files, padding and tensors are not handled here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
-# Abbreviations keep their full stop wherever they stand, so that "on 5th ave." ends in the word "ave.".
+# Abbreviations keep their full stop everywhere, so the last word of "on 5th ave." is "ave.".
 _ABBREVIATIONS = (
     "al cf co ct dr ft ga jr ky lt md mo mr ms mt ph rd rt sq sr st va vs vt wm adj adm adv ala apr aug ave bhd "
     "cie col cos cpl dak dec det drs ens esq est etc ext feb fla fri gen gov hon inc ind jan jos jul jun kan ltd "
@@ -23,8 +23,8 @@ _ABBREVIATIONS = (
     "intl invt kans mich minn mlle mont msgr natl okla penn pres prof reps sens sept supt tenn tues univ wisc "
     "assoc attys calif comdr lieut profs thurs treas messrs bancorp"
 )
-_ABBREVIATED_NAMES = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"  # "Pa." is one, but not the end of "her pa."
-# After a single letter and its stop, these begin a sentence: the stop in "vitamin C. The" is no part of a word.
+_ABBREVIATED_NAMES = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"  # only capitalised: "Pa.", but not "her pa."
+# After a single letter and a full stop, these words begin a sentence, so the stop in "vitamin C. The" ends one.
 _SENTENCE_STARTS = (
     "A About After All An And As At But He Her Here However If In It Last Many More Now Once One Other Our She "
     "Since So Some Such That The Their Then There These They This We What When While Yet You"
@@ -44,22 +44,22 @@ def _any(words: str) -> str:
     return "(?:" + words.replace(" ", "|") + ")"
 
 
-# Accents and vowel signs that stand for themselves are parts of words, which \w does not know.
+# Combining accents and vowel signs are parts of words, but \w does not match them.
 _MARKS = (
     r"\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05c1\u05c2\u0610-\u061a\u064b-\u065e\u0670\u06d6-\u06dc\u06df-\u06e4"
     r"\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3"
 ) + "".join(rf"\u{b:04x}-\u{b + 3:04x}\u{b + 0x3C:04x}-\u{b + 0x4D:04x}" for b in range(0x900, 0xD80, 0x80))
-_FIGURES = r"\xb2\xb3\xb9\xbc-\xbe\u2070-\u2089\u2150-\u2182\u2460-\u249b\u2776-\u2793"  # ² ½ ③: in \w, but no digits
+_FIGURES = r"\xb2\xb3\xb9\xbc-\xbe\u2070-\u2089\u2150-\u2182\u2460-\u249b\u2776-\u2793"  # ² ½ ③: \w, but not digits
 _W = rf"(?:(?![_{_FIGURES}])[\w{_MARKS}])"  # a letter or a digit
 _L = rf"(?:(?![\d_{_FIGURES}])[\w{_MARKS}])"  # a letter
 _A = r"['\u2019\x92]"  # an apostrophe
-_SHORT = rf"(?:s|m|d|re|ve|ll)(?!{_W})"  # what may follow it
-# Quotation marks, stops, dashes, invisible characters and emoji are dropped; so are signs that are young in Unicode.
+_SHORT = rf"(?:s|m|d|re|ve|ll)(?!{_W})"  # what may follow an apostrophe
+# Dropped: quotation marks, stops, dashes, invisible characters, emoji, and characters that Unicode added recently.
 _SILENT = (
     r"\x00-\x20'\"`.,:;?!\-\x7f-\xa0\xab\xad\xbb\u200b-\u200f\u2010-\u2015\u2018-\u201b\u201c\u201d\u2026\u2028-\u202f"
     r"\u2039\u203a\u2060-\u206f\u20a1-\u20a3\u20a5-\u20ab\u20ad-\u20cf\ue000-\uf8ff\ufe00-\ufe0f\ufeff\U00010000-\U0010ffff"
 )
-# Alternatives stand in the order of precedence, as the longest match would choose them; what none matches is dropped.
+# The order of the alternatives stands in for the longest match. Characters that no alternative matches are dropped.
 _TOKEN = re.compile(
     rf"""
     (?:https?://|www\.)[^\s<>"'()|]*[^\s<>"'()|.,!?;:-] | {_W}[\w.-]{{0,64}}@{_W}[\w-]*(?:\.\w[\w-]*)*  # addresses
@@ -92,8 +92,8 @@ _NEEDS_STOP = frozenset(f"{_ABBREVIATIONS} {_ABBREVIATED_NAMES}".lower().split()
 
 
 def tokenize(caption: str) -> list[str]:
-    """The words of a caption: lower case, Penn Treebank rules, punctuation dropped, as the COCO evaluation has them."""
-    # Most captions are plain words and a full stop at the end, for which splitting is enough.
+    """The words of a caption, as in the COCO caption evaluation: Penn Treebank rules, lower case, no punctuation."""
+    # For most captions, plain words with a full stop at the end, splitting at spaces is enough.
     lowered = caption.lower().strip().replace(", ", " ")
     stopped = lowered.endswith(".")
     if stopped:
@@ -124,7 +124,7 @@ _JOINED_LEFT = re.compile(r"'(?:s|m|d|re|ve|ll)|n't|[%)\]}]")
 
 
 def detokenize(words: Sequence[str]) -> str:
-    """Words as a person would write them: `["a", "dog", "'s", "ball"]` becomes "a dog's ball"."""
+    """The words as text: `["a", "dog", "'s", "ball"]` becomes "a dog's ball"."""
     text = ""
     for word in words:
         word = _WRITTEN.get(word, word)
@@ -144,23 +144,23 @@ class Vocabulary:
         if len(self._ids) != len(self._table):
             repeated = [word for word, count in Counter(self._table).items() if count > 1]
             raise ValueError(
-                f"a vocabulary holds each word once and no special ({', '.join(SPECIALS)}), but these occur again: "
-                f"{', '.join(repeated[:5])}. Remove them from the list of words."
+                f"words listed twice, or equal to a special token ({', '.join(SPECIALS)}): {', '.join(repeated[:5])}. "
+                "Remove them from the list of words."
             )
 
     @classmethod
     def build(cls, captions: Iterable[Sequence[str]], min_count: int = 5) -> Vocabulary:
-        """The vocabulary of tokenized captions: words seen at least `min_count` times, the frequent ones first."""
+        """The vocabulary of tokenized captions: words that occur at least `min_count` times, most frequent first."""
         counts = Counter(word for caption in captions for word in caption)
         frequent = [word for word, count in counts.items() if count >= min_count and word not in SPECIALS]
         return cls(sorted(frequent, key=lambda word: (-counts[word], word)))
 
     def encode(self, words: Iterable[str]) -> list[int]:
-        """Ids of words, without BOS or EOS; a word that is not in the table, or reads like a special, becomes UNK."""
+        """The ids of words, without BOS or EOS. Unknown words, and words equal to a special token, become UNK."""
         return [max(self._ids.get(word, UNK), UNK) for word in words]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Words of ids up to the first EOS; PAD and BOS are skipped, UNK reads "<unk>"."""
+        """The words of ids, up to the first EOS. PAD and BOS are skipped, UNK becomes "<unk>"."""
         words = []
         for index in ids:
             if index == EOS:
@@ -185,4 +185,4 @@ class Vocabulary:
         return hash(self.words)
 
     def __repr__(self) -> str:
-        return f"Vocabulary({len(self.words)} words and {len(SPECIALS)} specials)"
+        return f"Vocabulary({len(self.words)} words and {len(SPECIALS)} special tokens)"

@@ -1,10 +1,10 @@
-"""Downloads a data set, checks it, unpacks it into datasets/NAME, for `captioner train --data datasets/NAME`.
+"""Download a data set, check it and unpack it into datasets/NAME, for `captioner train --data datasets/NAME`.
 
     python scripts/download_data.py flickr8k     1 GB: Flickr8k with its official splits
-    python scripts/download_data.py coco2017     20 GB: COCO captions, train and val (coco2014: as much)
+    python scripts/download_data.py coco2017     20 GB: COCO captions, train and val (coco2014: the same size)
     python scripts/download_data.py karpathy     small: Karpathy's splits of COCO, Flickr8k and Flickr30k
 
-Stopped half-way, it goes on where it was when it is started again. Unpacking needs as much space again.
+A download that was interrupted continues when the command is given again. Unpacking needs the same space once more.
 Terms: Flickr8k is for research; COCO's captions are CC BY 4.0; the photos belong to their authors."""
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tqdm import tqdm
 from captioner.data.readers import read_dataset
 
 FLICKR8K = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
-COCO = "http://images.cocodataset.org"  # its https has another host's certificate; the MD5 guards the content
-ARCHIVES: dict[str, dict[str, str | None]] = {  # data set -> address -> MD5, None where no sum is known
+COCO = "http://images.cocodataset.org"  # its https certificate is for another host; the MD5 protects the content
+ARCHIVES: dict[str, dict[str, str | None]] = {  # data set -> address -> MD5, or None if unknown
     "flickr8k": {
         f"{FLICKR8K}/Flickr8k_text.zip": "bf6c1abcb8e4a833b7f922104de18627",
         f"{FLICKR8K}/Flickr8k_Dataset.zip": "f18a1e2920de5bd84dae7cf08ec78978",
@@ -46,13 +46,13 @@ ARCHIVES: dict[str, dict[str, str | None]] = {  # data set -> address -> MD5, No
 
 
 def download(url: str, path: Path) -> None:
-    """Fetches an address into a file by way of NAME.part, which a later call continues."""
+    """Download an address to a file, through NAME.part, which the next call continues after an interruption."""
     part = path.with_name(path.name + ".part")
-    have = part.stat().st_size - 1 if part.exists() else 0  # a byte less: a range must not begin at the end
+    have = part.stat().st_size - 1 if part.exists() else 0  # a range must not start at the end
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have > 0 else {})
     with urllib.request.urlopen(request, timeout=60) as response, part.open("ab") as file:
         if getattr(response, "status", None) != 206:
-            have = 0  # the server sends it from the beginning
+            have = 0  # the server sends the whole file
         file.truncate(have)
         length = response.headers["Content-Length"]
         total = have + int(length) if length else None
@@ -69,17 +69,17 @@ def download_patiently(url: str, path: Path, tries: int = 4) -> None:
         try:
             return download(url, path)
         except urllib.error.HTTPError as error:
-            raise OSError(f"{url}: expected the file; the server says {error.code} {error.reason}") from None
+            raise OSError(f"{url}: the server answered {error.code} {error.reason}; expected the file") from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             if attempt == tries:
-                raise OSError(f"{url}: not reached ({reason}). Is there a network?") from None
+                raise OSError(f"{url}: no connection ({reason}). Check the network.") from None
             print(f"{path.name}: {reason}; trying again", file=sys.stderr)
             time.sleep(2**attempt)
 
 
 def check(path: Path, md5: str | None) -> None:
-    """ValueError, and the file is removed, if it is not the archive that was meant."""
+    """Raise ValueError and remove the file if it is not the expected archive."""
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -89,22 +89,22 @@ def check(path: Path, md5: str | None) -> None:
         expected, found = "a zip archive", "a zip archive" if zipfile.is_zipfile(path) else "something else"
     if expected != found:
         path.unlink()
-        raise ValueError(f"{path.name}: expected {expected}, found {found}; it is removed")
+        raise ValueError(f"{path.name}: expected {expected}, found {found}; the file was removed")
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks into the folder and never out of it, without the litter that macOS leaves in archives."""
+    """Unpack into the folder, and never outside it. The extra files that macOS adds to archives are skipped."""
     with zipfile.ZipFile(archive) as zipped:
         names = [name for name in zipped.namelist() if not name.startswith("__MACOSX/")]
         for name in names:
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"{archive.name}: holds {name!r}, outside of its folder; nothing is unpacked")
+                raise ValueError(f"{archive.name}: contains {name!r}, a path outside its folder; nothing was unpacked")
         for name in tqdm(names, desc=f"unpacking {archive.name}", unit=" files"):
             zipped.extract(name, folder)
 
 
 def fetch(name: str, folder: Path, keep: bool = False) -> None:
-    """Downloads, checks and unpacks all archives of a data set; what is done already is not done again."""
+    """Download, check and unpack all archives of a data set. Finished steps are not repeated."""
     folder.mkdir(parents=True, exist_ok=True)
     for url, md5 in ARCHIVES[name].items():
         archive = folder / url.rpartition("/")[2]
@@ -122,21 +122,23 @@ def fetch(name: str, folder: Path, keep: bool = False) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("name", choices=ARCHIVES)
-    parser.add_argument("--root", type=Path, default=Path("datasets"), help="where NAME/ goes (datasets)")
-    parser.add_argument("--keep", action="store_true", help="keep the archives when they are unpacked")
+    parser.add_argument(
+        "--root", type=Path, default=Path("datasets"), help="parent folder of NAME/ (default: datasets)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the archives after unpacking")
     options = parser.parse_args(arguments)
     folder = options.root / options.name
     try:
         fetch(options.name, folder, options.keep)
         if options.name == "karpathy":
-            print(f"With photos in {options.root}/coco2014 or flickr8k: --data {folder}/dataset_coco.json")
+            print(f"Next: with COCO's photos in {options.root}/coco2014, train with --data {folder}/dataset_coco.json")
         else:
             counts = Counter(record.split for record in read_dataset(folder))
             print(f"{folder}: {', '.join(f'{split} {count}' for split, count in counts.items())} photos")
     except (OSError, ValueError) as error:
-        sys.exit(f"{error}\nThe same command goes on where this one stopped.")
+        sys.exit(f"{error}\nGive the same command again to continue.")
     except KeyboardInterrupt:
-        sys.exit("\nStopped. The same command goes on where this one stopped.")
+        sys.exit("\nStopped. Give the same command again to continue.")
 
 
 if __name__ == "__main__":

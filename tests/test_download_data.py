@@ -88,7 +88,7 @@ def test_another_content_is_removed(script: ModuleType, tmp_path: Path, monkeypa
 
 def test_without_network(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(script.ARCHIVES, "karpathy", {"http://127.0.0.1:9/x.zip": None})
-    with pytest.raises(SystemExit, match=r"127.0.0.1:9/x.zip: not reached .*\nThe same command goes on"):
+    with pytest.raises(SystemExit, match=r"127.0.0.1:9/x.zip: no connection .*\nGive the same command again"):
         script.main(["karpathy", "--root", str(tmp_path)])
 
 

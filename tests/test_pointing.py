@@ -159,11 +159,11 @@ def test_masks_of_coco(tmp_path):
 
 def test_data_that_does_not_say_where_things_are(tmp_path):
     (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog\n")
-    with pytest.raises(ValueError, match="does not say where objects are; expected COCO"):
+    with pytest.raises(ValueError, match="has no object annotations; expected COCO"):
         read_objects(tmp_path)
     (tmp_path / "captions.csv").unlink()
     (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg", "captions": ["a dog"]}\n')
-    with pytest.raises(ValueError, match=r"captions.jsonl:1: no objects \(KeyError"):
+    with pytest.raises(ValueError, match=r"captions.jsonl:1: broken objects \(KeyError"):
         read_objects(tmp_path)
 
 

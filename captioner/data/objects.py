@@ -1,5 +1,5 @@
-"""Where the objects of a photo are: masks from COCO's instances (through pycocotools), boxes from a plain folder's
-captions.jsonl, such as the toy world's. What attention is compared with; nothing here imports torch."""
+"""Where the objects of a photo are, for comparison with attention: masks from COCO's instances, through pycocotools, or
+boxes from the captions.jsonl of a plain folder, such as the toy world. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Masks = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Objects:
-    """`names` of all objects that a photo may have, and `masks`: a record's objects by name, each (H, W) bool over the
-    upright photo's pixels, all objects of a name in one mask."""
+    """`names`: the names of all kinds of objects in the data set. `masks(record)`: the objects in a photo, name -> mask
+    (height, width) of bool over the pixels of the upright photo; one mask for all objects with the same name."""
 
     names: frozenset[str]
     masks: Callable[[Record], Masks]
 
 
 def read_objects(root: str | Path) -> Objects:
-    """The objects of the data set in `root`. ValueError or FileNotFoundError if it tells of none."""
+    """The objects of the data set in `root`. Raises ValueError or FileNotFoundError if it has no object annotations."""
     root = Path(root)
     format = find_format(root)
     if format == "coco":
@@ -39,7 +39,7 @@ def read_objects(root: str | Path) -> Objects:
     if format == "folder" and source.suffix == ".jsonl" and source.is_file():
         return _folder_objects(source)
     raise ValueError(
-        f"{root}: this data set does not say where objects are; expected COCO with annotations/instances_*.json, or "
+        f"{root}: this data set has no object annotations; expected COCO with annotations/instances_*.json, or "
         'captions.jsonl with "objects": [{"word": "dog", "box": [left, top, width, height]}, ...]'
     )
 
@@ -49,7 +49,7 @@ def _coco_objects(root: Path) -> Objects:
 
     files = sorted(root.glob("annotations/instances_*.json"))
     if not files:
-        raise FileNotFoundError(f"{root}: expected COCO's annotations/instances_*.json there; none is")
+        raise FileNotFoundError(f"{root}: no object annotations; expected COCO's annotations/instances_*.json")
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         parts = [COCO(str(file)) for file in files]
     names = {key: category["name"] for part in parts for key, category in part.cats.items()}
@@ -58,7 +58,7 @@ def _coco_objects(root: Path) -> Objects:
         found: Masks = {}
         for part in parts:
             for annotation in part.imgToAnns.get(record.id, ()):
-                name, mask = names[annotation["category_id"]], part.annToMask(annotation).astype(bool)  # (H, W)
+                name, mask = names[annotation["category_id"]], part.annToMask(annotation).astype(bool)
                 found[name] = found[name] | mask if name in found else mask
         return found
 
@@ -76,7 +76,7 @@ def _folder_objects(source: Path) -> Objects:
                 by_word[str(item["word"]).lower()].append([left, top, left + width, top + height])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{source}:{number}: no objects ({type(error).__name__}: {error}); expected "
+                f"{source}:{number}: broken objects ({type(error).__name__}: {error}); expected "
                 '"objects": [{"word": "dog", "box": [left, top, width, height]}, ...]'
             ) from None
 

@@ -1,8 +1,8 @@
-"""A toy world: pictures of two coloured shapes, captions from a grammar, and the box of each shape, made from
-a seed in seconds. Tests and the tutorial train on it without a download. It is written as a plain folder,
-which `readers` reads like any other data set; nothing here imports torch.
+"""The toy world: pictures of two coloured shapes with captions from a grammar and the box of each shape, generated from
+a seed within seconds. Tests and the tutorial train on it without a download. It is written as a plain folder, which
+`readers` reads like any other data set. Nothing here imports torch.
 
-A scene has two objects of different shapes, one above the other or one beside the other. The grammar:
+A scene has two objects of different shapes, one above the other or side by side. The grammar:
 
     caption  -> object relation object | "there is" object relation object | object "is" relation object
     object   -> "a" colour shape
@@ -10,9 +10,9 @@ A scene has two objects of different shapes, one above the other or one beside t
     shape    -> "circle" | "square" | "triangle" | "cross"
     relation -> "above" | "below" | "to the left of" | "to the right of"
 
-The shape that stands earlier in this list is told first, so the picture decides all but the form, and a caption is
-right exactly when it is one of its image's three. There are 19 words and 600 different scenes. (Told from either
-object, a caption would have to choose one at random, which takes several times longer to learn.)"""
+The shape that is earlier in this list is named first. So the picture determines the caption up to its form, and a
+caption is right exactly if it is one of the three captions of its picture. There are 19 words and 600 different scenes.
+(If either object could be named first, the model would have to guess which, and training would take much longer.)"""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross")
 RELATIONS = ("above", "below", "to the left of", "to the right of")
 FORMS = ("{} {} {}", "there is {} {} {}", "{} is {} {}")
-SUPERSAMPLING = 4  # drawn so many times larger, then shrunk: smooth edges
+SUPERSAMPLING = 4  # drawn this many times larger, then shrunk, for smooth edges
 
 
 @dataclass(frozen=True)
 class Item:
-    """One object of a scene, in a square box of the picture; in pixels."""
+    """One object of a scene and its square box, in pixels."""
 
     colour: str
     shape: str
@@ -57,7 +57,7 @@ class Scene:
 
 
 def make_scene(rng: np.random.Generator, size: int) -> Scene:
-    """A scene at random. The objects do not touch; they lie apart along one axis, hardly along the other."""
+    """A random scene. The objects are well apart along the axis of the relation and nearly aligned along the other."""
     shapes = sorted(rng.choice(SHAPES, 2, replace=False).tolist(), key=SHAPES.index)
     colours = rng.choice(list(COLOURS), 2).tolist()
     relation = str(rng.choice(RELATIONS))
@@ -95,7 +95,7 @@ def _draw_item(draw: ImageDraw.ImageDraw, item: Item, colour: tuple[int, ...]) -
 
 
 def draw_scene(scene: Scene, rng: np.random.Generator, size: int) -> Image.Image:
-    """The picture, size x size: colours vary a little, and the pale background has a gradient and noise."""
+    """The picture, size x size pixels, with slightly varied colours on a pale background with a gradient and noise."""
     pale, tint = rng.uniform(225, 240) + rng.uniform(-6, 6, 3), rng.uniform(-6, 6, 3)
     slope = np.linspace(-1, 1, size)
     ramp = slope[:, None] * rng.uniform(-1, 1) + slope * rng.uniform(-1, 1)  # (size, size)
@@ -112,11 +112,11 @@ def draw_scene(scene: Scene, rng: np.random.Generator, size: int) -> Image.Image
 
 
 def make_toy(root: str | Path, images: int = 1000, seed: int = 0, size: int = 64) -> None:
-    """Writes a toy data set into a new folder: images/0000.png and so on, and captions.jsonl with a line an
-    image: image, split, captions, objects: [{"word": "circle", "box": [left, top, width, height]}, ...].
+    """Write a toy data set into a new folder: images/0000.png and so on, and captions.jsonl with one line per image:
+    image, split, captions, objects: [{"word": "circle", "box": [left, top, width, height]}, ...], boxes in pixels.
 
-    Of ten images eight are in train, one in val, one in test. Image i depends on seed, size and i alone.
-    Boxes are in pixels. ValueError if the folder holds anything.
+    Of every ten images, eight are in train, one in val and one in test. Image i depends only on seed, size and i.
+    Raises ValueError if the folder is not empty.
     """
     root = Path(root)
     if images < 10 or size < 32:
