@@ -1,17 +1,17 @@
-"""How fast captioner is, each figure measured beside what it is compared with, in turns, in one run:
+"""The speed of captioner. Each figure and its baseline are measured in turns, in one run:
 
     python scripts/benchmark.py FOLDER_OF_PHOTOS [--only bulk warm …] [--output benchmark.json]
 
-    bulk       captions from photo files, beam 3, many at a time, against the CNN alone in the same runtime
-    warm       one photo, the model loaded, against the CNN alone
-    cold       `captioner caption PHOTO` as a process, from nothing
+    bulk       captions from photo files in batches, beam 3, against the CNN alone in the same runtime
+    warm       one photo with the model loaded, against the CNN alone
+    cold       `captioner caption PHOTO` as a new process
     install    size and time of `pip install .` and `pip install ".[train]"`, each in a new environment (minutes)
     decoder    a training step of the decoder, against a decoder that attends step by step (Show, Attend and Tell)
     beam       beam search over a batch, against one photo at a time
     joint      a joint training step, against forward and backward of the CNN alone
     scale      time and memory for 100, 1,000 and 10,000 photos (minutes)
 
-Prints a table of medians, with the smallest and largest time in brackets. Do nothing else on the machine meanwhile.
+Prints a table of medians, with the smallest and largest time in brackets. Leave the machine idle otherwise.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Figure:
     name: str
     unit: str
     ours: list[float]
-    other: list[float]  # what it is compared with, measured in turns; may be empty
+    other: list[float]  # the baseline; may be empty
     against: str = ""
 
     def row(self) -> str:
@@ -62,7 +62,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def take_turns(rounds: int, *works: Callable[[], Any], scale: float = 1.0) -> list[list[float]]:
-    """Seconds, times `scale`, of each work in each round, after one round that does not count."""
+    """The seconds, times `scale`, of each function in each round, after a warm-up round."""
     times: list[list[float]] = [[] for _ in works]
     for number in range(rounds + 1):
         for work, measured in zip(works, times, strict=True):
@@ -82,7 +82,7 @@ def bulk(photos: list[Path]) -> list[Figure]:
         captioner.backend.encode(pixels)
 
     ours, alone = take_turns(5, lambda: list(captioner.caption_many(many)), cnn, scale=1000 / len(many))
-    return [Figure("bulk: files to captions, beam 3", "ms a photo", ours, alone, "the CNN alone")]
+    return [Figure("bulk: files to captions, beam 3", "ms per photo", ours, alone, "the CNN alone")]
 
 
 def warm(photos: list[Path]) -> list[Figure]:
@@ -130,8 +130,8 @@ def decoder(photos: list[Path]) -> list[Figure]:
 
     class StepByStep(nn.Module):
         """Xu et al. 2015, "Show, Attend and Tell", section 3.1.2 and appendix: at each step additive attention by the
-        last hidden state, a gate, an LSTM that reads word and context, and a word from all three (eq. 7). Each
-        caption has its own copy of the grid, as is usual, and padding is computed like words."""
+        last hidden state, a gate, an LSTM over word and context, and a word from all three (eq. 7). Each caption
+        has its own copy of the grid, and padding is computed like words, as is usual."""
 
         def __init__(self, vocabulary: int, D: int, E: int, H: int):
             super().__init__()
@@ -160,7 +160,7 @@ def decoder(photos: list[Path]) -> list[Figure]:
     B, C, D, E, H = 16, 5, 1280, 300, 512
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(8, 19, (B * C,), generator=generator)  # with their end; captions of Flickr8k have 12
+    lengths = torch.randint(8, 19, (B * C,), generator=generator)  # with the end token; captions of Flickr8k have 12
     T = int(lengths.max())
     figures = []
     for V in (2500, 10_000):
@@ -216,7 +216,7 @@ def beam(photos: list[Path]) -> list[Figure]:
 
         fast, slow = take_turns(5, batched, one_by_one, scale=1000 / len(pixels))
         figures.append(
-            Figure(f"beam: batched search, beam 3, {backend}", "ms a photo", fast, slow, "one photo at a time")
+            Figure(f"beam: batched search, beam 3, {backend}", "ms per photo", fast, slow, "one photo at a time")
         )
     return figures
 
@@ -256,7 +256,7 @@ def joint(photos: list[Path]) -> list[Figure]:
 
         ours, alone = take_turns(5, step, cnn, scale=1000 / len(images))
         name = f"joint: training step, CNN from {block} up"
-        figures.append(Figure(name, "ms a photo", ours, alone, "forward and backward of the CNN alone"))
+        figures.append(Figure(name, "ms per photo", ours, alone, "forward and backward of the CNN alone"))
     return figures
 
 
@@ -270,7 +270,7 @@ start = time.perf_counter()
 for _ in captioner.caption_many(itertools.islice(itertools.cycle(photos), count)):
     pass
 seconds = time.perf_counter() - start
-lines = Path("/proc/self/status").read_text().splitlines()  # getrusage would also count the parent's memory
+lines = Path("/proc/self/status").read_text().splitlines()  # getrusage would include the parent's memory
 print(json.dumps([seconds, next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))]))
 """
 
@@ -285,8 +285,8 @@ def scale(photos: list[Path]) -> list[Figure]:
         figures.append(Figure(f"scale: {count:,} photos", "s", [seconds], []))
         figures.append(Figure(f"scale: {count:,} photos, most memory", "MB", [megabytes], []))
     (few, first, before), (many, last, after) = found[0], found[-1]
-    figures.append(Figure("scale: slope of time", "ms a photo", [1000 * (last - first) / (many - few)], []))
-    figures.append(Figure("scale: slope of memory", "KB a photo", [1000 * (after - before) / (many - few)], []))
+    figures.append(Figure("scale: slope of time", "ms per photo", [1000 * (last - first) / (many - few)], []))
+    figures.append(Figure("scale: slope of memory", "KB per photo", [1000 * (after - before) / (many - few)], []))
     return figures
 
 

@@ -1,11 +1,11 @@
-"""Time our scores beside the COCO toolkit's (pycocoevalcap), in one run on one core, and print the ratio:
+"""Time our scores against the COCO toolkit's (pycocoevalcap), in one run on one core:
 
     python scripts/benchmark_metrics.py captions_val2017.json
 
-All captions of an image are references; the caption that is scored is the first half of the first of them and the
-second half of the second. Times are of the processor, the best of some rounds in which ours and the toolkit's take
-turns, so that other programs disturb little. The toolkit is given words: its Java tokenizer is not timed. Ours is,
-where the line says so. Without pycocoevalcap ours are timed alone.
+All captions of an image are references. The candidate is the first half of the first and the second half of the second.
+Times are processor times, the best of several rounds in which ours and the toolkit's take turns. The toolkit gets
+tokens, so its Java tokenizer is not timed; ours is timed where the line says so. Without pycocoevalcap ours are timed
+alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Work = Callable[[], Any]
 
 
 def race(rounds: int, *works: Work) -> list[tuple[float, Any]]:
-    """The least processor time of each of the works, done in turn in each round, and what it returned."""
+    """The shortest processor time of each function over rounds in which they take turns, and its result."""
     best = [(float("inf"), None)] * len(works)
     for _ in range(rounds):
         for number, work in enumerate(works):
@@ -41,7 +41,7 @@ def race(rounds: int, *works: Work) -> list[tuple[float, Any]]:
 
 
 def mixed(first: str, second: str) -> str:
-    """A caption as good as a model's: the first half of one and the second half of another."""
+    """The first half of one caption and the second half of another: about as good as a model's."""
     a, b = first.split(), second.split()
     return " ".join(a[: len(a) // 2] + b[len(b) // 2 :])
 
@@ -49,7 +49,7 @@ def mixed(first: str, second: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("references", help="a COCO annotation file with captions")
-    parser.add_argument("--images", type=int, default=None, help="only the first so many")
+    parser.add_argument("--images", type=int, default=None, help="use only the first images, this many")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     captions = dict(list(read_coco_references(arguments.references).items())[: arguments.images])
@@ -58,7 +58,7 @@ def main() -> None:
     candidates = [tokenize(caption) for caption in given.values()]
     references = [[tokenize(caption) for caption in texts] for texts in captions.values()]
     count = sum(map(len, references))
-    print(f"{len(candidates):,} images, {count:,} references; seconds of the processor, best of {arguments.rounds}")
+    print(f"{len(candidates):,} images, {count:,} references; processor seconds, best of {arguments.rounds}")
 
     ours: dict[str, Work] = {
         "BLEU-1..4": lambda: bleu(candidates, references),

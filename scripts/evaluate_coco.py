@@ -3,7 +3,7 @@
 python scripts/evaluate_coco.py --data datasets/coco2017 --checkpoint runs/coco/best --results results.json
 
 `--data` holds annotations/captions_val2017.json and val2017/ (or both with 2014); scripts/download_data.py fetches
-them. The results file is the one that COCO's evaluation server and toolkit read."""
+them. COCO's evaluation server and toolkit read the results file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ class Arguments:
     split: str = "val"
     checkpoint: Path | None = None
     results: Path = Path("results.json")
-    limit: int = 0  # use only so many photos; 0 for all
+    limit: int = 0  # number of photos; 0 for all
 
 
 def main(arguments: Arguments) -> None:

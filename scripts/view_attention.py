@@ -1,6 +1,6 @@
 """See where the model looked, from Python:  python scripts/view_attention.py PHOTO [PHOTO or FOLDER ...] OUTPUT_FOLDER
 
-Writes an interactive page, a picture, a film and the numbers of each photo into the output folder."""
+Writes an interactive page, a picture, an animation and the data of each photo to the output folder."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from captioner.images import find_images
 *paths, output = sys.argv[1:] or [""]
 photos, folder = find_images(paths), Path(output)
 if not photos or folder.suffix:
-    sys.exit(f"No photos, or no folder to write into.\n\n{__doc__}")
+    sys.exit(f"No photos were found, or the last argument is not a folder.\n\n{__doc__}")
 folder.mkdir(parents=True, exist_ok=True)
 
 captioner = Captioner.load()  # the shipped model; or the directory of your own: Captioner.load("runs/mine/best")
@@ -34,5 +34,5 @@ for photo in photos:
         row, column = np.unravel_index(weights.argmax(), weights.shape)
         x = left + (column + 0.5) / weights.shape[1] * (right - left)
         y = top + (row + 0.5) / weights.shape[0] * (bottom - top)
-        print(f"  {word:14s} {weights.max():4.0%} of its look went to the cell around pixel ({x:.0f}, {y:.0f})")
-print(f"See {folder}. In a notebook, a caption shows itself: captioner.caption('photo.jpg')")
+        print(f"  {word:14s} {weights.max():4.0%} of the attention at the region around pixel ({x:.0f}, {y:.0f})")
+print(f"See {folder}. A notebook displays a caption as the interactive page: captioner.caption('photo.jpg')")

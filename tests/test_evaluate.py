@@ -79,7 +79,7 @@ def test_submission_of_both_splits(run, coco):
     assert run("--data", coco, "--submit", "mine")[0] == 0
     status, out, _ = run("--data", coco, "--split", "test", "--submit", "mine", "--results", "test.json")
     assert status == 0 and out.splitlines() == [
-        "nothing is scored: only COCO's server knows captions of test2014",
+        "nothing is scored: only COCO's server has the captions of test2014",
         archive,
     ]
     lists = {"val": "captions_val2014.json", "test": "image_info_test2014.json"}
@@ -98,8 +98,8 @@ def no_work(*_, **__):
     [
         (("--submit", "a b"), "cannot name a submission"),
         (("--submit", "x", "--split", "train"), "cannot name a submission"),
-        (("--submit", "x", "--split", "test", "--scores", "s.json"), "so there are no scores. Leave --scores out"),
-        (("--submit", "x", "--data", "{plain}"), "COCO's server knows images by numbers"),
+        (("--submit", "x", "--split", "test", "--scores", "s.json"), "so nothing can be scored. Leave --scores out"),
+        (("--submit", "x", "--data", "{plain}"), "COCO's server needs numbers as image ids"),
         (
             ("--submit", "x", "--split", "test", "--data", "{plain}"),
             "expected one of annotations/image_info_test2014.json",

@@ -492,13 +492,13 @@ def test_hovering_shows_the_map_and_the_other_words(show) -> None:
     until(browser, lambda: opacity(browser) == 1)
     assert word.get_attribute("aria-pressed") == "true"
     assert texts(browser, ".chosen") == ["dog 32 %"] and texts(browser, ".where") == ["looks mostly at the top left"]
-    assert texts(browser, ".figures") == ["entropy 56 % of an even look, 60 % moved since “a”"]
+    assert texts(browser, ".figures") == ["entropy 56 % of the maximum, 60 % moved since “a”"]
     assert texts(browser, ".other .text") == ["cat", "<end>"]
     assert texts(browser, ".badge") == ["dog 32 %"]
     before = pixels_of(browser)
     hover(browser, all_of(browser, ".other")[0])
     until(browser, lambda: texts(browser, ".badge") == ["cat? 21 %"])
-    assert "looks before it chooses" in one(browser, ".step .note").text
+    assert "comes before the choice of the word" in one(browser, ".step .note").text
     assert "not chosen" in all_of(browser, ".other")[0].get_attribute("aria-label")
     np.testing.assert_array_equal(pixels_of(browser), before)  # the step's map, whatever the word
     hover(browser, all_of(browser, ".thumbnail")[2])
@@ -580,7 +580,7 @@ def test_the_page_draws_what_python_draws(browser, box) -> None:
 @pytest.mark.browser
 def test_dead_attention_is_told(show) -> None:
     browser = show(blotches((640, 400)), **{**dog(), "attention": np.full((3, 7, 7), 1 / 49)})
-    assert "every word looks at the whole photo alike" in one(browser, ".warning").text
+    assert "every word attends to the whole photo" in one(browser, ".warning").text
     browser = show(blotches((640, 400)), **dog())
     assert not all_of(browser, ".warning")
 

@@ -294,7 +294,7 @@ VERB = ("-m", "captioner.cli")
 def test_the_verb(tiny, photo):
     with run(VERB, "--port", 0, "--checkpoint", tiny, "--device", "cpu", "--max-megabytes", 0.1) as process:
         line = process.stdout.readline()
-        port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ \(Ctrl-C ends it\)\n", line)[1])
+        port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ \(Ctrl-C to stop\)\n", line)[1])
         assert ask(port, "/api/caption", photo)[2]["caption"]
         assert error(ask(port, "/api/caption", bytes(100_001)))[:2] == (413, "too_many_bytes")
         process.send_signal(signal.SIGINT)

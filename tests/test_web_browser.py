@@ -285,7 +285,7 @@ def test_files_that_are_no_photos(page, photo, tmp_path):
         ("cut.jpg", photo.read_bytes()[:500], "The photo: truncated or damaged"),
         ("text.png", b"no photo", "The photo: not a photo"),
         ("empty.jpg", b"", "The file is empty."),
-        ("large.jpg", bytes(100_001), "The photo has more than 0.1 MB, the most that is taken here."),
+        ("large.jpg", bytes(100_001), "The photo has more than 0.1 MB, the limit of this server."),
     ):
         (tmp_path / name).write_bytes(content)
         page.pick(tmp_path / name)

@@ -33,20 +33,17 @@ def attend(
     options: Options = AS_SAVED,
     batch_size: int = 32,
 ) -> int:
-    """Show where the model looked for each word: a picture, a film, an interactive page, or data.
+    """Show where the model looked for each word: a picture, an animation, an interactive page, or data.
 
     Args:
         paths: Photos, folders of photos, or - for a list of paths on standard input.
-        output: The file to write. Its ending chooses what: .png, .svg, .pdf a picture; .gif, .webp a film; .html a
-            page to explore; .npz, .json data. For several photos with {name}, each photo's: 'maps/{name}.html'.
-        recursive: Also look into folders' folders.
-        text: Instead of the model's own caption show this one: where the model looks as it reads it, what it would have
-            given each word, and what it would have said.
-        cells: Instead show units of the recurrent network, in one picture: captions of the first photos, each word
-            coloured by a unit's activation after it. Shows the units that follow a property of words most closely.
-        cell: Show these units instead, counted from 0.
-        layer: With --cells, the recurrent layers below or above the attention (of several, the topmost).
-        batch_size: Photos captioned at a time.
+        output: The file to write: .png .svg .pdf .gif .webp .html .npz .json. {name} stands for each photo's name.
+        recursive: Include photos in subfolders.
+        text: Show this caption instead of the model's own: its attention and probabilities under teacher forcing.
+        cells: Show units of the recurrent network: the captions, each word coloured by a unit's activation.
+        cell: Show these units, counted from 0, instead of the most interpretable ones.
+        layer: The recurrent layers of the units: below or above the attention (the topmost of several).
+        batch_size: Photos per batch.
     """
     from captioner.captioner import ALTERNATIVES
     from captioner.images import ImageError
@@ -58,9 +55,13 @@ def attend(
         return draw_units(photos, output, cell, layer, model, options)
     outputs = name_outputs(str(output), photos)
     if text is not None and options != AS_SAVED:
-        raise ValueError("--text is read, nothing is searched. Leave --method, --beam-size and their like out.")
+        raise ValueError(
+            "nothing is decoded with --text. Leave --method, --beam-size and the other decoding options out."
+        )
     if (options.num_captions or 1) > 1:
-        raise ValueError("one caption a photo is shown. Leave --num-captions out, or see all in captioner web.")
+        raise ValueError(
+            "one caption per photo is shown. Leave --num-captions out, or use captioner web to see several."
+        )
     captioner = model.load()
     decoding = options.over(captioner.decoding)
     decoding = replace(decoding, alternatives=max(decoding.alternatives, ALTERNATIVES))
@@ -86,7 +87,7 @@ def _read(captioner: Captioner, photos: Sequence[Path], text: str) -> Iterator[C
 
     unknown = [word for word in tokenize(text) if captioner.vocabulary.encode([word]) == [UNK]]
     if unknown:
-        told = f"words that it does not know are shown as {SPECIALS[UNK]}: {', '.join(unknown)}"
+        told = f"words outside the vocabulary are shown as {SPECIALS[UNK]}: {', '.join(unknown)}"
         print(f"captioner: {told}.", file=sys.stderr)
     for photo in photos:
         try:
@@ -96,13 +97,13 @@ def _read(captioner: Captioner, photos: Sequence[Path], text: str) -> Iterator[C
 
 
 def name_outputs(output: str, photos: Sequence[Path]) -> list[Path]:
-    """The file to write for each photo, {name} replaced; ValueError if two would be one, or one a photo itself."""
+    """The output file of each photo, with {name} replaced. Raises ValueError if two are equal, or one is a photo."""
     from captioner.visualize.files import ENDINGS
     from captioner.visualize.page import check_path
 
     if len(photos) > 1 and "{name}" not in output:
         raise ValueError(
-            f"{len(photos)} photos, one file {output}. Put {{name}} into its name, which stands for each photo's: "
+            f"{len(photos)} photos need {len(photos)} files. Use {{name}}, which stands for each photo's name: "
             f"-o '{Path(output).with_name('{name}' + Path(output).suffix)}'."
         )
     outputs = [Path(output.replace("{name}", photo.stem)) for photo in photos]
@@ -112,7 +113,7 @@ def name_outputs(output: str, photos: Sequence[Path]) -> list[Path]:
         check_path(path, ENDINGS)
         if path in taken:
             raise ValueError(
-                f"{taken[path]} and {photo} would both be written to {path}. Rename one, or do them apart."
+                f"{taken[path]} and {photo} would both be written to {path}. Rename one, or show them one by one."
             )
         taken[path] = photo
     return outputs

@@ -21,7 +21,7 @@ Java = Annotated[
     tuple[Literal["METEOR", "SPICE"], ...],
     tyro.conf.arg(metavar="{METEOR,SPICE} ...", help_behavior_hint=""),
 ]
-TOLD = 20  # problems of a submission that are printed
+PRINTED = 20  # problems of a submission
 
 
 @app.command
@@ -39,20 +39,19 @@ def evaluate(
     options: Options = AS_SAVED,
     batch_size: int = 32,
 ) -> int:
-    """Caption each photo of a split, and score the captions as COCO does.
+    """Caption every photo of a split, and score the captions as the COCO evaluation does.
 
     Args:
-        data: Folder of the data set; its format is found from what lies in it.
+        data: Folder of the data set. Its format is recognised from its files.
         split: train, val (or dev) or test.
-        results: Write the captions here, in the COCO results format.
-        scores: Write the scores here, with intervals, slices and provenance, for captioner compare.
-        training: Captions of the training set (an annotation file or a data set), to find copies of them.
-        pointing: Also tell whether words look at the objects that they name, where the data set says where these are.
-        submit: Write captions_SPLIT2014_NAME_results.json and a zip of it and its like, for COCO's server, into the
-            current folder. With --split test the photos are those of test2014, and nothing is scored.
-        java: Also compute these, with Java.
-        limit: Use only so many photos; 0 for all.
-        batch_size: Photos captioned at a time.
+        results: Write the captions to this file, in COCO's results format.
+        scores: Write the scores to this file, with intervals and provenance, for captioner compare.
+        training: Training captions (an annotation file or a data set), to count copies of them.
+        pointing: Also measure how often words attend to the objects that they name.
+        submit: Write a submission for COCO's server to the current folder. --split test uses test2014.
+        java: Also compute METEOR or SPICE, which need Java.
+        limit: Use only the first photos, this many; 0 uses all.
+        batch_size: Photos per batch.
     """
     from captioner.evaluate import caption_records, score_split
     from captioner.metrics.files.results import write_results
@@ -62,7 +61,9 @@ def evaluate(
     records = _records(data, split, submit)
     records = records[:limit] if limit else records
     if scores is not None and not records[0].captions:
-        raise ValueError("only COCO's server knows captions of test2014, so there are no scores. Leave --scores out.")
+        raise ValueError(
+            "only COCO's server has the captions of test2014, so nothing can be scored. Leave --scores out."
+        )
     captioner, known = model.load(), _captions(training)
     games, watch = _pointing(data, captioner) if pointing else ({}, None)
     decoding = options.over(captioner.decoding)
@@ -77,10 +78,10 @@ def evaluate(
             scored.write(scores)
         print(format_scores(scored))
         if games:
-            print(f"\nin its own captions:\n{games['own']}")
-            print(f"\nas it reads people's captions, word by word:\n{games['people']}")
+            print(f"\nits own captions:\n{games['own']}")
+            print(f"\npeople's captions, under teacher forcing:\n{games['people']}")
     else:
-        print("nothing is scored: only COCO's server knows captions of test2014")
+        print("nothing is scored: only COCO's server has the captions of test2014")
     if submit is not None:
         _submit(submit, split, found.captions, data)
     return 0
@@ -100,23 +101,23 @@ def score(
     """Score the captions of any model as the COCO evaluation does, without Java.
 
     Args:
-        references: COCO's annotation file, or a data set that captioner reads; no photos are needed.
+        references: COCO's annotation file, or a data set that captioner reads. No photos are needed.
         results: The captions: [{"image_id": 42, "caption": "a dog"}, ...].
-        people: Instead of results, score people: the first caption of each image against its others.
-        split: Which split of a data set the results are of.
-        training: Captions of the training set (an annotation file or a data set), to find copies of them.
-        java: Also compute these, with Java.
-        allow_missing: Score what is there if images have no caption.
-        output: Write the scores here, with intervals, slices and provenance, for captioner compare.
+        people: Score people instead: the first caption of each image against its other captions.
+        split: The split of the data set that the results are of.
+        training: Training captions (an annotation file or a data set), to count copies of them.
+        java: Also compute METEOR or SPICE, which need Java.
+        allow_missing: Score the captions that are there if some images have none.
+        output: Write the scores to this file, with intervals and provenance, for captioner compare.
     """
     from captioner.metrics.files.score_file import score_files, score_people
     from captioner.metrics.files.tables import format_scores
 
     if people == (results is not None):
-        raise ValueError("give either --results FILE or --people.")
+        raise ValueError("expected either --results FILE or --people.")
     _can_write(output)
     known = _references(references, split)
-    if _is_annotations(references):  # of one split, which its name may tell: captions_val2017.json
+    if _is_annotations(references):  # its name may have the split: captions_val2017.json
         split = (re.findall("train|val|test", references.name) or ["unknown"])[0]
     about: dict[str, Any] = {
         "split": split,
@@ -143,14 +144,14 @@ def compare(
     split: str = "val",
     json: bool = False,
 ) -> int:
-    """Is B better than A, or is it chance? Differences, 95 % intervals, p-values.
+    """Is B better than A, or is the difference chance? Differences, 95 % intervals and p-values.
 
     Args:
         a: A score file (captioner score -o), or a results file.
-        b: Another, of the same images.
+        b: Another file, of the same images.
         references: The references, if A or B is a results file.
-        split: Which split of a data set they are of.
-        json: One JSON list, for programs.
+        split: The split of the data set that the references are of.
+        json: Print one JSON list, for programs.
     """
     from captioner.metrics.files.score_file import compare_files
     from captioner.metrics.files.tables import differences_to_dict, format_differences
@@ -165,12 +166,12 @@ def compare(
 
 @app.command
 def check(file: tyro.conf.Positional[Path], /, val: OptionalFile = None, test: OptionalFile = None) -> int:
-    """Would COCO's evaluation server accept this file? If not, where is it wrong?
+    """Would COCO's evaluation server accept this file? If not, print the reasons.
 
     Args:
         file: captions_val2014_NAME_results.json, the same of test2014, or a zip of both.
         val: COCO's captions_val2014.json, to find missing and unknown images.
-        test: COCO's image_info_test2014.json, for the same.
+        test: COCO's image_info_test2014.json, for the same purpose.
     """
     from captioner.metrics.files.server import check_submission, read_image_ids
 
@@ -179,21 +180,20 @@ def check(file: tyro.conf.Positional[Path], /, val: OptionalFile = None, test: O
     for problem in _shortened(problems):
         print(f"captioner: {problem}", file=sys.stderr)
     if not problems:
-        unchecked = "" if known else " (with --val and --test the images' ids are checked, too)"
-        print(f"{file}: nothing is wrong with it{unchecked}.")
+        unchecked = "" if known else " (image ids were not checked; pass --val and --test)"
+        print(f"{file}: COCO's server would accept it{unchecked}.")
     return 2 if problems else 0
 
 
 def _pointing(data: Path, captioner: Captioner) -> tuple[dict[str, Pointing], Callable[[Record, Caption], None]]:
-    """Two pointing games over a data set, with the model's own captions and with people's, and what plays them with
-    each photo."""
+    """The pointing games of the model's own captions and of people's, and a function that adds each captioned photo."""
     from captioner.data.objects import read_objects
     from captioner.metrics.pointing import Pointing
     from captioner.vocabulary import tokenize
 
     objects, games = read_objects(data), {"own": Pointing(), "people": Pointing()}
     if captioner.config.attention == "none":
-        raise ValueError("this model has no attention, so its words point nowhere. Leave --pointing out.")
+        raise ValueError("this model has no attention, so pointing cannot be measured. Leave --pointing out.")
 
     def watch(record: Record, caption: Caption) -> None:
         masks = objects.masks(record)
@@ -208,7 +208,7 @@ def _pointing(data: Path, captioner: Captioner) -> tuple[dict[str, Pointing], Ca
 
 
 def _records(data: Path, split: str, submit: str | None) -> list[Record]:
-    """The photos to caption; those of COCO's test2014, whose captions its server keeps, if they are to go there."""
+    """The photos to caption. A submission of the test split needs those of test2014, which have no public captions."""
     from captioner.data.coco import read_coco_test
     from captioner.data.readers import read_dataset, select
     from captioner.data.records import to_records
@@ -216,15 +216,17 @@ def _records(data: Path, split: str, submit: str | None) -> list[Record]:
 
     if submit is None:
         return select(read_dataset(data), split)
-    submission_name(submit, split)  # what is wrong with it is told before the work
+    submission_name(submit, split)  # a bad name is an error before the work
     records = to_records(read_coco_test(data)) if split == "test" else select(read_dataset(data), split)
     if strange := [record.id for record in records if not isinstance(record.id, int)]:
-        raise ValueError(f"COCO's server knows images by numbers; {data} has {strange[0]!r}. Leave --submit out.")
+        raise ValueError(
+            f"COCO's server needs numbers as image ids, but {data} has {strange[0]!r}. Leave --submit out."
+        )
     return records
 
 
 def _submit(name: str, split: str, captions: Mapping[int | str, str], data: Path) -> None:
-    """Write the submission and say what it lacks; the ids are checked if COCO's lists of them are there."""
+    """Write the submission and print its problems. Image ids are checked if COCO's lists of them are present."""
     from captioner.metrics.files.server import check_submission, read_image_ids, write_submission
 
     archive = write_submission(Path.cwd(), name, split, captions)
@@ -235,16 +237,16 @@ def _submit(name: str, split: str, captions: Mapping[int | str, str], data: Path
     for problem in _shortened(check_submission(archive, known)):
         print(f"note: {problem}")
     if not known:
-        print(f"note: whether COCO's server wants these images was not checked: {folder} has no list of its images")
+        print(f"note: the image ids were not checked, because {folder} has no list of COCO's images")
 
 
 def _shortened(problems: Sequence[str]) -> list[str]:
-    more = [f"and {len(problems) - TOLD:,} more problems"] if len(problems) > TOLD else []
-    return [*problems[:TOLD], *more]
+    more = [f"and {len(problems) - PRINTED:,} more problems"] if len(problems) > PRINTED else []
+    return [*problems[:PRINTED], *more]
 
 
 def _can_write(*files: Path | None) -> None:
-    """What is wrong with the names of files to write is told before the work."""
+    """Raise ValueError before the work if a file cannot be written. Missing folders are made."""
     for file in files:
         if file is not None and file.is_dir():
             raise ValueError(f"{file} is a folder; expected the name of a file to write")
@@ -253,14 +255,14 @@ def _can_write(*files: Path | None) -> None:
 
 
 def _is_annotations(source: Path) -> bool:
-    """Whether it is COCO's annotation file rather than a data set."""
+    """Whether `source` is a COCO annotation file rather than a data set."""
     from captioner.data.coco import KARPATHY_FILES
 
     return source.is_file() and source.suffix == ".json" and source.name not in KARPATHY_FILES
 
 
 def _references(source: Path, split: str) -> Mapping[int | str, Sequence[str]]:
-    """The captions of a COCO annotation file, or of a split of a data set, by image id. No photo is needed."""
+    """The captions of a COCO annotation file, or of a split of a data set, by image id."""
     from captioner.data.readers import read_captions, select
     from captioner.metrics.files.results import read_coco_references, references_of
 

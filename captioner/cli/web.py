@@ -20,16 +20,16 @@ def web(
     max_megapixels: float = 50,
     max_requests: int = 16,
 ) -> int:
-    """A page to drop photos on, and an HTTP API, both on this machine only. Nothing that is sent is kept.
+    """Serve a web page and an HTTP API for captions, on this machine only. Photos are not stored.
 
     Args:
-        host: Address to listen on; 0.0.0.0 lets in the whole network.
-        port: Port to listen on; 0 for any that is free.
-        open: Show the page in the browser.
-        allow_host: A further name by which this server may be called; may be given more than once.
-        max_megabytes: Largest file of a photo.
+        host: Address to listen on. 0.0.0.0 accepts the whole network.
+        port: Port to listen on; 0 takes a free one.
+        open: Open the page in the browser.
+        allow_host: Another host name of this server. May be given more than once.
+        max_megabytes: Largest file.
         max_megapixels: Largest photo.
-        max_requests: Photos that may wait at once; the next is told to come again.
+        max_requests: Most requests at a time; further ones get status 503.
     """
     from captioner.web.app import create_app
     from captioner.web.guard import Guard, is_loopback
@@ -45,7 +45,7 @@ def web(
     with listen(host, port) as listening:
         application = create_app(model.load(), limits)
         if not is_loopback(listening.getsockname()[0]):
-            print("captioner: whoever reaches this machine over the network can use this page.", file=sys.stderr)
-        print(f"{address(listening)} (Ctrl-C ends it)", flush=True)
+            print("captioner: everyone who can reach this machine over the network can use this page.", file=sys.stderr)
+        print(f"{address(listening)} (Ctrl-C to stop)", flush=True)
         serve(Guard(application, host, allow_host), listening, open)
     return 0

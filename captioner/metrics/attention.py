@@ -80,7 +80,7 @@ def distances(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def _warning(maps: np.ndarray, mean: np.ndarray) -> str | None:
     if distances(maps, np.full_like(mean, 1 / len(mean))).max() < SAME:
-        return "the attention is uniform: every word attends to the whole photo, so the maps say nothing about it."
+        return "the attention is uniform: every word attends to the whole photo, so the maps carry no information."
     if len(maps) > 1 and distances(maps, mean).max() < SAME:
         return "the attention has collapsed: every word has the same map."
     return None

@@ -1,7 +1,7 @@
-"""The web page and the HTTP API: a photo comes in over HTTP, its caption goes out as JSON, nothing is kept. Here
-lives what is between a socket and a `Captioner`: uploads, limits, the queue, security, and the files of the page. How a
-caption is found or drawn is elsewhere; FastAPI and uvicorn come with `pip install 'captioner[web]'`.
+"""The web page and the HTTP API: a request holds a photo, the response its caption as JSON. Photos are
+not stored. This package has uploads, limits, the queue, security, and the files of the page. Captions are made and
+drawn elsewhere. FastAPI and uvicorn come with `pip install 'captioner[web]'`.
 
-`errors` the one shape of an error · `upload` bytes from a request · `settings` how it shall be captioned · `batches`
-the queue and its worker · `service` from bytes to a caption · `guard` who may ask, and the headers of every answer ·
-`app` the routes · `serve` the process."""
+`errors`: the format of errors · `upload`: the photo in a request · `settings`: its decoding options · `batches`: the
+queue and its worker · `service`: from bytes to a caption · `guard`: allowed clients, and the headers of every response
+· `app`: the routes · `serve`: the process."""

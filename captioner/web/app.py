@@ -1,4 +1,4 @@
-"""The routes: the page and its files, the API and its description. What stands behind them is in the other files."""
+"""The routes: the page and its files, the API and its description."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from captioner.web.settings import Settings
 from captioner.web.upload import read_photo
 
 STATIC = Path(__file__).parent / "static"
-SHARED = Path(__file__).parents[1] / "visualize" / "static"  # the script that HTML reports and notebooks use, too
+SHARED = Path(__file__).parents[1] / "visualize" / "static"  # the script that HTML pages and notebooks share
 FILES = {
     "/": (STATIC / "index.html", "text/html"),
     "/docs": (STATIC / "docs.html", "text/html"),
@@ -39,13 +39,13 @@ FILES = {
         if path.suffix in (".css", ".js")
     },
 }
-DESCRIPTION = "A photo in, a sentence out, and where the model looked for each word. Nothing that is sent is kept."
+DESCRIPTION = "A caption for a photo, and where the model looked for each word. Photos are not stored."
 
 Result = TypeVar("Result")
 
 
 def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
-    """The web page and the API over one model, still without its `Guard`."""
+    """The web page and the API for one model, without the `Guard`."""
     limits = limits or Limits()
     service = CaptionService(captioner, limits)
 
@@ -71,7 +71,7 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
     @app.post(
         "/api/caption",
         summary="The caption of a photo",
-        response_description="The caption, and the next best ones if they were asked for.",
+        response_description="The caption, and further captions if requested.",
         response_model=CaptionReply,
         responses=ERRORS,
         openapi_extra={"requestBody": PHOTO_BODY},
@@ -93,11 +93,15 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
             reply = await _while_connected(request, service.caption(photo, decoding))
         return JSONResponse(reply)
 
-    @app.get("/api/health", summary="Is it up, and how busy?", response_description="It is.")
+    @app.get("/api/health", summary="Whether the server runs, and how busy it is", response_description="It runs.")
     async def health() -> Health:
         return Health(status="ok", requests=service.inside)
 
-    @app.get("/api/info", summary="The model, its own decoding, and the limits", response_description="About it.")
+    @app.get(
+        "/api/info",
+        summary="The model, its decoding options, and the limits",
+        response_description="The model and the limits.",
+    )
     async def info() -> Info:
         return Info(
             name="captioner",
@@ -120,12 +124,13 @@ def _add_file(app: FastAPI, address: str, content: bytes, kind: str) -> None:
 
 
 def _empty_report() -> str:
-    """The HTML report of no caption: the web page puts a photo and its caption in, to be downloaded."""
+    """The interactive page without a caption. The web page fills it in for downloads."""
     return page(Image.new("RGB", (1, 1)), caption_view((1, 1), "", [], [], 0.0))
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """All as `Problem` has it; what is unforeseen is told on standard error only."""
+    """Turn exceptions into responses in the format of `Problem`. Details of unexpected ones go to standard error
+    only."""
 
     def add(kind: type[Exception], to_problem: Callable[[Any], Problem]) -> None:
         async def answer(_: Request, error: Exception) -> Response:
@@ -134,17 +139,17 @@ def _answer_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
 
     async def gone(_: Request, error: Exception) -> Response:
-        return Response(status_code=499)  # nobody reads it
+        return Response(status_code=499)  # the client is gone
 
     add(Problem, lambda error: error)
     add(RequestValidationError, lambda error: wrong_setting(error, list(Settings.model_fields)))
     add(HTTPException, wrong_address)
-    add(Exception, lambda _: Problem(500, "internal", "something went wrong in the server; its log tells what."))
+    add(Exception, lambda _: Problem(500, "internal", "the server failed; its log has the details."))
     app.add_exception_handler(ClientDisconnect, gone)
 
 
 async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:
-    """The result; if the client leaves before it is there, the work is cancelled."""
+    """The result of `work`. If the client disconnects first, `work` is cancelled."""
 
     async def left() -> None:
         while (await request.receive())["type"] != "http.disconnect":

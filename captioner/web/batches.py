@@ -1,5 +1,5 @@
-"""The queue: things that wait together are done together. One worker thread takes what waits, as many of the same kind
-as a batch holds, while more gathers; nothing is held back to fill a batch. What the things are is not known here."""
+"""The queue: waiting items of one kind are processed as a batch. One worker thread takes the waiting items, up to the
+batch size, and never waits for a batch to fill up. Nothing here knows what the items are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Waiting(NamedTuple, Generic[Kind, Item, Result]):
 
 
 class Batches(Generic[Kind, Item, Result]):
-    """`run(kind, items) -> results` in a thread of its own, for items that are handed in one by one."""
+    """Call `run(kind, items) -> results` in a thread, for items that are submitted one by one."""
 
     def __init__(self, run: Callable[[Kind, Sequence[Item]], Sequence[Result]], largest: int):
         self._run = run
@@ -31,7 +31,7 @@ class Batches(Generic[Kind, Item, Result]):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="captioner-batches")
 
     async def submit(self, kind: Kind, item: Item) -> Result:
-        """The item's result, or what `run` raised. Cancelled before its turn, an item is not run."""
+        """The result of the item. Raises what `run` raised. An item that is cancelled before its turn is not run."""
         waiting = _Waiting(kind, item, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._worker is None or self._worker.done():
@@ -55,7 +55,7 @@ class Batches(Generic[Kind, Item, Result]):
                         waiting.future.set_result(result)
 
     def _next(self) -> list[_Waiting[Kind, Item, Result]]:
-        """The one that has waited longest, and others of its kind; the rest keep their order."""
+        """The item that has waited longest and others of its kind. The rest keep their order."""
         there = [waiting for waiting in self._waiting if not waiting.future.done()]
         batch = [waiting for waiting in there if waiting.kind == there[0].kind][: self._largest]
         taken = {id(waiting) for waiting in batch}

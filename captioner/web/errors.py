@@ -1,5 +1,5 @@
-"""The one shape of an error: {"error": {"code": "too_many_bytes", "message": "..."}} and its HTTP status. Which errors
-there are is decided where they happen."""
+"""The format of errors: {"error": {"code": "too_many_bytes", "message": "..."}} with an HTTP status. Each error is
+defined where it occurs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SETTING = "wrong_setting"
 
 
 class Problem(Exception):
-    """What the client is told in place of an answer."""
+    """An error response."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None):
-        """`code` is a word for programs, `message` a sentence for people; `headers` are further ones of the answer."""
+        """`code` is for programs, `message` is a sentence for people; `headers` are added to the response."""
         super().__init__(message)
         self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
 
@@ -27,7 +27,7 @@ class Problem(Exception):
 
 
 def wrong_address(error: HTTPException) -> Problem:
-    """A path that is not there, or a method that it does not answer."""
+    """An unknown path, or a method that the path does not allow."""
     allowed = (error.headers or {}).get("Allow")
     if allowed is None:
         return Problem(error.status_code, "no_such_route", f"{error.detail}: see /docs.")
@@ -35,7 +35,7 @@ def wrong_address(error: HTTPException) -> Problem:
 
 
 def wrong_setting(error: RequestValidationError, known: list[str]) -> Problem:
-    """The first of the settings that FastAPI refused, in words."""
+    """The first setting that FastAPI refused, as a sentence."""
     first: dict[str, Any] = error.errors()[0]
     name = str(first["loc"][-1])
     if first["type"] == "extra_forbidden":

@@ -1,8 +1,8 @@
-"""Who may ask, and the headers of every answer: around the application, so that errors and files have them too.
+"""Allowed clients, and the security headers of every response, errors and files included.
 
 Two attacks reach a server that listens on loopback only, both through the browser of the person who runs it. A foreign
-page can post to it: refused by Origin and Sec-Fetch-Site (programs send neither). And a foreign name can be made to
-point at it, DNS rebinding, which makes the attacker's page "same-origin": refused by Host."""
+page can post to it; Origin and Sec-Fetch-Site reveal that (programs send neither). And an attacker's host name can
+resolve to it (DNS rebinding), so that the attacker's page is same-origin; Host reveals that."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ HEADERS = {
 
 
 class Guard:
-    """An ASGI application around another."""
+    """ASGI middleware that refuses foreign requests and adds the headers."""
 
     def __init__(self, app: ASGIApp, host: str = "127.0.0.1", allowed: Iterable[str] = ()):
-        """`host` is what the server listens on; `allowed` are more names by which it may be called."""
+        """`host` is the address that the server listens on; `allowed` are further host names of it."""
         self.app = app
         self.names = {"localhost", *(_without_port(name) for name in (host, *allowed))}
-        self.any_address = not is_loopback(host)  # an address cannot be rebound, a name can
+        self.any_address = not is_loopback(host)  # a name can be rebound, an address cannot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,7 +55,7 @@ class Guard:
     def _problem(self, method: str, headers: Headers) -> Problem | None:
         host = headers.get("host", "")
         if not self._is_ours(_without_port(host)):
-            message = f"this server is not called {host!r:.80}; if it should be, start it with --allow-host."
+            message = f"{host!r:.80} is not a name of this server; to allow it, start the server with --allow-host."
             return Problem(403, "unknown_host", message)
         if method in ("GET", "HEAD"):
             return None
@@ -63,7 +63,9 @@ class Guard:
         foreign_origin = origin is not None and origin.partition("://")[2].lower() != host.lower()
         if foreign_origin or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return Problem(
-                403, "foreign_origin", "another site's page asked; expected this server's own, or a program."
+                403,
+                "foreign_origin",
+                "the request came from another site's page; expected this server's page, or a program.",
             )
         return None
 

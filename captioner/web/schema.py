@@ -1,5 +1,5 @@
-"""What the API takes and gives, for its OpenAPI description. The answers themselves are made in
-`captioner.visualize.view`, and tested against this."""
+"""The requests and responses of the API, for its OpenAPI description. The responses are made in
+`captioner.visualize.view`, and tested against these models."""
 
 from __future__ import annotations
 
@@ -15,34 +15,36 @@ class Runner(BaseModel):
 
 class Word(BaseModel):
     word: str
-    log_probability: float = Field(description="Natural logarithm, of this word after those before it.")
+    log_probability: float = Field(
+        description="Natural logarithm of the probability of this word, given the words before it."
+    )
     alternatives: list[Runner] = Field([], description="The most probable other words at this step.")
 
 
 class Photo(BaseModel):
-    width: int = Field(description="In pixels, upright: turned as its EXIF data says.")
+    width: int = Field(description="In pixels, after the rotation of the EXIF data.")
     height: int
 
 
 class Attention(BaseModel):
     grid: list[int] = Field(description="Rows, columns.")
-    box: list[float] = Field(description="What the grid covers, in the photo's pixels: left, top, right, bottom.")
-    top: float = Field(description="The weight at the top of the colour scale.")
-    maps: list[list[float]] = Field(
-        description="For each word, what share of the attention each region had, row by row."
+    box: list[float] = Field(
+        description="The part of the photo that the grid covers, in pixels: left, top, right, bottom."
     )
-    entropy: list[float] = Field([], description="Of each map, in nats: 0 looks at one region, log R at all alike.")
-    movement: list[float] = Field([], description="Between successive maps: the share of the attention that moves.")
-    entropy_share: float = Field(0, description="Mean entropy, as a share of log R.")
+    top: float = Field(description="The weight at the top of the colour scale.")
+    maps: list[list[float]] = Field(description="For each word, the attention weight of each region, row by row.")
+    entropy: list[float] = Field([], description="Of each map, in nats: 0 for one region, log R for a uniform map.")
+    movement: list[float] = Field([], description="The share of the attention that moves between successive maps.")
+    entropy_share: float = Field(0, description="Mean entropy divided by log R.")
     mean_movement: float = Field(0, description="Mean of movement.")
-    coverage: float = Field(0, description="What share of the grid the whole caption looked at.")
-    warning: str | None = Field(None, description="A sentence where the maps tell nothing: not to be believed.")
+    coverage: float = Field(0, description="The share of the grid that the whole caption attends to.")
+    warning: str | None = Field(None, description="A sentence if the maps carry no information.")
 
 
 class OneCaption(BaseModel):
     caption: str
-    log_probability: float = Field(description="Of the whole caption, its end included.")
-    finished: bool = Field(description="Whether the model ended it, rather than max_length.")
+    log_probability: float = Field(description="Of the whole caption, including its end.")
+    finished: bool = Field(description="false if the caption was cut at max_length.")
     words: list[Word]
     photo: Photo
     attention: Attention | None = Field(description="null for a model without attention.")
@@ -54,7 +56,7 @@ class CaptionReply(OneCaption):
 
 class Health(BaseModel):
     status: str
-    requests: int = Field(description="Photos that are received, wait or are captioned just now.")
+    requests: int = Field(description="Photos being received, waiting, or being captioned.")
 
 
 class Info(BaseModel):
@@ -62,7 +64,7 @@ class Info(BaseModel):
     version: str
     model: str = Field(description="The checkpoint's name and the SHA-256 of its weights.")
     attention: bool
-    decoding: dict[str, Any] = Field(description="The settings that hold where a request gives none.")
+    decoding: dict[str, Any] = Field(description="The defaults of a request's settings.")
     limits: dict[str, float]
     formats: list[str]
 
@@ -79,20 +81,20 @@ class ErrorReply(BaseModel):
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": description}
     for status, description in {
-        400: "The photo is broken or empty, or the form is.",
-        403: "Asked by another site's page, or under a name that is not this server's.",
-        408: "The photo came too slowly.",
+        400: "The photo or the form is broken or empty.",
+        403: "The request comes from another site's page, or to a host name that is not this server's.",
+        408: "The upload took too long.",
         413: "Too many bytes or pixels.",
-        415: "Not a photo, or of a kind that is not read.",
+        415: "Not a photo, or an unsupported format.",
         422: "A setting is unknown or wrong.",
-        500: "A fault of the server.",
-        503: "Too many photos are waiting; Retry-After tells when to try again.",
+        500: "The server failed.",
+        503: "Too many photos are waiting; see Retry-After.",
     }.items()
 }
 _BYTES = {"type": "string", "format": "binary"}
 PHOTO_BODY: dict[str, Any] = {
     "required": True,
-    "description": "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF; what it is is found from its bytes.",
+    "description": "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF, recognised by its content.",
     "content": {
         "multipart/form-data": {"schema": {"type": "object", "required": ["photo"], "properties": {"photo": _BYTES}}},
         "image/*": {"schema": _BYTES},

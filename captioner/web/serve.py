@@ -1,5 +1,5 @@
-"""The process: a socket, a server on it, an end. The socket is taken before the model is loaded, so that a port in use
-is told at once."""
+"""The process: a socket and a server on it. The socket is opened before the model is loaded, so that a port in use is
+reported at once."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from starlette.types import ASGIApp
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket on which clients may knock from now on; port 0 finds a free one. Raises ValueError."""
+    """A listening socket; port 0 takes a free port. Raises ValueError if the address cannot be used."""
     if not 0 <= port < 2**16:
-        raise ValueError(f"port is {port}; expected 1 to 65535, or 0 for any that is free.")
+        raise ValueError(f"port is {port}; expected 1 to 65535, or 0 for a free port.")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
     except socket.gaierror as error:
         raise ValueError(f"cannot listen on {host} ({error.strerror}). Pass another --host.") from error
     except OSError as error:
-        message = f"cannot listen on {host}, port {port} ({error.strerror}). Pass another --port, or --port 0 for any "
-        raise ValueError(message + "free one.") from error
+        message = f"cannot listen on {host}, port {port} ({error.strerror}). Pass another --port, or --port 0 for a "
+        raise ValueError(message + "free port.") from error
 
 
 def address(listening: socket.socket) -> str:
-    """The URL under which a browser on this machine finds it."""
+    """The URL of the server for a browser on this machine."""
     host, port = listening.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def server(app: ASGIApp) -> uvicorn.Server:
-    """Quiet, without proxies, access logs or web sockets; requests under way have three seconds at its end."""
+    """A uvicorn server without proxies, access log and web sockets. At shutdown, running requests have three
+    seconds."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
@@ -50,7 +51,7 @@ def server(app: ASGIApp) -> uvicorn.Server:
 
 
 def serve(app: ASGIApp, listening: socket.socket, open_browser: bool = False) -> None:
-    """Until Ctrl-C, which comes out as KeyboardInterrupt."""
+    """Serve until Ctrl-C, which raises KeyboardInterrupt."""
     if open_browser:
         threading.Thread(target=webbrowser.open, args=(address(listening),), daemon=True).start()
     server(app).run(sockets=[listening])

@@ -1,5 +1,5 @@
-"""From the bytes of a photo to its caption, for many clients at once and within limits. HTTP is not known here; what a
-client did wrong is raised as a `Problem`."""
+"""From the bytes of a photo to its caption, for many clients and within limits. Nothing here knows HTTP; a client's
+mistake is raised as a `Problem`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Size = tuple[int, int]  # width, height in pixels
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may ask of everybody's machine."""
+    """Limits of requests."""
 
     max_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
     max_requests: int = 16
-    """Requests at once, those that are being read, wait and are answered taken together."""
+    """Requests at a time: being received, waiting, or being captioned."""
     batch_size: int = 16
-    """Photos that the model sees at a time."""
+    """Photos per batch of the model."""
     upload_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -42,8 +42,8 @@ class Limits:
 
 
 class CaptionService:
-    """One model behind a queue. Photos are read by two threads, so that a giant keeps neither the others nor the memory
-    for long; the model runs in a third, on all photos that wait and want the same decoding."""
+    """One model behind a queue. Two threads read photos, so that a huge photo does not block the others and memory
+    stays bounded. A third runs the model on all waiting photos with the same decoding options."""
 
     def __init__(self, captioner: Captioner, limits: Limits):
         self.captioner, self.limits = captioner, limits
@@ -53,9 +53,9 @@ class CaptionService:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place in the queue, from before the photo is received; memory is bounded by it."""
+        """A place in the queue, taken before the photo is received, to bound memory."""
         if self.inside >= self.limits.max_requests:
-            message = f"{self.inside} photos are waiting already, the most that are let in. Try again in a moment."
+            message = f"{self.inside} photos are waiting, which is the limit. Try again in a moment."
             raise Problem(503, "queue_full", message, {"Retry-After": "1"})
         self.inside += 1
         try:
@@ -64,7 +64,7 @@ class CaptionService:
             self.inside -= 1
 
     async def caption(self, photo: bytes, decoding: Decoding) -> dict[str, Any]:
-        """The answer to an image file's bytes, as JSON has it."""
+        """The response to the bytes of an image file, as JSON-ready data."""
         read = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, photo)
         return reply(await self._batches.submit(decoding, read), size=read[1])
 
@@ -75,7 +75,7 @@ class CaptionService:
             return self.captioner.preprocess.read(stream, self.limits.max_pixels)
         except TooManyPixelsError as error:
             most = f"{self.limits.max_pixels / 1e6:g} megapixels"
-            message = f"the photo has more than {most}, the most that are taken here. Scale it down."
+            message = f"the photo has more than {most}, the limit of this server. Scale it down."
             raise Problem(413, "too_many_pixels", message) from error
         except UnknownFormatError as error:
             raise Problem(415, "not_a_photo", str(error)) from error

@@ -1,6 +1,5 @@
-"""The photo's bytes out of a request: raw, or the field `photo` of a multipart form. They are counted as they come and
-stay in memory; Starlette's own form parser would put large ones into temporary files. Whether they are a photo is not
-asked here."""
+"""The photo in a request: the raw body, or the field `photo` of a multipart form. Bytes are counted as they arrive and
+stay in memory; Starlette's form parser would write large ones to temporary files. Nothing here decodes the photo."""
 
 from __future__ import annotations
 
@@ -14,21 +13,21 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from captioner.web.errors import Problem
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # who sends a broken form is told, no one else
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the response reports a broken form; no log line
 
 FIELD = "photo"
-MOST_FIELDS = 20  # each costs time
-FORM_OVERHEAD = 64 * 1024  # bytes that a form may have beside its photo
+MOST_FIELDS = 20  # to bound the time of parsing
+FORM_OVERHEAD = 64 * 1024  # bytes of a form around its photo
 
 
 async def read_photo(
     content_type: str, content_length: str | None, chunks: AsyncIterator[bytes], max_bytes: int, seconds: float
 ) -> bytes:
-    """At most `max_bytes`, whatever the headers say, within `seconds`. Raises `Problem`."""
+    """The photo: at most `max_bytes` bytes, whatever the headers say, within `seconds`. Raises `Problem`."""
     kind, options = parse_options_header(content_type)
     is_form = kind == b"multipart/form-data"
     allowed = max_bytes + FORM_OVERHEAD * is_form
-    message = f"the photo has more than {max_bytes / 1e6:g} MB, the most that is taken here. Save it smaller."
+    message = f"the photo has more than {max_bytes / 1e6:g} MB, the limit of this server. Save it smaller."
     too_large = Problem(413, "too_many_bytes", message)
     if content_length is not None and int(content_length) > allowed:
         raise too_large
@@ -48,7 +47,7 @@ async def read_photo(
 
 
 async def _at_most(limit: int, chunks: AsyncIterator[bytes]) -> bytes | None:
-    """All of it; None as soon as it is more."""
+    """All bytes; None if there are more than `limit`."""
     body = bytearray()
     async for chunk in chunks:
         body += chunk
@@ -58,20 +57,20 @@ async def _at_most(limit: int, chunks: AsyncIterator[bytes]) -> bytes | None:
 
 
 def _field(body: bytes, boundary: bytes) -> bytes:
-    """The one field `photo` of a form."""
+    """The field `photo` of a form."""
     form = _Form()
     try:
         parser = MultipartParser(boundary, form.callbacks())
         parser.write(body)
         parser.finalize()
     except (FormParserError, ValueError) as error:
-        message = f"this is no multipart form ({error}); expected one with a field {FIELD!r}."
+        message = f"the body is not a valid multipart form ({error}); expected a form with a field {FIELD!r}."
         raise Problem(400, "broken_form", message) from error
     found = [value for name, value in form.fields if name == FIELD]
     if len(found) == 1 and form.complete:
         return bytes(found[0])
     if not form.complete:
-        raise Problem(400, "broken_form", "the form ends too early; expected its closing boundary.")
+        raise Problem(400, "broken_form", "the form is cut off; expected its closing boundary.")
     others = ", ".join(repr(name[:40]) for name, _ in form.fields[:10]) or "none"
     raise Problem(
         400, "no_photo", f"the form's fields are: {others}; expected one field {FIELD!r} with the image file."
@@ -79,7 +78,7 @@ def _field(body: bytes, boundary: bytes) -> bytes:
 
 
 class _Form:
-    """What the parser's callbacks have gathered: names of fields, and their bytes."""
+    """The fields of a form, collected by the parser's callbacks."""
 
     def __init__(self) -> None:
         self.fields: list[tuple[str, bytearray]] = []

@@ -1,54 +1,54 @@
-/* The interactive picture of a caption: a photo, the words said of it, and where the model looked for each. The HTML
- * report, notebooks and the web page all show captions with this script and attention.css; it needs nothing else, asks
- * no network, and leaves the rest of the document alone. What it shows is made in Python by captioner.visualize.view.
+/* The interactive view of a caption: a photo, the words of its caption, and where the model looked for each. The HTML
+ * page, notebooks and the web page share this script and attention.css. It needs nothing else, no network, and does not
+ * touch the rest of the document. Python makes its data in captioner.visualize.view.
  *
  * captionerPage.show(container, data, photoUrl, options) -> { select(index | null), destroy() }
  *
- *   container  an element; what it holds is replaced. Call show again (same container) for another caption.
+ *   container  an element, whose content is replaced. Call show again (same container) for another caption.
  *   data       {"caption": "a dog runs", "log_probability": -3.2, "finished": true,
  *               "words": [{"word": "dog", "log_probability": -0.4,
  *                          "alternatives": [{"word": "cat", "log_probability": -1.9}, ...]}, ...],   // may be []
  *               "photo": {"width": 640, "height": 427},            // upright, in pixels of the original
  *               "attention": {"grid": [h, w],                      // rows, columns
- *                             "box": [left, top, right, bottom],   // what the grid covers, in the photo's pixels
+ *                             "box": [left, top, right, bottom],   // the part of the photo under the grid, in pixels
  *                             "top": 0.31,                         // weight at the top of the colour scale
- *                             "maps": [[h * w shares, row by row], ...],   // one a word
+ *                             "maps": [[h * w weights, row by row], ...],  // one per word
  *                             "entropy": [nats, ...], "movement": [shares, one fewer], "entropy_share": 0.8,
  *                             "mean_movement": 0.2, "coverage": 0.7,       // all or none of them
- *                             "warning": null}                     // or a sentence: why not to believe the maps
+ *                             "warning": null}                     // or a sentence: why the maps carry no information
  *                            or null for a model without attention}
- *   photoUrl   of the upright photo at any scale: data:, blob: or same-origin (its pixels are read). A browser turns
- *              a JPEG as its EXIF data says, so the bytes that a person picked may be shown as they are.
+ *   photoUrl   of the upright photo at any scale: data:, blob: or same-origin (its pixels are read). Browsers
+ *              apply a JPEG's EXIF orientation, so the bytes of the file may be shown unchanged.
  *   options    all optional:
  *                opacity   of the maps, 0..1 (1)
- *                selected  index of the word that is chosen at first (null: the bare photo)
- *                reveal    milliseconds a word: words appear one by one with their maps, until a person interferes
+ *                selected  index of the word selected at first (null: the bare photo)
+ *                reveal    milliseconds per word: words appear one by one with their maps, until a person acts
  *                          (0: all at once; also for those who prefer reduced motion)
- *                onSelect  function (index | null), called when another word, or none, is shown
+ *                onSelect  function (index | null), called when another word, or no word, is shown
  *
  *   select     shows the map and the alternatives of a word and tells screen readers; null shows the bare photo.
- *   destroy    empties the container and takes back all listeners; show does it for what it replaces.
+ *   destroy    empties the container and removes all listeners; show calls it for what it replaces.
  *
- * An error in data throws a TypeError before anything is replaced. A photo that does not load leaves words, numbers
- * and a message. Also exported, as in Python: heatMap, level, lightness, overlay, percent, place.
+ * Wrong data throw a TypeError before anything is replaced. If the photo does not load, words, numbers and a message
+ * are shown. Also exported, as in Python: heatMap, level, lightness, overlay, percent, place.
  *
- * Styles: everything lies inside one .captioner element; its custom properties (--ink, --faint, --paper, --rule,
+ * Styles: everything is inside one .captioner element; its custom properties (--ink, --faint, --paper, --rule,
  * --accent in attention.css) follow prefers-color-scheme, and a page may set them. */
 "use strict";
 
 (() => {
-  // From nothing to all, as in heatmap.py: violet, magenta, orange, pale yellow.
+  // As in heatmap.py: violet, magenta, orange, pale yellow.
   const HEAT_COLOURS = [[44, 17, 96], [120, 28, 109], [188, 55, 84], [237, 105, 37], [251, 166, 47], [253, 231, 140]];
   const STEPS = 4095; // levels of the colour scale in the tables below
   const STAGE_PIXELS = [480, 900]; // the longest side of the map over the photo: at least, at most
   const THUMBNAIL_PIXELS = 160;
   const FADE = 220; // milliseconds from one map to the next
-  const DWELL = 60; // milliseconds that a mouse stays on a word before it is shown
-  const OPACITY = 1; // of the maps at first: as in the legend
+  const DWELL = 60; // milliseconds that the mouse rests on a word before its map is shown
+  const OPACITY = 1; // of the maps at first, as in the legend
 
-  // Numbers: heatmap.py, in JavaScript. A test compares the two, pixel by pixel.
+  // Heat maps: heatmap.py in JavaScript. A test compares the two pixel by pixel.
 
-  /** One map (h * w shares) over width * height pixels, zero where the grid does not reach: cubic convolution of roots. */
+  /** One map (h * w weights) over width * height pixels, zero outside the grid: cubic convolution of square roots. */
   function heatMap(weights, [rows, columns], width, height, [left, top, right, bottom]) {
     const across = taps(width, columns, left, right);
     const down = taps(height, rows, top, bottom);
@@ -72,7 +72,7 @@
     return heat;
   }
 
-  /** For the centre of each pixel the four nearest regions and what it takes of them (Keys 1981, a = -1/2). */
+  /** For the centre of each pixel, the four nearest regions and their weights (Keys 1981, a = -1/2). */
   function taps(pixels, regions, start, stop) {
     const weight = new Float32Array(4 * pixels);
     const region = new Int32Array(4 * pixels);
@@ -97,7 +97,7 @@
   /** Weights 0..top as levels 0..1 of the colour scale. */
   const level = (weight, top) => Math.sqrt(Math.min(Math.max(weight / top, 0), 1));
 
-  /** For STEPS + 1 levels: how strongly they cover the photo, and their colour times that. */
+  /** For STEPS + 1 levels: their opacity over the photo, and their colour times the opacity. */
   const STRENGTH = new Float32Array(STEPS + 1);
   const COLOUR = new Float32Array(3 * (STEPS + 1));
   for (let step = 0; step <= STEPS; step++) {
@@ -110,7 +110,7 @@
     }
   }
 
-  /** How light each pixel of RGBA data is, 0..1; a dark photo is lifted. */
+  /** The lightness of each pixel of RGBA data, 0..1; a dark photo is brightened. */
   function lightness(rgba) {
     const grey = new Float32Array(rgba.length / 4);
     for (let i = 0; i < grey.length; i++) {
@@ -124,7 +124,7 @@
     return grey.map((value) => Math.min((value * gain) / 255, 1));
   }
 
-  /** The photo in muted grey, lit by a heat map: RGBA. */
+  /** The photo in muted grey under a heat map: RGBA. */
   function overlay(light, heat, top) {
     const rgba = new Uint8ClampedArray(4 * light.length);
     for (let i = 0; i < light.length; i++) {
@@ -137,11 +137,11 @@
     return rgba;
   }
 
-  /** Where a map looks, in words: "mostly at the centre left"; "widely, most" where no region has six times an even share. */
+  /** The peak of a map in words: "mostly at the centre left"; "widely, most" if it is below six times the uniform weight. */
   function place(weights, [rows, columns], [left, top, right, bottom], photo) {
     let peak = 0;
     weights.forEach((weight, region) => { if (weight > weights[peak]) peak = region; });
-    if (weights[peak] * weights.length < 2) return "everywhere alike";
+    if (weights[peak] * weights.length < 2) return "at the whole photo";
     const x = (left + ((peak % columns + 0.5) / columns) * (right - left)) / photo.width;
     const y = (top + ((Math.floor(peak / columns) + 0.5) / rows) * (bottom - top)) / photo.height;
     if (x < 0 || x > 1 || y < 0 || y > 1) return "mostly beside the photo";
@@ -151,7 +151,7 @@
     return `${how} at the ${names[0] === names[1] ? "centre" : names.join(" ")}`;
   }
 
-  /** A probability as people read it: 63 %, 3.4 %, <0.1 %. */
+  /** A probability in percent: 63 %, 3.4 %, <0.1 %. */
   function percent(share) {
     if (share < 0.0005) return "<0.1\u00a0%";
     return `${share < 0.0995 ? (100 * share).toFixed(1) : Math.round(100 * share)}\u00a0%`;
@@ -159,17 +159,17 @@
 
   const probability = (entry) => Math.exp(Math.min(entry.log_probability, 0));
 
-  /** How sharp a word's map is, and how much of it is new; of index null, how the whole caption looked. */
+  /** The statistics of a word's map; for index null, of the whole caption. */
   function figures(attention, index, words) {
     if (!attention?.entropy?.length) return "";
     const { entropy, movement, grid, entropy_share: evenness, mean_movement: moved, coverage } = attention;
     if (index === null) {
-      return `The whole caption: entropy ${percent(evenness)} of an even look, ${percent(moved)} of the attention moves from `
-        + `word to word, ${percent(coverage)} of the grid is covered.`;
+      return `Whole caption: entropy ${percent(evenness)} of the maximum, ${percent(moved)} of the attention moves per word, `
+        + `coverage ${percent(coverage)} of the grid.`;
     }
     const even = percent(entropy[index] / (Math.log(grid[0] * grid[1]) || 1));
     const since = index ? `, ${percent(movement[index - 1])} moved since “${words[index - 1].word}”` : "";
-    return `entropy ${even} of an even look${since}`;
+    return `entropy ${even} of the maximum${since}`;
   }
 
   // Elements
@@ -206,7 +206,7 @@
     };
   }
 
-  /** The colour scale as it looks over grey, with its numbers. */
+  /** The colour scale over grey, with its numbers. */
   function legend(top) {
     const canvas = canvasOf("canvas.ramp", 256, 1);
     const light = new Float32Array(256).fill(120 / 255);
@@ -219,32 +219,32 @@
 
   function check(container, data, photoUrl) {
     const maps = data?.attention?.maps;
-    if (!(container instanceof Element)) throw new TypeError("captionerPage.show: container is no element.");
-    if (!Array.isArray(data?.words) || !data.photo) throw new TypeError("captionerPage.show: data is no caption.");
-    if (typeof photoUrl !== "string") throw new TypeError("captionerPage.show: photoUrl is no string.");
+    if (!(container instanceof Element)) throw new TypeError("captionerPage.show: container is not an element.");
+    if (!Array.isArray(data?.words) || !data.photo) throw new TypeError("captionerPage.show: data is not a caption.");
+    if (typeof photoUrl !== "string") throw new TypeError("captionerPage.show: photoUrl is not a string.");
     if (maps && maps.length !== data.words.length) {
       throw new TypeError(`captionerPage.show: ${maps.length} maps for ${data.words.length} words.`);
     }
   }
 
-  /** The words, each a button with its probability, that says where it looks to those who do not see. */
+  /** The words as buttons with their probabilities; screen readers also hear where each word looks. */
   function wordButtons(words, where) {
     return words.map((entry, i) => {
       const share = percent(probability(entry));
       return make("button.word", {
         type: "button",
-        tabIndex: i ? -1 : 0, // one stop for the tabulator; arrow keys move inside
+        tabIndex: i ? -1 : 0, // one stop of the Tab key; arrow keys move inside
         "aria-pressed": "false",
         "aria-label": [entry.word, share, where[i] && `looks ${where[i]}`].filter(Boolean).join(", "),
       }, make("span.text", { textContent: entry.word }), make("span.share", { textContent: share, title: "probability" }));
     });
   }
 
-  /** What is told of one step beside the photo and on it. write(index) turns to a word, write(null) to none. */
+  /** The texts about one word, beside the photo and on it. write(index) shows a word, write(null) none. */
   function stepView(words, where, attention) {
     const element = make(words.some((entry) => entry.alternatives?.length) ? "div.step.long" : "div.step");
     const badge = make("figcaption.badge", { "aria-hidden": "true" });
-    const map = attention ? "The model looks before it chooses: this map is the step's, whatever the word." : "";
+    const map = attention ? "Attention comes before the choice of the word, so the map is the same for all words of this step." : "";
 
     function writeBadge(word, share) {
       badge.hidden = word === null;
@@ -253,8 +253,8 @@
 
     function write(index) {
       if (index === null) {
-        const seen = attention ? "see where the model looked for it, and" : "see";
-        const hint = `Hover or tap a word, or use the arrow keys, to ${seen} what else it thought of.`;
+        const seen = attention ? "see where the model looked for it and" : "see";
+        const hint = `Hover over or tap a word, or use the arrow keys, to ${seen} its alternatives.`;
         writeBadge(null);
         element.replaceChildren(make("p.hint", { textContent: hint }),
           make("p.figures", { textContent: figures(attention, null) }));
@@ -272,11 +272,11 @@
         writeBadge(on ? `${other.word}?` : word, on ? theirs : share);
         note.textContent = on ? `“${other.word}” had ${theirs} at this step. ${map}` : map;
       }));
-      element.append(make("p.label", { textContent: "instead it might have said" }),
+      element.append(make("p.label", { textContent: "alternatives" }),
         make("ol.others", { role: "list", "aria-label": "Other words at this step" }, ...rows), note);
     }
 
-    /** A word that was not chosen; preview(on, share) is called as it is hovered or focused, and no more. */
+    /** A word that was not chosen; preview(on, share) is called when it is hovered or focused, and when that ends. */
     function otherRow(other, preview) {
       const share = percent(probability(other));
       const bar = make("span.bar");
@@ -295,13 +295,13 @@
     return { element, badge, write };
   }
 
-  /** The canvas over the photo. turnTo(index) fades to the map of a word, turnTo(null) to the bare photo. */
+  /** The canvas over the photo. turnTo(index) fades to the map of a word, turnTo(null) shows the bare photo. */
   function mapView(photo, attention, opacity, calm) {
     const longest = Math.max(photo.width, photo.height);
     const scale = Math.min(Math.max(longest, STAGE_PIXELS[0]), STAGE_PIXELS[1]) / longest;
     const canvas = canvasOf("canvas.map", photo.width * scale, photo.height * scale);
     let index = null;
-    let paint = null; // once the photo is there
+    let paint = null; // set once the photo has loaded
     let painted = null; // the weights that the canvas shows, to fade from
     let frame = 0;
     canvas.style.opacity = 0;
@@ -338,7 +338,7 @@
     return make("div.thumbnail", {}, canvas, make("span", { textContent: word }));
   }
 
-  const showing = new WeakMap(); // container -> the handle of what stands in it
+  const showing = new WeakMap(); // container -> the handle of its content
 
   function show(container, data, photoUrl, options = {}) {
     check(container, data, photoUrl);
@@ -349,44 +349,44 @@
     const listeners = new AbortController();
     const listen = (element, type, act) => element.addEventListener(type, act, { signal: listeners.signal });
     let shown = null; // the word whose map is on the photo
-    let pinned = null; // the word that was tapped or focused: it comes back after others were hovered
+    let pinned = null; // the word that was tapped or focused; shown again after others were hovered
     let revealing = 0; // a timer
 
     const where = words.map((_, i) => attention && place(attention.maps[i], attention.grid, attention.box, photo));
     const buttons = wordButtons(words, where);
-    const list = make("ol.words", { role: "list", "aria-label": "Words; left and right arrows go to the next" },
+    const list = make("ol.words", { role: "list", "aria-label": "Words; left and right arrow keys move between them" },
       ...buttons.map((button) => make("li", {}, button)));
-    if (!data.finished) list.append(make("li.unfinished", { textContent: "…", title: "cut at the longest length" }));
+    if (!data.finished) list.append(make("li.unfinished", { textContent: "…", title: "cut at the maximum length" }));
     const step = stepView(words, where, attention);
     const map = attention && mapView(photo, attention, opacity, calm);
     const image = make("img", { alt: `The photo: ${data.caption}` });
     const stage = make("figure.stage", {}, image, ...(map ? [map.canvas] : []));
-    if (photo.width < 4 * photo.height) stage.append(step.badge); // on a panorama it would hide the photo
+    if (photo.width < 4 * photo.height) stage.append(step.badge); // it would hide a panorama
     const side = make("div.side", {}, step.element);
-    const strip = make("div.strip", { "aria-hidden": "true" }); // for pointers; words say the same to all others
+    const strip = make("div.strip", { "aria-hidden": "true" }); // for pointers; the words have the same content
     const status = make("p.status", { role: "status" });
     const root = make("section.captioner", { "aria-label": `Caption: ${data.caption}` },
       list, make("div.body", {}, stage, side), strip, status);
     root.style.setProperty("--shape", photo.width / photo.height);
-    root.style.setProperty("--widest", `${Math.max(2 * photo.width, 360)}px`); // tiny photos are not blown up much
+    root.style.setProperty("--widest", `${Math.max(2 * photo.width, 360)}px`); // tiny photos are not enlarged much
 
-    if (attention?.warning) side.prepend(make("p.warning", { textContent: `Do not believe these maps: ${attention.warning}` }));
+    if (attention?.warning) side.prepend(make("p.warning", { textContent: `Warning: ${attention.warning}` }));
     if (map) {
       const slider = make("input", { type: "range", min: 0, max: 100, value: Math.round(100 * opacity) });
       listen(slider, "input", () => map.setOpacity(slider.value / 100));
       side.append(legend(attention.top), make("label.slider", {}, make("span", { textContent: "opacity" }), slider));
     } else if (words.length) {
-      const why = "This model has no attention: it sees the photo once, as a whole, so no word has a map.";
+      const why = "This model has no attention, so there are no maps.";
       side.append(make("p.note", { textContent: why }));
     }
 
-    /** Tell screen readers, which notice a change. */
+    /** Announce a text to screen readers, which need a change. */
     function say(text) {
       status.textContent = "";
       setTimeout(() => { status.textContent = text; }, 50);
     }
 
-    /** Where the strip is one row: bring a thumbnail to its middle, but not under a pointer that hovers over it. */
+    /** If the strip scrolls: bring a thumbnail to its middle, unless the pointer is over the strip. */
     function scrollStrip(thumbnail) {
       if (!thumbnail || strip.scrollWidth <= strip.clientWidth || strip.matches(":hover")) return;
       const left = thumbnail.offsetLeft - (strip.clientWidth - thumbnail.clientWidth) / 2;
@@ -417,10 +417,10 @@
       say(index === null ? data.caption : buttons[index].getAttribute("aria-label"));
     }
 
-    /** A hovered word stays until another is hovered; one that is tapped stays for good, until it is tapped again. */
+    /** A hovered word stays until another is hovered; a tapped word stays until it is tapped again. */
     function follow(element, i) {
-      let again = false; // was it pinned before this tap?
-      let dwell = 0; // a pointer on its way to something else passes over words
+      let again = false; // whether it was pinned before this tap
+      let dwell = 0; // a timer: a pointer that only passes over a word does not select it
       listen(element, "pointerenter", (event) => {
         if (event.pointerType === "mouse") dwell = setTimeout(() => { stopReveal(); turnTo(i); }, DWELL);
       });
@@ -435,7 +435,7 @@
       listen(element, "click", () => { stopReveal(); pin(again ? null : i); again = false; });
     }
 
-    /** From word to word. Where nothing has the focus yet, left and right work, too; the others scroll the page. */
+    /** Move between words by key. Without a focus only left and right do; the other keys scroll the page. */
     function moveFocus(event) {
       const free = event.target === document.body && words.length > 0;
       const [at, last] = [free ? shown ?? -1 : buttons.indexOf(event.target), words.length - 1];

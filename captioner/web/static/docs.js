@@ -1,4 +1,4 @@
-/* The API in words, from the server's own openapi.json, without any foreign script. */
+/* The API documentation, from the server's openapi.json, without third-party scripts. */
 
 const element = (id) => document.getElementById(id);
 
@@ -34,14 +34,14 @@ function describe(path, method, route, all) {
   section.className = "route";
   if (route.description) section.append(make("p", route.description));
   if (route.requestBody) {
-    section.append(make("h3", "Body"), make("p", route.requestBody.description), table(["type", "what"],
+    section.append(make("h3", "Body"), make("p", route.requestBody.description), table(["type", "description"],
       Object.entries(route.requestBody.content).map(([type, { schema }]) => [
         make("code", type),
         schema.properties ? `field ${Object.keys(schema.properties).join(", ")}: the image file` : "the image file itself",
       ])));
   }
   if (route.parameters) {
-    section.append(make("h3", "Query parameters"), table(["name", "value", "what"], route.parameters.map(
+    section.append(make("h3", "Query parameters"), table(["name", "value", "description"], route.parameters.map(
       (each) => [make("code", each.name), words(each.schema, all), each.description ?? each.schema.description ?? ""],
     )));
   }
@@ -49,7 +49,7 @@ function describe(path, method, route, all) {
     const schema = content?.["application/json"]?.schema;
     return [make("code", status), schema ? words(schema, all) : "", description];
   });
-  section.append(make("h3", "Answers"), table(["status", "JSON", "when"], answers));
+  section.append(make("h3", "Responses"), table(["status", "JSON", "when"], answers));
   return section;
 }
 
@@ -57,7 +57,7 @@ function describeObject(name, schema, all) {
   const rows = Object.entries(schema.properties).map(
     ([field, each]) => [make("code", field), words(each, all), each.description ?? ""],
   );
-  const section = make("section", "", make("h2", `Object ${name}`), table(["field", "value", "what"], rows));
+  const section = make("section", "", make("h2", `Object ${name}`), table(["field", "value", "description"], rows));
   section.className = "route";
   return section;
 }

@@ -1,6 +1,6 @@
-/* What one takes home: the caption as JSON, and as a page that shows itself. The picture is drawn in picture.js. */
+/* Downloads: the caption as JSON, and as a self-contained HTML page. The picture is drawn in picture.js. */
 
-/** Hands the bytes to the browser as a file. */
+/** Downloads the bytes as a file. */
 export function save(blob, name) {
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
   link.click();
@@ -9,7 +9,7 @@ export function save(blob, name) {
 
 export const toJson = (data) => new Blob([`${JSON.stringify(data)}\n`], { type: "application/json" });
 
-/** The HTML page of captioner attend: the server's has no caption in it, and this one comes into its places. */
+/** The HTML page of captioner attend: the server's empty page, with this caption filled in. */
 export async function toHtml(data, photoUrl) {
   const response = await fetch("/static/report.html");
   if (!response.ok) throw new Error(`the server answered ${response.status}`);

@@ -1,9 +1,8 @@
-/* Where photos come from: picked, dropped, pasted, or taken with the camera; and how one is shown. What is done with it is
- * in web.js. */
+/* The sources of photos: picked, dropped, pasted, or taken with the camera; and how a photo is displayed. */
 
 import { withoutOrientation } from "./webp.js";
 
-const DISPLAY_PIXELS = 1600; // the longest side that is shown; what is sent are the file's own bytes
+const DISPLAY_PIXELS = 1600; // the longest side on the screen; the file is sent unchanged
 
 const TURNS = { // EXIF orientation -> the canvas transform of a photo that is W x H when it is upright
   1: () => [1, 0, 0, 1, 0, 0], 2: (W) => [-1, 0, 0, 1, W, 0], 3: (W, H) => [-1, 0, 0, -1, W, H], 4: (W, H) => [1, 0, 0, -1, 0, H],
@@ -12,7 +11,7 @@ const TURNS = { // EXIF orientation -> the canvas transform of a photo that is W
 
 const element = (id) => document.getElementById(id);
 
-/** Calls give(file) for each photo that a person hands in, and fail(text) where that goes wrong. */
+/** Calls give(file) for each photo, and fail(text) for each error. */
 export function watch(give, fail) {
   for (const [button, input] of [["pick", "file"], ["take", "capture"]]) {
     element(button).addEventListener("click", () => element(input).click());
@@ -49,25 +48,25 @@ function watchDrops(give, fail) {
     over(-inside);
     const [file] = event.dataTransfer.files;
     if (file) give(file);
-    else fail("That was no file. Drop the file of a photo.");
+    else fail("That was not a file. Drop the file of a photo.");
   });
 }
 
-/** On phones the camera's own program; elsewhere a viewfinder in the page. */
+/** On phones the camera app; elsewhere a viewfinder in the page. */
 function watchCamera(give, fail) {
   const phone = matchMedia("(pointer: coarse)").matches;
   element("take").hidden = !phone;
   element("camera").hidden = phone || !navigator.mediaDevices?.getUserMedia;
   const [viewfinder, video] = [element("viewfinder"), element("video")];
   element("camera").addEventListener("click", async () => {
-    element("camera").disabled = true; // it is asked for once
+    element("camera").disabled = true; // ask once
     try {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1920 } } });
       viewfinder.showModal();
     } catch (error) {
       fail(error.name === "NotAllowedError"
-        ? "The camera may not be used. Allow it in the browser's settings of this page."
-        : "No camera was found, or another program uses it.");
+        ? "The camera is blocked. Allow it in the browser's settings for this page."
+        : "No camera was found, or another program is using it.");
     } finally {
       element("camera").disabled = false;
     }
@@ -78,15 +77,15 @@ function watchCamera(give, fail) {
     video.srcObject = null;
   });
   element("shoot").addEventListener("click", async () => {
-    if (!video.videoWidth) return; // not yet there
+    if (!video.videoWidth) return; // not ready
     const blob = await encoded(canvasOf(video, video.videoWidth, video.videoHeight));
     viewfinder.close();
     give(new File([blob], "camera.jpg", { type: blob.type }));
   });
 }
 
-/** The URL of the photo as it is shown: upright, at most 1600 pixels a side, over white, the first frame of an animation.
- * Where the browser cannot decode it (a TIFF, say), that of the file as it is. Whoever asks must revoke it. */
+/** A URL of the photo for display: upright, at most 1600 pixels per side, over white, the first frame of an animation. If
+ * the browser cannot decode the file (such as a TIFF), a URL of the file itself. The caller must revoke it. */
 export async function displayUrl(file) {
   try {
     const [stored, orientation] = await withoutOrientation(file);

@@ -1,6 +1,6 @@
-/* The picture that one takes home: as of captioner attend, drawn in the browser. */
+/* The PNG for download, like that of captioner attend, drawn in the browser. */
 
-const WIDTH = 1600; // in pixels, like all that follows
+const WIDTH = 1600; // in pixels, like all lengths below
 const MARGIN = 40;
 const GAP = 20;
 const LABEL = 58; // below a panel, for its word
@@ -34,7 +34,7 @@ export async function toPng(data, photoUrl) {
   return new Promise((resolve) => { canvas.toBlob(resolve, "image/png"); });
 }
 
-/** Where things stand: the canvas, the size of a panel, the lines of the caption and where they end, the panels' corners. */
+/** The layout: the canvas, the size of a panel, the lines of the caption, their end, and the panels' corners. */
 function layout({ caption, words, photo }) {
   const shape = photo.height / photo.width;
   const columns = shape > 1.1 ? 7 : shape > 0.6 ? 5 : 4;
@@ -56,7 +56,7 @@ function layout({ caption, words, photo }) {
   return { panel, down, head, lines, canvas, corner };
 }
 
-/** A picture as large as it fits a place, in its top left corner; how wide it is there. */
+/** Draws a picture as large as fits a place, in its top left corner; returns its width. */
 function place(page, picture, x, y, width, height) {
   const scale = Math.min(width / picture.width, height / picture.height);
   page.drawImage(picture, x, y, picture.width * scale, picture.height * scale);
@@ -79,7 +79,7 @@ function painter(image, { photo, attention }, width) {
   };
 }
 
-/** The colour scale as it looks over grey, with its numbers. */
+/** The colour scale over grey, with its numbers. */
 function legend(page, top, x, y, width) {
   const light = new Float32Array(256).fill(120 / 255);
   const ramp = light.map((_, i) => (i / 255) ** 2 * top); // even in levels

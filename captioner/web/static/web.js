@@ -1,17 +1,17 @@
-/* The page at work: a photo is sent with the settings of the form, its caption is shown with attention.js. Where photos come
- * from is in photo.js, what can be downloaded in download.js and picture.js. */
+/* The page: it sends a photo with the settings of the form, and shows the caption with attention.js. The sources of photos
+ * are in photo.js, the downloads in download.js and picture.js. */
 
 import { save, toHtml, toJson } from "./download.js";
 import { displayUrl, watch } from "./photo.js";
 import { toPng } from "./picture.js";
 
-const WORD = 380; // milliseconds in which a word appears
+const WORD = 380; // milliseconds per word
 const SETTLE = 250; // milliseconds after the last change of a setting
-const TRIES = 5; // when the queue is full
+const TRIES = 5; // requests, while the queue is full
 const HINTS = {
   greedy: "Takes the most probable word at each step.",
-  beam: "Keeps the best few sentences as it goes, and takes the most probable of them in the end.",
-  sample: "Draws each word by chance. The same seed draws the same caption.",
+  beam: "Keeps the most probable partial sentences at each step, and takes the best one in the end.",
+  sample: "Draws each word at random. The same seed gives the same caption.",
 };
 
 const element = (id) => document.getElementById(id);
@@ -24,7 +24,7 @@ let shown = 0; // which of them
 let view = null; // what attention.js shows of it
 let request = new AbortController();
 
-/** Something went wrong, told to people; again tells whether the same may work later. */
+/** An error with a message for people; again says whether a retry may succeed. */
 class Failure extends Error {
   constructor(text, again = false) {
     super(text);
@@ -73,7 +73,7 @@ function showSettings() {
   element("method-hint").textContent = HINTS[method];
 }
 
-/** The server's answer; waits and asks again while its queue is full. */
+/** The server's response; retries while its queue is full. */
 async function ask(photo, signal) {
   for (let trial = 1; ; trial++) {
     const response = await send(photo, signal);
@@ -83,7 +83,7 @@ async function ask(photo, signal) {
     const text = answer?.error?.message ?? `The server answered with status ${response.status}.`;
     if (response.status !== 503 || trial === TRIES) throw new Failure(text, response.status >= 500);
     const seconds = Number(response.headers.get("Retry-After")) || 1;
-    element("progress").textContent = `Many photos are waiting; asking again in ${seconds} s …`;
+    element("progress").textContent = `Many photos are waiting; trying again in ${seconds} s …`;
     await new Promise((resolve) => { setTimeout(resolve, 1000 * seconds); });
     signal.throwIfAborted();
   }
@@ -107,7 +107,7 @@ async function caption() {
   const { signal } = request;
   complain("");
   mood("busy");
-  element("progress").textContent = "Looking …";
+  element("progress").textContent = "Captioning …";
   try {
     const { other_captions: others = [], ...best } = await ask(current.bytes, signal);
     captions = [best, ...others];
@@ -118,7 +118,7 @@ async function caption() {
   } catch (error) {
     if (error.name === "AbortError") return;
     forget();
-    complain(error instanceof Failure ? error.message : `The page has a fault: ${error.message}.`, error.again);
+    complain(error instanceof Failure ? error.message : `The page failed: ${error.message}.`, error.again);
   }
 }
 
@@ -130,7 +130,7 @@ function forget() {
   mood("");
 }
 
-/** The n best captions, to choose from; one alone needs no list. */
+/** The list of captions; a single one needs no list. */
 function list() {
   element("captions").hidden = element("ranking").hidden = captions.length < 2;
   element("captions").replaceChildren(...captions.map((each, i) => {
@@ -165,7 +165,7 @@ async function take(file) {
   current = null;
   const problem = !file.size ? "The file is empty. Pick another photo."
     : file.size > limits.max_bytes
-      ? `The photo has more than ${limits.max_bytes / 1e6} MB, the most that is taken here. Save it smaller.`
+      ? `The photo has more than ${limits.max_bytes / 1e6} MB, the limit of this server. Save it smaller.`
       : "";
   if (problem) {
     complain(problem);
@@ -193,7 +193,7 @@ function downloads() {
     try {
       save(await make(), `${stem()}.caption.${ending}`);
     } catch (error) {
-      complain(`That could not be downloaded (${error.message}).`);
+      complain(`The download failed (${error.message}).`);
     }
   });
   const everything = () => ({ ...captions[0], ...(captions.length > 1 && { other_captions: captions.slice(1) }) });
@@ -208,7 +208,7 @@ async function introduce() {
     ({ limits } = info);
     if (info.decoding.method === "beam") settings.elements.beam_size.value = info.decoding.beam_size;
     element("model").textContent = `captioner ${info.version}, model ${info.model.replace(/(SHA-256 .{12}).*/, "$1…")}`;
-    element("limits").textContent = "It is captioned on the computer that runs this page, and not kept. "
+    element("limits").textContent = "Photos are captioned on the computer that runs this page, and are not stored. "
       + `Up to ${limits.max_bytes / 1e6} MB and ${limits.max_pixels / 1e6} megapixels.`;
   } catch {
     complain("The server does not answer. Is captioner web still running?");

@@ -1,5 +1,5 @@
-/* WebP photos that were stored turned. Browsers do not agree whether to follow their EXIF orientation, as all do for JPEG; so
- * it is taken out here, and photo.js turns them itself, as the server does. */
+/* WebP photos with an EXIF orientation. Browsers disagree on whether to apply it, unlike for JPEG. So it is removed here, and
+ * photo.js rotates the photo as the server does. */
 
 const ORIENTATION = 0x0112; // the number of its EXIF tag
 
@@ -16,12 +16,12 @@ export async function withoutOrientation(file) {
       at += 8 + size + (size % 2);
     }
   } catch (error) {
-    if (!(error instanceof RangeError)) throw error; // EXIF data that are cut or damaged tell nothing
+    if (!(error instanceof RangeError)) throw error; // cut or damaged EXIF data are ignored
   }
   return [file, 1];
 }
 
-/** The same from where the EXIF data start (a TIFF header); nothing if they tell of no turn. */
+/** The same, given where the EXIF data start (a TIFF header); null if they have no rotation. */
 function untagged(bytes, view, start) {
   const little = view.getUint16(start) === 0x4949; // "II"
   const first = start + view.getUint32(start + 4, little);
