@@ -19,7 +19,7 @@ from captioner.backends.choose import Backend, choose_backend
 from captioner.backends.onnx_backend import OnnxBackend, load_runtime
 from captioner.checkpoint.manifest import AGAIN, CONFIG, CheckpointError, find_checkpoint, read_config
 from captioner.config import ModelConfig
-from captioner.decoding import Decoding, Hypothesis, force, search
+from captioner.decoding import ALTERNATIVES, Decoding, Hypothesis, force, search
 from captioner.extras import name_missing_extras
 from captioner.images import ImageError, Preprocess, Source, open_image
 from captioner.metrics.attention import AttentionStatistics, attention_statistics
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from captioner.model import CaptionModel
 
 SHIPPED = "flickr8k-mobilenet_v2"
-ALTERNATIVES = 4  # other words that are told at each step, where captions are for people to look at
 WORKERS = 1 + min(os.cpu_count() or 1, 7)  # batches under way at once: one may wait for its photos
 
 
@@ -204,8 +203,7 @@ class Captioner:
         Of the model's own, `alternatives` is at least 4, so that a caption can show what else it might have said.
         Raises `ImageError` for the first photo that cannot be read.
         """
-        own = replace(self.decoding, alternatives=max(self.decoding.alternatives, ALTERNATIVES))
-        settings = replace(decoding or own, **changes)
+        settings = (decoding or self.decoding.for_display()).override(**changes)
         if isinstance(photos, list | tuple):
             return self._caption_all(photos, settings)
         return self._caption_all([cast("Source", photos)], settings)[0]

@@ -1,126 +1,99 @@
-"""Search: from a model's step function to captions, greedy, by beam or sampled, for many photos at once; and
-forced decoding, where the captions are given.
+"""Search: from a model's step function to captions, by beam search, greedily or by sampling, for many photos at once.
+And forced decoding, where the captions are given and the model scores them.
 
-The search knows no model. A backend gives it a `Step`, which moves every hypothesis on by one word and
-answers with a few candidates for each, chosen where the logits are; the search decides which live on.
-`choose_words` makes that choice on NumPy, for backends whose logits are there. Words are ids: text, tensors
-and photos are not here.
+The search knows no model. A backend gives it a `Step` (see step.py): a function that is called with the last word of
+every hypothesis, runs the model once, and proposes a few next words for each, with their log-probabilities. Words are
+ids; text, tensors and photos are not here.
+
+Shapes: B photos under search, K hypotheses per photo (the beam, or the samples), N = B·K rows of a step, P words
+proposed per row, V vocabulary, R image regions, T words of a caption, A alternatives.
 """
 
 from __future__ import annotations
 
 import math
-import sys
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from captioner.step import Choices, Choose, Step, take
 from captioner.vocabulary import BOS, EOS, PAD, UNK
+
+ALTERNATIVES = 4  # per word, where captions are shown to people
+SAMPLING = ("temperature", "top_k", "top_p")  # settings that beam search has no use for
+BOUNDS = {"ge": (operator.ge, "at least"), "gt": (operator.gt, "above"), "le": (operator.le, "at most")}
+
+
+def _setting(default: Any, help: str, **bounds: float) -> Any:
+    return field(default=default, metadata={"help": help, "bounds": bounds})
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How captions are searched for."""
+    """How captions are found. The command line and the web service take the same settings, made from these fields."""
 
-    method: Literal["beam", "sample"] = "beam"
-    """beam looks for the most probable caption (greedily with a beam size of 1); sample draws at random."""
-    beam_size: int = 3
-    """Beam: hypotheses a photo that are kept at each step."""
-    max_length: int = 20
-    """Longest caption, in words."""
-    length_penalty: float = 0.7
-    """Captions rank by log-probability / length ** this, the end token counted; more favours longer ones."""
-    no_repeat_ngram: int = 0
-    """No sequence of so many words comes twice in a caption; 0 allows it."""
-    temperature: float = 1.0
-    """Sample: below 1 keeps closer to the probable words, above 1 strays further."""
-    top_k: int = 0
-    """Sample: draw from the so many most probable words only; 0 for all."""
-    top_p: float = 1.0
-    """Sample: draw from the fewest most probable words that together have this share of the probability."""
-    seed: int = 0
-    """Sample: a seed gives a photo the same captions, whatever other photos are captioned with it."""
-    num_captions: int = 1
-    """Captions a photo, best first."""
-    alternatives: int = 0
-    """Tell so many other probable words at each word."""
+    method: Literal["beam", "sample"] = _setting("beam", "Search for the most probable caption, or draw at random.")
+    beam_size: int = _setting(3, "Beam search: hypotheses kept per photo; 1 is greedy.", ge=1)
+    max_length: int = _setting(20, "Longest caption, in words.", ge=1)
+    length_penalty: float = _setting(
+        0.7, "Captions are ranked by log-probability / length ** this; higher favours longer ones.", ge=0, le=10
+    )
+    no_repeat_ngram: int = _setting(0, "No sequence of this many words occurs twice in a caption; 0: off.", ge=0)
+    temperature: float = _setting(1.0, "Sampling: below 1 favours probable words, above 1 rare ones.", gt=0, le=100)
+    top_k: int = _setting(0, "Sampling: draw from the k most probable words only; 0: from all.", ge=0)
+    top_p: float = _setting(
+        1.0, "Sampling: draw from the fewest words whose probabilities sum to p; 1: from all.", gt=0, le=1
+    )
+    seed: int = _setting(0, "Sampling: a photo gets the same captions from the same seed, in any batch.", ge=0)
+    num_captions: int = _setting(
+        1, "Captions per photo, best first. More than beam_size widen the beam, which can change the best.", ge=1
+    )
+    alternatives: int = _setting(0, "Other probable words to report for each word.", ge=0)
 
     def __post_init__(self) -> None:
-        def check(name: str, good: bool, expected: str) -> None:
-            if not good:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}.")
-
-        for name in ("beam_size", "max_length", "num_captions"):
-            check(name, getattr(self, name) >= 1, "1 or more")
-        for name in ("no_repeat_ngram", "top_k", "seed", "alternatives"):
-            check(name, getattr(self, name) >= 0, "0 or more")
-        check("method", self.method in ("beam", "sample"), "'beam' (greedy: with beam_size=1) or 'sample'")
-        check("length_penalty", 0 <= self.length_penalty < math.inf, "0 (no normalisation) or more")
-        check("temperature", 0 < self.temperature < math.inf, "above 0 (greedy: method='beam', beam_size=1)")
-        check("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (all words)")
-        if self.method == "beam":
-            fits = f"at most beam_size ({self.beam_size}): widen the beam, or pass method='sample'"
-            check("num_captions", self.num_captions <= self.beam_size, fits)
-            for name, unused in ("temperature", 1), ("top_k", 0), ("top_p", 1):
-                check(name, getattr(self, name) == unused, f"{unused} with method='beam', or method='sample'")
+        for each in fields(self):
+            value, bounds = getattr(self, each.name), each.metadata["bounds"]
+            if not all(BOUNDS[bound][0](value, limit) for bound, limit in bounds.items()):
+                expected = " and ".join(f"{BOUNDS[bound][1]} {limit}" for bound, limit in bounds.items())
+                raise ValueError(f"{each.name} is {value!r}; expected {expected}.")
+        if self.method not in ("beam", "sample"):
+            raise ValueError(f"method is {self.method!r}; expected 'beam' (greedy: with beam_size 1) or 'sample'.")
+        for name in SAMPLING if self.method == "beam" else ():
+            if getattr(self, name) != getattr(Decoding, name):
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value!r}, but only sampling uses it. Set method to 'sample', too.")
 
     @property
     def rows(self) -> int:
-        """K: rows that a photo has after the first step."""
-        return self.beam_size if self.method == "beam" else self.num_captions
+        """K: hypotheses per photo after the first step."""
+        return self.num_captions if self.method == "sample" else max(self.beam_size, self.num_captions)
 
+    def override(self, **given: Any) -> Decoding:
+        """These settings, with the given ones in their place; None stands for a setting that is not given. If the
+        method changes, settings that only sampling uses return to their defaults unless they are given."""
+        given = {name: value for name, value in given.items() if value is not None}
+        if given.get("method", self.method) != self.method:
+            given = {name: getattr(Decoding, name) for name in SAMPLING} | given
+        return replace(self, **given)
 
-@dataclass(frozen=True)
-class Choose:
-    """What a step shall choose for each of its N rows: the `count` most probable words (all, if V is smaller)
-    or, given uniforms (N, S) in [0, 1), S samples: each is the first word, from the most probable down, with
-    which the sum of the probabilities that temperature, top_k, top_p leave of 1 exceeds its uniform."""
-
-    count: int
-    uniforms: np.ndarray | None = None
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    suppressed: Sequence[int] = ()  # words that no row may choose
-    banned: np.ndarray | None = None  # (N, any) words that this row may not choose, filled up with PAD
-    alternatives: int = 0  # report so many of the most probable words, too
-
-
-class Choices(NamedTuple):
-    """What a step answers, on NumPy; C is `count`, or S. Log-probabilities are natural and the model's own,
-    over the whole vocabulary, whatever temperature and truncation; -inf for a word that may not be chosen.
-    The search keeps these arrays: the next step must not overwrite them."""
-
-    words: np.ndarray  # (N, C), the most probable first unless sampled
-    log_probabilities: np.ndarray  # (N, C)
-    attention: np.ndarray | None = None  # (N, R): where the model looked to choose this word
-    alternatives: tuple[np.ndarray, np.ndarray] | None = None  # words and log-probabilities, both (N, A)
-
-
-class Step(Protocol):
-    """Moves every row on by one word; remembers the photos and the rows' recurrent states.
-
-    words (N,): each row's last word. rows (N,): the row of the previous call whose state each row continues;
-    None in the first call, which starts anew. images: indices, ascending, of the photos still under search.
-    The first call has one row a photo, with BOS. Each later one has K rows a photo, side by side in the order
-    of the photos, so N = len(images)·K: they can share the photo's memory uncopied, and it moves only when
-    photos are done. (Of these rows some may be dead and repeat another; a step need not know.)"""
-
-    def __call__(self, words: np.ndarray, rows: np.ndarray | None, images: np.ndarray, choose: Choose) -> Choices: ...
+    def for_display(self) -> Decoding:
+        """The same with at least `ALTERNATIVES` alternatives per word, for a caption that is shown to people."""
+        return replace(self, alternatives=max(self.alternatives, ALTERNATIVES))
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A caption as T word ids, the end token not among them."""
+    """A caption as T word ids, without the end token."""
 
     words: list[int]
-    log_probabilities: list[float]  # one a word
-    end_log_probability: float | None  # None where the caption was cut off at the maximum length
-    score: float  # log_probability / length ** length_penalty
+    log_probabilities: list[float]  # one per word
+    end_log_probability: float | None  # of the end token; None if the caption was cut off
+    score: float  # log_probability / length ** length_penalty; the length counts the end token
     attention: np.ndarray | None = None  # (T, R)
-    alternatives: list[list[tuple[int, float]]] | None = None  # (id, log-probability) at each word; maybe EOS
+    alternatives: list[list[tuple[int, float]]] | None = None  # at each word: (id, log-probability); may include EOS
 
     @property
     def finished(self) -> bool:
@@ -128,213 +101,227 @@ class Hypothesis:
 
     @property
     def log_probability(self) -> float:
-        """Of the whole caption, its end token included."""
+        """Of the whole caption, including its end token."""
         return sum(self.log_probabilities) + (self.end_log_probability or 0.0)
 
 
 class _Call(NamedTuple):
-    """A call of the step and its answer. `rows` are the back-pointers, from a row to its parent."""
+    """One call of the step and its answer. `rows` are the back-pointers to the parents in the call before."""
 
     words: np.ndarray  # (N,)
-    rows: np.ndarray | None  # (N,)
+    rows: np.ndarray  # (N,)
     log_probabilities: np.ndarray  # (N,): of `words`
     choices: Choices
 
 
 class _End(NamedTuple):
-    """Where a hypothesis stopped: at this row of this call."""
+    """Where a hypothesis ended: at this row of this call, which came after as many words."""
 
     score: float
-    call: int  # as many as it has words
+    call: int
     row: int
-    log_probability: float | None  # of the end token
+    log_probability: float | None  # of the end token; None if the caption was cut off
+
+
+class _Live(NamedTuple):
+    """LIVE: the hypotheses under search, all of the same length."""
+
+    images: np.ndarray  # (B,) the photos
+    words: np.ndarray  # (B, K) last word
+    rows: np.ndarray  # (B, K) parent's row in the last call
+    log_probabilities: np.ndarray  # (B, K) of the last word
+    totals: np.ndarray  # (B, K) log-probability of all words; -inf: a dead row
+    prefixes: np.ndarray  # (B, K, length) all words
+
+
+class _Candidates(NamedTuple):
+    """EXPANDED: every live hypothesis with each word proposed for it; K·P per photo."""
+
+    words: np.ndarray  # (B, K·P)
+    rows: np.ndarray  # (B, K·P) parent's row
+    log_probabilities: np.ndarray  # (B, K·P) of the word
+    totals: np.ndarray  # (B, K·P) with the word; -inf: may not be chosen
 
 
 def search(step: Step, images: int, decoding: Decoding) -> list[list[Hypothesis]]:
-    """For each of so many photos its `num_captions` best hypotheses, best first: finished ones, then, if
-    they are too few, those cut off at `max_length`. (Fewer only where a tiny vocabulary has no more.)
+    """For each of `images` photos the `num_captions` best hypotheses, best first. Finished ones come first; if they
+    are too few, those follow that were cut off at `max_length`. (Fewer only if a tiny vocabulary has no more.)
 
-    Beam search: each row proposes its K best words; what ends is set aside, the K best others live on. A
-    photo is done when no live one can come to score above those set aside. Sampling: each row is a sample."""
-    n, longest, penalty = decoding.num_captions, decoding.max_length, decoding.length_penalty
-    # For sampling: a stream of numbers a sample, the same for every photo, so that no photo's captions depend
-    # on the others'.
-    streams = [np.random.default_rng((decoding.seed, k)).random(longest + 1) for k in range(decoding.rows)]
+    Each round calls the step and expands the live hypotheses by the words that it proposes. Candidates that end become
+    finished hypotheses; of the others the best are selected as the new live ones, until the stop rule drops the photo.
+    In sampling every row is an independent sample and continues with the one word drawn for it."""
+    streams = [np.random.default_rng((decoding.seed, k)) for k in range(decoding.rows)]
+    uniforms = np.stack([stream.random(decoding.max_length + 1) for stream in streams], axis=1)  # (max_length + 1, K)
+    ends: list[list[_End]] = [[] for _ in range(images)]  # FINISHED, and those cut off
     calls: list[_Call] = []
-    ends: list[list[_End]] = [[] for _ in range(images)]
+    state, live = None, _start(images)
+    while len(live.images):
+        length = live.prefixes.shape[2]
+        choose = _choose(live, decoding, uniforms[length])
+        words, rows = live.words.reshape(-1), live.rows.reshape(-1)  # (N,)
+        choices, state = step(words, rows, state, live.images, choose)
+        _check(choices, length)
+        calls.append(_Call(words, rows, live.log_probabilities.reshape(-1), choices))
 
-    length = 0  # words that each hypothesis has
-    alive = np.arange(images)  # (M,): photos under search
-    live = np.zeros((images, 1))  # (M, W): log-probability of each row so far, -inf if dead; W = 1, later K
-    words, rows, gained = np.full(images, BOS), None, np.zeros(images)  # (N,), N = M·W
-    prefix = np.empty((images, 0), int)  # (N, length)
-    while len(alive):
-        choices = step(words, rows, alive, _order(decoding, prefix, [stream[length] for stream in streams]))
-        if np.isnan(choices.log_probabilities).any():
-            what = f"the model gave NaN for the log-probability of word {length + 1}; expected a number"
-            raise ValueError(f"{what}. Look for NaN in its weights or an overflow in half precision.")
-        calls.append(_Call(words, rows, gained, choices))
-
-        # A photo's candidates side by side, (M, W·C). Sampling: W·C = K, and candidate k continues sample k.
-        (M, W), C = live.shape, choices.words.shape[1]
-        candidates = choices.words.reshape(M, W * C)
-        gains = choices.log_probabilities.reshape(M, W * C).astype(float)
-        parents = np.arange(M * W).repeat(C).reshape(M, W * C)
-        totals = live.repeat(C, axis=1) + gains
-
-        ending = (candidates == EOS) & (totals > -np.inf)
-        for m, c in np.argwhere(ending):
-            score = totals[m, c] / (length + 1) ** penalty
-            ends[alive[m]].append(_End(score, length, parents[m, c], gains[m, c]))
-        totals[(candidates == EOS) | (length == longest)] = -np.inf
-        kept, survivors = _survivors(totals, decoding)
-
-        going = np.isfinite(survivors).any(axis=1)  # (M,)
-        if decoding.method == "beam":  # totals only fall, so no score above this bound is to be had
-            bound = survivors.max(axis=1) / (longest + 1) ** penalty
-            nth = [sorted([-math.inf] * n + [end.score for end in ends[i]])[-n] for i in alive]
-            going &= bound > np.array(nth)
-        cut = np.isfinite(live) & ~ending.reshape(M, W, C).any(axis=2) & ~going[:, None]
-        for m, w in np.argwhere(cut):
-            ends[alive[m]].append(_End(live[m, w] / max(length, 1) ** penalty, length, m * W + w, None))
-
-        alive, live, kept = alive[going], survivors[going], kept[going]
-        words, rows, gained = (_take(each[going], kept).reshape(-1) for each in (candidates, parents, gains))
-        prefix = np.concatenate([prefix[rows], words[:, None]], axis=1)
-        length += 1
-
-    ranked = [sorted(each, key=lambda end: (end.log_probability is None, -end.score))[:n] for each in ends]
-    return [[_read_back(calls, end, decoding.alternatives) for end in each] for each in ranked]
+        candidates = _expand(live, choices)
+        open_totals = _finish(live, candidates, decoding, ends)
+        live = _select(live, candidates, open_totals, decoding)
+        going = _going(live, decoding, ends)
+        live = _Live(*(part[going] for part in live))
+    best = [sorted(each, key=lambda end: (end.log_probability is None, -end.score)) for each in ends]
+    return [[_trace(calls, end, decoding.alternatives) for end in each[: decoding.num_captions]] for each in best]
 
 
-def force(step: Step, captions: Sequence[Sequence[Sequence[int]]], alternatives: int = 0) -> list[list[Hypothesis]]:
-    """Forced decoding: in the place of a search, the model reads given captions, as word ids, equally many for each
-    photo. Each comes back with what the model would have given its words and its end; its score is the sum."""
-    count, given = len(captions[0]), [list(words) for each in captions for words in each]  # N captions
-    lengths = np.array([*map(len, given)])
-    padded = [words + [EOS] * (1 + max(lengths) - len(words)) for words in given]
-    images = np.arange(len(captions))
-    calls: list[_Call] = []
-    ends: dict[int, _End] = {}
-
-    words, rows, gained = np.full(len(images), BOS), None, np.zeros(len(images))
-    own, totals = images.repeat(count), np.zeros(len(given))  # each caption's row (in the first call its photo's), (N,)
-    for length, wanted in enumerate(np.array(padded).T):
-        choices = step(words, rows, images, Choose(count=sys.maxsize, alternatives=alternatives and alternatives + 1))
-        calls.append(_Call(words, rows, gained, choices))
-        places = (choices.words[own] == wanted[:, None]).argmax(axis=1)  # (N,)
-        words, rows, gained = wanted, own, choices.log_probabilities[own, places]
-        totals += gained
-        for n in np.flatnonzero(lengths == length).tolist():
-            ends[n] = _End(totals[n], length, own[n], gained[n])
-        own = np.arange(len(given))
-    found = [_read_back(calls, ends[n], alternatives) for n in range(len(given))]
-    return [found[start : start + count] for start in range(0, len(found), count)]
+def _start(images: int) -> _Live:
+    """One empty hypothesis per photo."""
+    rows, zeros = np.arange(images)[:, None], np.zeros((images, 1))
+    return _Live(np.arange(images), np.full((images, 1), BOS), rows, zeros, zeros, np.empty((images, 1, 0), int))
 
 
-def _order(decoding: Decoding, prefix: np.ndarray, uniforms: Sequence[float]) -> Choose:
-    """What the step shall choose for rows with these words (N, length) so far."""
-    n, length = prefix.shape
-    draws = (n, 1 if length else decoding.rows)  # at first a photo's only row draws for all its samples
+def _choose(live: _Live, decoding: Decoding, uniforms: np.ndarray) -> Choose:
+    """What the step is asked to propose. The uniform numbers (K,) are the same for every photo, so that its
+    captions do not depend on the photos beside it."""
+    B, K, length = live.prefixes.shape
+    # At first the only row of a photo draws for all its samples, (B, P = samples); then each row draws once, (N, 1).
+    draws = np.tile(uniforms, (B, 1)).reshape(B * K, -1)
     return Choose(
         count=decoding.rows,
-        uniforms=np.resize(uniforms, draws) if decoding.method == "sample" else None,
+        uniforms=draws if decoding.method == "sample" else None,
         temperature=decoding.temperature,
         top_k=decoding.top_k,
         top_p=decoding.top_p,
-        suppressed=(PAD, BOS, UNK) if length else (PAD, BOS, UNK, EOS),  # a caption has a word at least
-        banned=_repeating(prefix, decoding.no_repeat_ngram),
+        suppressed=(PAD, BOS, UNK) if length else (PAD, BOS, UNK, EOS),  # a caption has at least one word
+        banned=_repeating(live.prefixes.reshape(B * K, length), decoding.no_repeat_ngram),
         alternatives=decoding.alternatives and decoding.alternatives + 1,  # the word itself may be among them
     )
 
 
-def _repeating(prefix: np.ndarray, n: int) -> np.ndarray | None:
-    """(N, any): the words with which a row's last n words would be n words that it has already; else PAD."""
-    length = prefix.shape[1]
+def _repeating(prefixes: np.ndarray, n: int) -> np.ndarray | None:
+    """Prefixes (N, length) -> the words (N, any) that would complete an n-gram which the row already has; else PAD."""
+    length = prefixes.shape[1]
     if n == 0 or length < n:
         return None
-    ngrams = np.lib.stride_tricks.sliding_window_view(prefix, n, axis=1)  # (N, length - n + 1, n)
-    tail = prefix[:, None, length - n + 1 :]  # (N, 1, n - 1)
+    ngrams = np.lib.stride_tricks.sliding_window_view(prefixes, n, axis=1)  # (N, length - n + 1, n)
+    tail = prefixes[:, None, length - n + 1 :]  # (N, 1, n - 1)
     return np.where((ngrams[..., :-1] == tail).all(axis=-1), ngrams[..., -1], PAD)
 
 
-def _survivors(totals: np.ndarray, decoding: Decoding) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates' totals (M, W·C) -> which of them are a photo's next K rows, and their totals, both (M, K).
-    Where fewer can live on, dead rows, of total -inf, repeat a live one."""
-    kept = np.tile(np.arange(totals.shape[1]), (len(totals), 1))
+def _check(choices: Choices, length: int) -> None:
+    if np.isnan(choices.log_probabilities).any():
+        what = f"the model gave NaN for the log-probability of word {length + 1}; expected a number"
+        raise ValueError(f"{what}. Look for NaN in its weights or an overflow in half precision.")
+
+
+def _expand(live: _Live, choices: Choices) -> _Candidates:
+    """EXPAND. In the first round K is 1; in sampling P is 1 in all later ones, so that a photo always has one
+    candidate per sample."""
+    (B, K), P = live.words.shape, choices.words.shape[1]
+    log_probabilities = choices.log_probabilities.reshape(B, K * P).astype(float)
+    rows = np.arange(B * K).repeat(P).reshape(B, K * P)
+    totals = live.totals.repeat(P, axis=1) + log_probabilities
+    return _Candidates(choices.words.reshape(B, K * P), rows, log_probabilities, totals)
+
+
+def _finish(live: _Live, candidates: _Candidates, decoding: Decoding, ends: list[list[_End]]) -> np.ndarray:
+    """FINISH: candidates that end are added to `ends`, and so are live hypotheses that can neither end nor go on: they
+    are cut off. Returns the totals (B, K·P) of the candidates that can go on, -inf for all others."""
+    (B, K, length), penalty = live.prefixes.shape, decoding.length_penalty
+    is_end = candidates.words == EOS
+    finished = is_end & np.isfinite(candidates.totals)
+    open_totals = np.where(is_end | (length == decoding.max_length), -np.inf, candidates.totals)
+    for b, c in np.argwhere(finished):
+        score = candidates.totals[b, c] / (length + 1) ** penalty
+        end = _End(score, length, candidates.rows[b, c], candidates.log_probabilities[b, c])
+        ends[live.images[b]].append(end)
+
+    led_on = (finished | np.isfinite(open_totals)).reshape(B, K, -1).any(axis=2)
+    for b, k in np.argwhere(np.isfinite(live.totals) & ~led_on):
+        ends[live.images[b]].append(_End(live.totals[b, k] / max(length, 1) ** penalty, length, b * K + k, None))
+    return open_totals
+
+
+def _select(live: _Live, candidates: _Candidates, open_totals: np.ndarray, decoding: Decoding) -> _Live:
+    """SELECT: in beam search the K best open candidates of each photo live on; in sampling each candidate does. Where
+    they are fewer than K, dead rows repeat a live one, with a total of -inf."""
+    B, K = len(live.images), decoding.rows
     if decoding.method == "beam":
-        kept = np.argsort(-totals, axis=1, kind="stable")[:, : decoding.rows]
-    survivors = _take(totals, kept)
-    if (missing := decoding.rows - kept.shape[1]) > 0:  # V < K, in the first step
-        survivors = np.pad(survivors, ((0, 0), (0, missing)), constant_values=-np.inf)
-        kept = np.pad(kept, ((0, 0), (0, missing)))
-    living = np.isfinite(survivors)
-    return np.where(living, kept, _take(kept, living.argmax(axis=1)[:, None])), survivors
+        kept = np.argsort(-open_totals, axis=1, kind="stable")[:, :K]  # (B, K), or fewer if V < K
+    else:
+        kept = np.tile(np.arange(K), (B, 1))
+    totals = take(open_totals, kept)
+    missing = ((0, 0), (0, K - kept.shape[1]))
+    kept, totals = np.pad(kept, missing), np.pad(totals, missing, constant_values=-np.inf)
+    alive = np.isfinite(totals)
+    kept = np.where(alive, kept, take(kept, alive.argmax(axis=1)[:, None]))
+
+    words, rows = take(candidates.words, kept), take(candidates.rows, kept)
+    parents = live.prefixes.reshape(live.words.size, live.prefixes.shape[2])[rows]  # (B, K, length)
+    prefixes = np.concatenate([parents, words[:, :, None]], axis=2)  # (B, K, length + 1)
+    return _Live(live.images, words, rows, take(candidates.log_probabilities, kept), totals, prefixes)
 
 
-def _take(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Values (N, any) at places (N, C) -> (N, C): numpy.take_along_axis without its overhead."""
-    return values[np.arange(len(values))[:, None], places]
+def _going(live: _Live, decoding: Decoding, ends: list[list[_End]]) -> np.ndarray:
+    """STOP RULE: (B,) whether the search goes on for a photo. It does while a row is alive and, in beam search, while
+    the best live hypothesis could still come to score above the finished ones that are wanted. A total only falls
+    with more words, and it is negative, so its score is highest if it is divided by the greatest length."""
+    going = np.isfinite(live.totals).any(axis=1)
+    if decoding.method == "beam":
+        bound = live.totals.max(axis=1) / (decoding.max_length + 1) ** decoding.length_penalty
+        for b, image in enumerate(live.images):
+            scores = sorted(end.score for end in ends[image] if end.log_probability is not None)
+            if len(scores) >= decoding.num_captions:
+                going[b] &= bound[b] > scores[-decoding.num_captions]
+    return going
 
 
-def _read_back(calls: list[_Call], end: _End, alternatives: int) -> Hypothesis:
-    """Follow a hypothesis from its end to its beginning."""
-    rows = [end.row]
-    for call in calls[end.call : 0 : -1]:
-        assert call.rows is not None
-        rows.insert(0, call.rows[rows[0]])
-    path = list(zip(calls, rows, strict=False))  # T + 1 pairs: its row in each call
-    words = [int(call.words[row]) for call, row in path[1:]]
-    asked = [(call.choices, row) for call, row in path[:-1]]  # what these words were chosen from
-    maps = [choices.attention[row] for choices, row in asked if choices.attention is not None]
-    others: list[list[tuple[int, float]]] = []
-    for (choices, row), word in zip(asked, words, strict=True):
+def _trace(calls: list[_Call], end: _End, alternatives: int) -> Hypothesis:
+    """Follow the back-pointers of a hypothesis from its end to its beginning."""
+    words, log_probabilities, attention, others = [], [], [], []
+    row = end.row
+    for t in range(end.call, 0, -1):
+        call, choices = calls[t], calls[t - 1].choices  # the word was fed in call t and proposed in call t - 1
+        word = int(call.words[row])
+        words.append(word)
+        log_probabilities.append(float(call.log_probabilities[row]))
+        row = call.rows[row]
+        if choices.attention is not None:
+            attention.append(choices.attention[row])
         if choices.alternatives is not None:
-            pairs = zip(*(each[row].tolist() for each in choices.alternatives), strict=True)
+            pairs = zip(*(part[row].tolist() for part in choices.alternatives), strict=True)
             others.append([pair for pair in pairs if pair[0] != word and pair[1] > -math.inf][:alternatives])
     return Hypothesis(
-        words,
-        [float(call.log_probabilities[row]) for call, row in path[1:]],
+        words[::-1],
+        log_probabilities[::-1],
         None if end.log_probability is None else float(end.log_probability),
         float(end.score),
-        np.stack(maps) if maps else None,
-        others if alternatives else None,
+        np.stack(attention[::-1]) if attention else None,
+        others[::-1] if alternatives else None,
     )
 
 
-def choose_words(logits: np.ndarray, choose: Choose, attention: np.ndarray | None = None) -> Choices:
-    """Logits (N, V) -> what `choose` asks for. A backend whose logits are on a device does the same there."""
-    logits = logits - logits.max(axis=1, keepdims=True)
-    allowed = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    allowed[:, list(choose.suppressed)] = -np.inf
-    if choose.banned is not None:
-        np.put_along_axis(allowed, choose.banned, -np.inf, axis=1)
+def force(step: Step, captions: Sequence[Sequence[Sequence[int]]], alternatives: int = 0) -> list[list[Hypothesis]]:
+    """Forced decoding: instead of searching, the model reads given captions, as word ids, equally many (K) per photo.
+    Each comes back with the probabilities that the model gives to its words and its end; its score is their sum."""
+    B, K = len(captions), len(captions[0])
+    given = [list(words) for each in captions for words in each]  # N captions
+    lengths = np.array([len(words) for words in given])
+    padded = np.array([words + [EOS] * (1 + max(lengths) - len(words)) for words in given])  # (N, 1 + longest)
+    images, own_rows = np.arange(B), np.arange(B * K)
+    calls: list[_Call] = []
+    ends: dict[int, _End] = {}
 
-    def priced(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return words, _take(allowed, words)
-
-    if choose.uniforms is None:
-        words = choose_best(allowed, choose.count)
-    else:
-        words = choose_sampled(allowed, choose.uniforms, choose)
-    others = priced(choose_best(allowed, choose.alternatives)) if choose.alternatives else None
-    return Choices(*priced(words), attention, others)
-
-
-def choose_best(log_probabilities: np.ndarray, count: int) -> np.ndarray:
-    """Log-probabilities (N, V) -> the most probable words of each row (N, count), the most probable first."""
-    start = max(log_probabilities.shape[1] - count, 0)
-    best = np.argpartition(log_probabilities, start, axis=1)[:, start:]
-    order = np.argsort(-_take(log_probabilities, best), axis=1)
-    return _take(best, order)
-
-
-def choose_sampled(log_probabilities: np.ndarray, uniforms: np.ndarray, choose: Choose) -> np.ndarray:
-    """Log-probabilities (N, V), uniforms (N, S) -> S words a row (N, S), as `Choose` says."""
-    order = choose_best(log_probabilities, choose.top_k or log_probabilities.shape[1])  # (N, V or top_k)
-    scaled = _take(log_probabilities, order).astype(float) / choose.temperature
-    masses = np.exp(scaled - np.maximum(scaled[:, :1], np.finfo(float).min))  # no NaN where no word is left
-    masses[masses.cumsum(axis=1) - masses >= choose.top_p * masses.sum(axis=1, keepdims=True)] = 0
-    sums = masses.cumsum(axis=1)
-    places = np.stack([(sums <= u[:, None] * sums[:, -1:]).sum(axis=1) for u in uniforms.T], axis=1)
-    return _take(order, np.minimum(places, order.shape[1] - 1))
+    words, rows, log_probabilities = np.full(B, BOS), images, np.zeros(B)
+    totals, state = np.zeros(B * K), None
+    for length, wanted in enumerate(padded.T):
+        # At first the only row of a photo is asked for the first words of all its captions, (B, K); then (N, 1).
+        choose = Choose(wanted=wanted.reshape(len(words), -1), alternatives=alternatives and alternatives + 1)
+        choices, state = step(words, rows, state, images, choose)
+        _check(choices, length)
+        calls.append(_Call(words, rows, log_probabilities, choices))
+        words, rows = wanted, images.repeat(K) if length == 0 else own_rows
+        log_probabilities = choices.log_probabilities.reshape(-1)
+        totals += log_probabilities
+        for n in np.flatnonzero(lengths == length).tolist():
+            ends[n] = _End(totals[n], length, rows[n], log_probabilities[n])
+    found = [_trace(calls, ends[n], alternatives) for n in range(B * K)]
+    return [found[start : start + K] for start in range(0, B * K, K)]

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from captioner import Captioner, Decoding, ImageError
-from captioner import decoding as numpy_side
-from captioner.backends.torch_backend import TorchStep, choose_words
+from captioner import Captioner, Decoding, ImageError, step
+from captioner.backends.torch_backend import choose_words
 from captioner.checkpoint.manifest import CheckpointError
 from captioner.images import find_images, open_image
+from captioner.step import Choose
 from captioner.vocabulary import BOS, EOS, PAD, UNK
 
 
@@ -148,6 +148,7 @@ def logits_and_uniforms():
         {"suppressed": (PAD, BOS, UNK, EOS)},
         {"banned": np.array([[5, 6], [7, 0], [0, 0], [1, 2], [30, 31], [39, 38]])},
         {"alternatives": 4},
+        {"wanted": np.arange(12).reshape(6, 2)},
         {"uniforms": True},
         {"uniforms": True, "temperature": 0.5},
         {"uniforms": True, "top_k": 3},
@@ -159,9 +160,9 @@ def test_torch_chooses_as_numpy_does(settings):
     logits, uniforms = logits_and_uniforms()
     if settings.get("uniforms"):
         settings = settings | {"uniforms": uniforms}
-    choose = numpy_side.Choose(count=5, **settings)
+    choose = Choose(count=5, **settings)
     ours = choose_words(torch.from_numpy(logits.copy()), choose)
-    theirs = numpy_side.choose_words(logits, choose)
+    theirs = step.choose_words(logits, choose)
     np.testing.assert_array_equal(ours.words, theirs.words)
     np.testing.assert_allclose(ours.log_probabilities, theirs.log_probabilities, atol=1e-5)
     if "alternatives" in settings:
@@ -172,10 +173,11 @@ def test_torch_chooses_as_numpy_does(settings):
 def test_sampling_draws_what_the_model_believes(captioner, paths):
     """The first word of 4,000 samples of one photo against the model's own distribution."""
     memory = captioner.backend.encode(captioner.preprocess(open_image(paths[0]))[None])
-    step = TorchStep(captioner.backend.model.decoder, memory)
     uniforms = np.random.default_rng(0).random((1, 4000))
-    choose = numpy_side.Choose(count=1, uniforms=uniforms)
-    drawn = step(np.array([BOS]), None, np.array([0]), choose).words[0]
+    choose = Choose(uniforms=uniforms)
+    first = np.zeros(1, int)
+    choices, _ = captioner.backend.step(memory)(np.array([BOS]), first, None, first, choose)
+    drawn = choices.words[0]
     with torch.inference_mode():
         logits, _, _ = captioner.backend.model.decoder(torch.tensor([[BOS]]), memory)
     expected = logits[0, 0].softmax(-1).numpy()
@@ -189,7 +191,7 @@ def test_sampling_draws_what_the_model_believes(captioner, paths):
         (lambda saved: saved.pop("vocabulary"), "no entry 'vocabulary'"),
         (lambda saved: saved["model"].update(wings=2), "unexpected keyword argument 'wings'"),
         (lambda saved: saved.update(preprocess=None), "NoneType"),
-        (lambda saved: saved["decoding"].update(beam_size=0), "beam_size is 0; expected 1 or more"),
+        (lambda saved: saved["decoding"].update(beam_size=0), "beam_size is 0; expected at least 1"),
     ],
 )
 def test_a_config_that_describes_no_model(tiny, tmp_path, damage, reason):

@@ -8,18 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from captioner.decoding import Choices, Choose, Decoding, Hypothesis, choose_words, force, search
+from captioner.decoding import Decoding, Hypothesis, force, search
+from captioner.step import Choices, Choose, choose_words
 from captioner.vocabulary import BOS, EOS, PAD, UNK
 
 WORDS = 4  # the first id that is a word
 
 
 class Fake:
-    """A recurrent model with random weights. As a step it holds the search to what `Step` promises."""
+    """A recurrent model with random weights. As a step it holds the search to what `Step` promises, and keeps nothing
+    from call to call but a log."""
 
     def __init__(self, photos=(0,), size: int = 8, seed: int = 0, end=0.0, rows: int | None = None):
         random = np.random.default_rng(seed)
-        self.first, self.embed = random.normal(size=(100, 6)), random.normal(size=(size, 6))
+        self.start, self.embed = random.normal(size=(100, 6)), random.normal(size=(size, 6))
         self.recur, self.out = random.normal(size=(6, 6)), 2 * random.normal(size=(size, 6))
         self.photos, self.size, self.rows = np.array(photos), size, rows
         self.end = np.broadcast_to(end, len(photos))  # added to the end token's logit, a photo each
@@ -36,26 +38,26 @@ class Fake:
 
     def after(self, photo: int, words) -> np.ndarray:
         """Log-probabilities (V,) of the word after these, by the plainest way."""
-        state = self.first[self.photos[[photo]]]
+        state = self.start[self.photos[[photo]]]
         for word in [BOS, *words]:
             state = self.move(state, np.array([word]))
         x = self.logits(state, self.end[photo])[0]
         return x - np.log(np.exp(x).sum())
 
-    def __call__(self, words, rows, images, choose):
+    def __call__(self, words, rows, state, images, choose):
         self.seen.append(images.tolist())
-        if rows is None:
-            assert images.tolist() == list(range(len(self.photos))) and (words == BOS).all()
-            self.state, self.photo, self.code = self.first[self.photos], images, np.zeros(len(images))
+        if state is None:
+            assert images.tolist() == rows.tolist() == list(range(len(self.photos))) and (words == BOS).all()
+            hidden, photo, code = self.start[self.photos], images, np.zeros(len(images))
         else:
-            self.state, self.code = self.state[rows], self.code[rows] * self.size + words
-            assert len(words) == len(images) * self.rows, "K rows a photo"
-            assert (self.photo[rows] == images.repeat(self.rows)).all(), "a row stays with its photo"
+            hidden, photo, code = (part[rows] for part in state)
+            code = code * self.size + words
+            assert len(words) == len(images) * self.rows, "K rows per photo"
+            assert (photo == images.repeat(self.rows)).all(), "a row stays with its photo"
             assert (np.diff(images) > 0).all() and (words >= self.lowest).all()
-            self.photo = self.photo[rows]
-        self.state = self.move(self.state, words)
-        attention = np.stack([self.photo, self.code], axis=1)  # tells whose step this is, and after which words
-        return choose_words(self.logits(self.state, self.end[self.photo]), choose, attention)
+        hidden = self.move(hidden, words)
+        attention = np.stack([photo, code], axis=1)  # says whose step this is, and after which words
+        return choose_words(self.logits(hidden, self.end[photo]), choose, attention), (hidden, photo, code)
 
 
 def run(model: Fake, decoding: Decoding) -> list[list[Hypothesis]]:
@@ -207,9 +209,9 @@ def test_what_a_hypothesis_tells_belongs_to_its_words(method):
 
 
 def test_alternatives_and_attention_only_where_there_are_any():
-    def step(words, rows, images, choose):
+    def step(words, rows, state, images, choose):
         assert choose.alternatives == 0
-        return choose_words(np.zeros((len(words), 9)), choose)
+        return choose_words(np.zeros((len(words), 9)), choose), None
 
     [[found]] = search(step, 1, Decoding())
     assert found.attention is None and found.alternatives is None
@@ -264,10 +266,10 @@ def test_photos_drop_out_when_they_are_done(method):
 def test_a_sure_end_stops_the_search_at_once():
     steps = []
 
-    def step(words, rows, images, choose):
+    def step(words, rows, state, images, choose):
         steps.append(images)
-        end = 0.0 if rows is None else 15.0
-        return choose_words(np.tile([0, 0, end, 0, 9, 0, 0], (len(words), 1)), choose)
+        end = 0.0 if state is None else 15.0
+        return choose_words(np.tile([0, 0, end, 0, 9, 0, 0], (len(words), 1)), choose), "the words have begun"
 
     [[found]] = search(step, 1, Decoding())
     assert found.words == [4] and found.finished and len(steps) == 2
@@ -304,8 +306,8 @@ def test_num_captions():
 def test_no_ngram_comes_twice():
     logits = np.tile([0.0, 0, -9, 0, 5, 4, 3], (9, 1))  # "a a a a ..."
 
-    def step(words, rows, images, choose):
-        return choose_words(logits[: len(words)], choose)
+    def step(words, rows, state, images, choose):
+        return choose_words(logits[: len(words)], choose), None
 
     def words(**more):
         return search(step, 1, Decoding(beam_size=1, max_length=9, **more))[0][0].words
@@ -377,7 +379,7 @@ P = np.array([[0.05, 0.02, 0.03, 0.1, 0.3, 0.5]])  # from the most probable: 5, 
 )
 def test_sampling_inverts_the_cumulative_distribution(options, expected):
     uniforms = np.array([list(expected)])
-    choices = choose_words(np.log(P) + 3, Choose(count=1, uniforms=uniforms, **options))
+    choices = choose_words(np.log(P) + 3, Choose(uniforms=uniforms, **options))
     assert choices.words.tolist() == [list(expected.values())]
     np.testing.assert_allclose(choices.log_probabilities, np.log(P[0, choices.words]))  # the model's own
 
@@ -399,33 +401,34 @@ def test_best_words():
 
 
 def test_nan_is_an_error():
-    def step(words, rows, images, choose):
-        return Choices(np.full((1, 3), 5), np.full((1, 3), np.nan))
+    def step(words, rows, state, images, choose):
+        return Choices(np.full((1, 3), 5), np.full((1, 3), np.nan)), None
 
-    with pytest.raises(ValueError, match=r"NaN for the log-probability of word 1"):
-        search(step, 1, Decoding())
+    for run in (lambda: search(step, 1, Decoding()), lambda: force(step, [[[5], [6], [7]]])):
+        with pytest.raises(ValueError, match=r"NaN for the log-probability of word 1"):
+            run()
 
 
 @pytest.mark.parametrize(
     "wrong, message",
     [
         ({"method": "greedy"}, "method is 'greedy'; expected 'beam'"),
-        ({"beam_size": 0}, "beam_size is 0; expected 1 or more"),
-        ({"max_length": 0}, "max_length is 0; expected 1"),
-        ({"length_penalty": -0.5}, "length_penalty is -0.5; expected 0"),
+        ({"beam_size": 0}, "beam_size is 0; expected at least 1"),
+        ({"max_length": 0}, "max_length is 0; expected at least 1"),
+        ({"length_penalty": -0.5}, "length_penalty is -0.5; expected at least 0 and at most 10"),
         ({"no_repeat_ngram": -1}, "no_repeat_ngram is -1"),
-        ({"method": "sample", "temperature": 0}, "temperature is 0; expected above 0 .greedy"),
+        ({"method": "sample", "temperature": 0}, "temperature is 0; expected above 0"),
         ({"method": "sample", "temperature": float("nan")}, "temperature is nan"),
         ({"method": "sample", "top_k": -1}, "top_k is -1"),
         ({"method": "sample", "top_p": 0.0}, "top_p is 0.0"),
         ({"method": "sample", "top_p": 1.5}, "top_p is 1.5; expected above 0 and at most 1"),
         ({"method": "sample", "seed": -1}, "seed is -1"),
         ({"num_captions": 0}, "num_captions is 0"),
-        ({"num_captions": 4}, r"num_captions is 4; expected at most beam_size \(3\): widen the beam"),
         ({"alternatives": -1}, "alternatives is -1"),
-        ({"temperature": 0.7}, "temperature is 0.7; expected 1 with method='beam', or method='sample'"),
-        ({"top_k": 5}, "top_k is 5; expected 0 with method='beam'"),
-        ({"top_p": 0.9}, "top_p is 0.9; expected 1 with method='beam'"),
+        ({"length_penalty": float("inf")}, "length_penalty is inf"),
+        ({"temperature": 0.7}, "temperature is 0.7, but only sampling uses it. Set method to 'sample', too"),
+        ({"top_k": 5}, "top_k is 5, but"),
+        ({"top_p": 0.9}, "top_p is 0.9, but"),
     ],
 )
 def test_wrong_settings(wrong, message):
@@ -433,12 +436,51 @@ def test_wrong_settings(wrong, message):
         Decoding(**wrong)
 
 
+def test_given_settings_over_saved_ones():
+    saved = Decoding(method="sample", temperature=0.5, top_k=3, top_p=0.9, seed=7, max_length=9)
+    assert saved.override() == saved.override(beam_size=None, method=None) == saved
+    assert saved.override(method="beam", beam_size=5) == Decoding(beam_size=5, seed=7, max_length=9)
+    assert saved.override(method="sample", top_k=4) == replace(saved, top_k=4), "the same method drops nothing"
+    assert Decoding().override(method="sample", top_p=0.5) == Decoding(method="sample", top_p=0.5)
+    assert saved.override(max_length=4, alternatives=0).max_length == 4
+    with pytest.raises(ValueError, match="top_k is 2, but only sampling"):
+        saved.override(method="beam", top_k=2)
+    with pytest.raises(TypeError, match="beams"):
+        saved.override(beams=3)
+    assert [Decoding(alternatives=n).for_display().alternatives for n in (0, 9)] == [4, 9]
+
+
+def test_more_captions_than_beams_widen_the_beam():
+    model = Fake(photos=range(5), end=1.0)
+    wide = run(model, Decoding(beam_size=5, num_captions=5))
+    for narrow, same_beam in zip(run(model, Decoding(beam_size=2, num_captions=5)), wide, strict=True):
+        same(narrow, same_beam)
+
+
+def test_a_sample_with_no_word_left_is_cut_off_while_others_go_on():
+    def step(words, rows, state, images, choose):
+        open_end = np.array([[9.0, 9, -np.inf, 9, 0, 0, 0]]).repeat(len(words), axis=0)
+        open_end[words == 4, 4:] = -np.inf  # after word 4 the model is sure that nothing may follow
+        return choose_words(open_end, choose), None
+
+    [found] = search(step, 1, Decoding(method="sample", num_captions=20, max_length=6))
+    assert len(found) == 20 and not any(h.finished for h in found)
+    assert {len(h.words) for h in found} > {1, 2} and all(len(h.words) == 6 or h.words[-1] == 4 for h in found)
+
+
 def test_given_captions_are_read() -> None:
     """Against a model asked word by word; of different lengths; and a search's captions read again are the same."""
     model = Fake(photos=(3, 5), rows=3)
     model.lowest = EOS  # captions that are over go on with it
     captions = [[[4, 5, 6, 7], [7], [UNK, 4]], [[5, 5], [6], [4, 7, 4, 7]]]
-    for photo, read in enumerate(force(model, captions, alternatives=2)):
+    asked = []
+
+    def step(*given):
+        choices, state = model(*given)
+        asked.append(choices.words.shape)
+        return choices, state
+
+    for photo, read in enumerate(force(step, captions, alternatives=2)):
         assert [each.words for each in read] == captions[photo]
         for each in read:
             after = [model.after(photo, each.words[:t]) for t in range(len(each.words) + 1)]
@@ -446,9 +488,10 @@ def test_given_captions_are_read() -> None:
             np.testing.assert_allclose([*each.log_probabilities, each.end_log_probability], expected, rtol=1e-9)
             assert each.score == pytest.approx(sum(expected)) == each.log_probability and each.finished
             assert each.attention is not None and (each.attention[:, 0] == photo).all()
-            for step, p, word in zip(each.alternatives, after, each.words, strict=False):
+            for reported, p, word in zip(each.alternatives, after, each.words, strict=False):
                 best = [w for w in np.argsort(-p).tolist()[:3] if w != word][:2]
-                assert [w for w, _ in step] == best
+                assert [w for w, _ in reported] == best
+    assert asked == [(2, 3), (6, 1), (6, 1), (6, 1), (6, 1)], "no other words leave the device"
     decoding = Decoding(beam_size=3, num_captions=3, max_length=5)
     found = run(model, decoding)
     model.rows = 3

@@ -23,8 +23,9 @@ from captioner.captioner import Caption
 from captioner.checkpoint.tensors import save_checkpoint
 from captioner.cli import main
 from captioner.config import ModelConfig
-from captioner.decoding import Decoding, choose_words
+from captioner.decoding import Decoding
 from captioner.images import ImageError, Preprocess, find_images, open_image
+from captioner.step import choose_words
 from captioner.visualize import caption_view, heat_map, level, overlay, save_caption
 from captioner.visualize import html as pages
 from captioner.visualize.animation import frames
@@ -214,11 +215,11 @@ class LooksAtWhatIsBright:
         return bright / bright.sum(axis=1, keepdims=True)
 
     def step(self, memory: np.ndarray):
-        def step(words, rows, images, choose):
-            wanted = EOS if rows is not None else 4
+        def step(words, rows, state, images, choose):
+            wanted = 4 if state is None else EOS
             logits = np.full((len(words), 5), -9.0)
             logits[:, wanted] = 9
-            return choose_words(logits, choose, memory[images])
+            return choose_words(logits, choose, memory[images]), "one word is said"
 
         return step
 

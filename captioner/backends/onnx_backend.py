@@ -3,14 +3,14 @@ captions as the torch backend. Which of the two runs a checkpoint is decided in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from captioner.checkpoint.manifest import CONFIG, GRAPHS, WEIGHTS, CheckpointError, check_file
-from captioner.decoding import Choices, Choose, choose_words
+from captioner.step import Choices, Choose, Step, choose_words
 
 WEIGHTS_KEY = "captioner.weights.sha256"  # in a graph's metadata: whose weights it computes with
 EXPORT = "captioner export DIRECTORY (which needs torch: pip install 'captioner[train]')"
@@ -18,16 +18,19 @@ PHOTOS_AT_ONCE = 4  # more do not fit into a CPU's caches and take longer, each
 
 
 class Encoded(NamedTuple):
-    """What the photo graph says of B photos."""
+    """What the word graph needs of B photos and their N rows: as the photo graph gives it (N = B), and then from step
+    to step."""
 
-    looked_at: tuple[np.ndarray, ...]  # values (B, R, D) and keys (B, R, H), or nothing without attention
-    state: tuple[np.ndarray, ...]  # after the photo, each part (L, B, H)
+    memory: tuple[np.ndarray, ...]  # values (B, R, D) and keys (B, R, H), or nothing without attention
+    recurrent: tuple[np.ndarray, ...]  # the recurrent state, each part (L, N, H)
+    images: np.ndarray  # (B,) the indices of the photos
 
 
 class OnnxBackend:
     def __init__(self, photo: Any, word: Any, has_attention: bool):
         """The runtime's sessions of the two graphs."""
         self.photo, self.word = photo, word
+        self.inputs = [each.name for each in word.get_inputs()]
         self.has_attention = has_attention
 
     def encode(self, images: np.ndarray) -> Encoded:
@@ -37,42 +40,35 @@ class OnnxBackend:
             self.photo.run(None, {name: images[start : start + PHOTOS_AT_ONCE]})
             for start in range(0, len(images), PHOTOS_AT_ONCE)
         ]
-        looked_at = 2 if self.has_attention else 0
-        joined = [
-            np.concatenate(part, axis=0 if i < looked_at else 1) for i, part in enumerate(zip(*parts, strict=True))
-        ]
-        return Encoded(tuple(joined[:looked_at]), tuple(joined[looked_at:]))
+        size = 2 if self.has_attention else 0  # tensors of the memory; those of the state follow
+        memory = tuple(np.concatenate([part[i] for part in parts]) for i in range(size))
+        recurrent = tuple(np.concatenate([part[i] for part in parts], axis=1) for i in range(size, len(parts[0])))
+        return Encoded(memory, recurrent, np.arange(len(images)))
 
-    def step(self, memory: Encoded) -> OnnxStep:
-        return OnnxStep(self, memory)
+    def step(self, encoded: Encoded) -> Step:
+        return partial(self._step, encoded)
 
-
-class OnnxStep:
-    """`decoding.Step` over the word graph and the photos that the photo graph saw."""
-
-    def __init__(self, backend: OnnxBackend, memory: Encoded):
-        self.backend = backend
-        self.all = memory
-        self.looked_at = memory.looked_at
-        self.images = np.arange(memory.state[0].shape[1])
-        self.state: Sequence[np.ndarray] = memory.state
-        self.names = [each.name for each in backend.word.get_inputs()]
-
-    def __call__(self, words: np.ndarray, rows: np.ndarray | None, images: np.ndarray, choose: Choose) -> Choices:
-        if rows is None:
-            self.looked_at, self.state, self.images = self.all.looked_at, self.all.state, images
-        else:
-            self.state = [part[:, rows] for part in self.state]  # (L, N, H)
-            if len(images) < len(self.images):
-                kept = np.searchsorted(self.images, images)
-                self.looked_at, self.images = tuple(part[kept] for part in self.looked_at), images
-        photos = len(images)
-        state = [part.reshape(len(part), photos, -1, part.shape[-1]) for part in self.state]  # (L, B, K, H)
-        given = (words.reshape(photos, -1), *self.looked_at, *state)
-        logits, *found = self.backend.word.run(None, dict(zip(self.names, given, strict=True)))
-        attention = found.pop(0).reshape(len(words), -1) if self.backend.has_attention else None  # (N, R)
-        self.state = [part.reshape(len(part), len(words), -1) for part in found]
-        return choose_words(logits.reshape(len(words), -1), choose, attention)
+    def _step(
+        self,
+        encoded: Encoded,
+        words: np.ndarray,
+        rows: np.ndarray,
+        state: Encoded | None,
+        images: np.ndarray,
+        choose: Choose,
+    ) -> tuple[Choices, Encoded]:
+        """A `Step` once `encoded` is given: without a state it starts from these photos."""
+        memory, recurrent, before = state or encoded
+        if len(images) < len(before):
+            kept = np.searchsorted(before, images)
+            memory = tuple(part[kept] for part in memory)
+        B, N = len(images), len(words)
+        beams = [part[:, rows].reshape(len(part), B, N // B, -1) for part in recurrent]  # (L, B, K, H)
+        given = (words.reshape(B, -1), *memory, *beams)
+        logits, *found = self.word.run(None, dict(zip(self.inputs, given, strict=True)))
+        attention = found.pop(0).reshape(N, -1) if self.has_attention else None  # (N, R)
+        recurrent = tuple(part.reshape(len(part), N, -1) for part in found)  # (L, N, H)
+        return choose_words(logits.reshape(N, -1), choose, attention), Encoded(memory, recurrent, images)
 
 
 def load_runtime(directory: Path, weights: Any, has_attention: bool) -> OnnxBackend:

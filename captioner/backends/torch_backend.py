@@ -1,10 +1,12 @@
-"""The torch backend: runs a `CaptionModel` for the search, on any device. The search sees NumPy arrays only; logits and
-states stay where they were computed. It computes in float32, without TF32 on CUDA, so that a photo has the same caption
-on every machine and in every batch, unless two hypotheses are equal to about six digits."""
+"""The torch backend: runs a `CaptionModel` for the search, on any device. Logits and states stay on the device; the
+search sees only the chosen words, in NumPy. It computes in float32, without TF32 on CUDA, so that a photo has the same
+caption on every machine and in every batch, unless two hypotheses are equal to about six digits."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +15,11 @@ from torch import Tensor
 from captioner.checkpoint.tensors import load_checkpoint, load_into
 from captioner.config import ModelConfig
 from captioner.decoder import Decoder, Memory, State
-from captioner.decoding import Choices, Choose
 from captioner.device import choose_device, use_full_float32
 from captioner.model import CaptionModel, build_model
+from captioner.step import Choices, Choose, Step
+
+WITHOUT_FLOAT64 = ("mps",)  # device types on which torch has no float64
 
 
 class TorchBackend:
@@ -32,71 +36,88 @@ class TorchBackend:
         batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
         return self.model.encode(batch)
 
-    def step(self, memory: Memory) -> TorchStep:
-        return TorchStep(self.model.decoder, memory)
+    def step(self, memory: Memory) -> Step:
+        return partial(step, self.model.decoder, memory)
 
 
-class TorchStep:
-    """`decoding.Step` over a decoder and the photos it remembers."""
+class Carried(NamedTuple):
+    """The state that a step hands to the next: of the rows, and of the photos that are still under search."""
 
-    def __init__(self, decoder: Decoder, memory: Memory):
-        self.decoder = decoder
-        self.all = memory
-        self.memory = memory
-        self.images = np.arange(len(memory.image))
-        self.state: State | None = None
+    recurrent: State
+    memory: Memory
+    images: np.ndarray  # (B,) the indices of these photos
 
-    @torch.inference_mode()
-    def __call__(self, words: np.ndarray, rows: np.ndarray | None, images: np.ndarray, choose: Choose) -> Choices:
-        device = self.all.image.device
-        if rows is None:
-            self.memory, self.images, self.state = self.all, images, None
-        elif self.state is not None:
-            order = torch.from_numpy(rows).to(device)
-            self.state = tuple(part.index_select(1, order) for part in self.state)  # (L, N, H)
-            if len(images) < len(self.images):
-                kept = torch.from_numpy(np.searchsorted(self.images, images)).to(device)
-                self.memory, self.images = self.memory.select(kept), images
-        tokens = torch.from_numpy(words)[:, None].to(device)  # (N, 1)
-        logits, attention, self.state = self.decoder(tokens, self.memory, self.state)
-        return choose_words(logits[:, 0], choose, None if attention is None else attention[:, 0])
+
+@torch.inference_mode()
+def step(
+    decoder: Decoder,
+    memory: Memory,
+    words: np.ndarray,
+    rows: np.ndarray,
+    state: Carried | None,
+    images: np.ndarray,
+    choose: Choose,
+) -> tuple[Choices, Carried]:
+    """A `Step` once decoder and memory are given: without a state it starts from the photos in `memory`."""
+    device = memory.image.device
+    recurrent = None
+    if state is not None:
+        parents = torch.from_numpy(rows).to(device)
+        recurrent = tuple(part.index_select(1, parents) for part in state.recurrent)  # (L, N, H)
+        memory = state.memory
+        if len(images) < len(state.images):
+            kept = np.searchsorted(state.images, images)
+            memory = memory.select(torch.from_numpy(kept).to(device))
+    tokens = torch.from_numpy(words)[:, None].to(device)  # (N, 1)
+    logits, attention, recurrent = decoder(tokens, memory, recurrent)
+    choices = choose_words(logits[:, 0], choose, None if attention is None else attention[:, 0])
+    return choices, Carried(recurrent, memory, images)
 
 
 def choose_words(logits: Tensor, choose: Choose, attention: Tensor | None = None) -> Choices:
-    """`decoding.choose_words` on the device: logits (N, V), attention (N, R) -> only what was chosen, on NumPy."""
+    """`captioner.step.choose_words` on the device: logits (N, V), attention (N, R) -> what was chosen, in NumPy."""
     allowed = logits.float().log_softmax(-1)
     allowed[:, list(choose.suppressed)] = -torch.inf
     if choose.banned is not None:
         allowed.scatter_(1, torch.from_numpy(choose.banned).to(logits.device), -torch.inf)
-    if choose.uniforms is None:
-        gains, words = allowed.topk(min(choose.count, allowed.shape[1]), dim=1)
+    if choose.wanted is not None:
+        words = torch.from_numpy(choose.wanted).to(logits.device)
+    elif choose.uniforms is not None:
+        words = _sample(allowed, choose)
     else:
-        uniforms = torch.from_numpy(choose.uniforms).to(logits.device)
-        words = _sample(allowed, uniforms, choose.temperature, choose.top_k, choose.top_p)
-        gains = allowed.gather(1, words)
-    others = allowed.topk(min(choose.alternatives, allowed.shape[1]), dim=1) if choose.alternatives else None
+        words = allowed.topk(min(choose.count, allowed.shape[1]), dim=1).indices
+    alternatives = None
+    if choose.alternatives:
+        top = allowed.topk(min(choose.alternatives, allowed.shape[1]), dim=1)
+        alternatives = top.indices.cpu().numpy(), top.values.cpu().numpy()
     return Choices(
         words.cpu().numpy(),
-        gains.cpu().numpy(),
+        allowed.gather(1, words).cpu().numpy(),
         None if attention is None else attention.float().cpu().numpy(),
-        None if others is None else (others.indices.cpu().numpy(), others.values.cpu().numpy()),
+        alternatives,
     )
 
 
-def _sample(allowed: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """`decoding.choose_sampled`: (N, V) and uniforms (N, S) -> words (N, S)."""
-    scores, order = allowed.double().topk(min(top_k or allowed.shape[1], allowed.shape[1]), dim=1)
-    masses = (scores / temperature).softmax(dim=1).nan_to_num()  # also where nothing is allowed
+def _sample(allowed: Tensor, choose: Choose) -> Tensor:
+    """`captioner.step.choose_sampled`: log-probabilities (N, V), uniforms (N, P) -> words (N, P). In float64, so that a
+    seed gives the same words on every device; on the CPU where the device has no float64."""
+    device = allowed.device
+    if device.type in WITHOUT_FLOAT64:
+        allowed = allowed.cpu()
+    uniforms = torch.from_numpy(choose.uniforms).to(allowed.device)
+    count = min(choose.top_k or allowed.shape[1], allowed.shape[1])
+    scores, order = allowed.double().topk(count, dim=1)  # (N, V or top_k)
+    masses = (scores / choose.temperature).softmax(dim=1).nan_to_num()  # also where nothing is allowed
     before = masses.cumsum(1) - masses
-    masses = masses.masked_fill(before >= top_p * masses.sum(1, keepdim=True), 0)
+    masses = masses.masked_fill(before >= choose.top_p * masses.sum(1, keepdim=True), 0)
     cumulative = masses.cumsum(1)
-    places = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
+    places = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)  # (N, P)
     last = ((masses > 0).sum(1, keepdim=True) - 1).clamp(min=0)  # rounding must not lead past the last word
-    return order.gather(1, torch.minimum(places, last))
+    return order.gather(1, torch.minimum(places, last)).to(device)
 
 
 def load_backend(directory: Path, config: ModelConfig, vocabulary_size: int, device: str = "auto") -> TorchBackend:
-    """The backend of a checkpoint; nothing is initialised only to be overwritten. Raises CheckpointError, and
+    """The backend of a checkpoint. Its weights are not initialised first, only read. Raises CheckpointError, and
     ValueError for a device that is not there."""
     tensors, _ = load_checkpoint(directory)
     with torch.device("meta"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -45,7 +44,6 @@ def attend(
         layer: The recurrent layers of the units: below or above the attention (the topmost of several).
         batch_size: Photos per batch.
     """
-    from captioner.captioner import ALTERNATIVES
     from captioner.images import ImageError
 
     photos = find_photos(paths, recursive)
@@ -63,8 +61,7 @@ def attend(
             "one caption per photo is shown. Leave --num-captions out, or use captioner web to see several."
         )
     captioner = model.load()
-    decoding = options.over(captioner.decoding)
-    decoding = replace(decoding, alternatives=max(decoding.alternatives, ALTERNATIVES))
+    decoding = options.over(captioner.decoding.for_display())
     failed = 0
     results = captioner.caption_many(photos, decoding, batch_size) if text is None else _read(captioner, photos, text)
     for photo, path, result in zip(photos, outputs, results, strict=True):

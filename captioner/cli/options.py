@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import Field, asdict, dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import tyro
 
@@ -26,37 +26,23 @@ Paths = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
-def _unset(metavar: str, help: str) -> object:
-    """A setting of the decoding that, if it is not given, is as the checkpoint has it."""
-    return tyro.conf.arg(metavar=metavar, help=help, help_behavior_hint="")
+def _option(setting: Field) -> tuple[str, Any, None]:
+    """A setting of `Decoding` as an option whose default is None: not given, so the checkpoint's value holds."""
+    kind = get_type_hints(Decoding)[setting.name]
+    metavar = "{" + ",".join(get_args(kind)) + "}" if get_args(kind) else kind.__name__.upper()
+    told = tyro.conf.arg(metavar=metavar, help=setting.metadata["help"], help_behavior_hint="")
+    return setting.name, Annotated[kind | None, told], None
+
+
+_Options: Any = make_dataclass("_Options", map(_option, fields(Decoding)), frozen=True)
 
 
 @dataclass(frozen=True)
-class DecodingOptions:
-    """How captions are found; what is not given is as the checkpoint has it."""
+class DecodingOptions(_Options):
+    """How captions are found. What is not given is as the checkpoint has it."""
 
-    method: Annotated[
-        Literal["beam", "sample"] | None,
-        _unset("{beam,sample}", "The most probable caption, or one drawn at random."),
-    ] = None
-    beam_size: Annotated[int | None, _unset("INT", "Hypotheses that beam search keeps; 1 is greedy.")] = None
-    max_length: Annotated[int | None, _unset("INT", "Longest caption, in words.")] = None
-    length_penalty: Annotated[
-        float | None, _unset("FLOAT", "Scores are divided by length to this power: 0 favours short captions.")
-    ] = None
-    no_repeat_ngram: Annotated[int | None, _unset("INT", "No sequence of so many words comes twice; 0: off.")] = None
-    temperature: Annotated[float | None, _unset("FLOAT", "Sampling: below 1 is tame, above 1 is wild.")] = None
-    top_k: Annotated[int | None, _unset("INT", "Sampling: from so many most probable words only; 0: all.")] = None
-    top_p: Annotated[float | None, _unset("FLOAT", "Sampling: from the fewest words with this probability.")] = None
-    seed: Annotated[int | None, _unset("INT", "Sampling: the same seed gives the same captions.")] = None
-    num_captions: Annotated[int | None, _unset("INT", "Captions a photo, best first.")] = None
-
-    def over(self, decoding: Decoding) -> Decoding:
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        wanted = given.get("num_captions", 1)
-        if given.get("method", decoding.method) == "beam" and "beam_size" not in given:
-            given["beam_size"] = max(decoding.beam_size, wanted)
-        return Decoding(**{**asdict(decoding), **given})
+    def over(self, saved: Decoding) -> Decoding:
+        return saved.override(**asdict(self))
 
 
 Options = Annotated[DecodingOptions, tyro.conf.arg(name="")]

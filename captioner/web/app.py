@@ -79,7 +79,7 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
     async def caption(request: Request, settings: Annotated[Settings, Query()]) -> JSONResponse:
         """Send the image file's bytes as the body, or a multipart form with the file as its field "photo"."""
         try:
-            decoding = settings.over(captioner.decoding)
+            decoding = settings.over(captioner.decoding.for_display())
         except ValueError as error:
             raise Problem(422, SETTING, str(error)) from error
         with service.place():
@@ -108,7 +108,7 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
             version=__version__,
             model=captioner.provenance,
             attention=captioner.config.attention != "none",
-            decoding=asdict(captioner.decoding),
+            decoding=asdict(captioner.decoding.for_display()),
             limits=asdict(limits),
             formats=[name for name in FORMATS if name != "HEIF"],
         )

@@ -48,10 +48,9 @@ function complain(text, again = false) {
 function decoding() {
   const form = new FormData(settings);
   const captionCount = form.get("num_captions");
-  const width = Math.max(form.get("beam_size"), captionCount);
   const given = {
     greedy: { method: "beam", beam_size: 1, num_captions: 1 },
-    beam: { method: "beam", beam_size: width, num_captions: captionCount },
+    beam: { method: "beam", beam_size: form.get("beam_size"), num_captions: captionCount },
     sample: {
       method: "sample", temperature: form.get("temperature"), top_p: form.get("top_p"), seed: form.get("seed"),
       num_captions: captionCount,
