@@ -235,6 +235,25 @@ def test_plain_folder_without_splits_hashes_names(tmp_path: Path) -> None:
     assert {r.split for r in records} == {"train", "val", "test"}
 
 
+@pytest.mark.parametrize(
+    ("on_disk", "written"),
+    [
+        ("caf\u00e9.jpg", "cafe\u0301.jpg"),
+        ("cafe\u0301.jpg", "caf\u00e9.jpg"),  # as macOS writes names
+        ("sub/a.jpg", "sub\\a.jpg"),
+        ("a.jpg", "./a.jpg"),
+        ("a.jpg", "sub/../a.jpg"),
+    ],
+)
+def test_names_of_one_photo_in_several_spellings(tmp_path: Path, on_disk: str, written: str) -> None:
+    touch(tmp_path, on_disk)
+    rows = [{"image": on_disk, "caption": "a", "split": "train"}, {"image": written, "caption": "b", "split": "train"}]
+    source = write(tmp_path / "captions.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [(r.path, r.captions) for r in read_dataset(tmp_path)] == [(tmp_path / on_disk, ("a", "b"))]
+    edit(source, '"b", "split": "train"', '"b", "split": "val"')
+    assert "is in two splits, train (line 1) and val" in message(tmp_path)
+
+
 # ---- every complaint
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from captioner.data.records import CaptionFile, Entry, PhotoFinder, choose_file, clean_caption, split_name
+from captioner.data.records import CaptionFile, Entry, PhotoFinder, choose_file, clean_caption, photo_name, split_name
 
 COCO_FILES = ("annotations/captions_train20*.json", "annotations/captions_val20*.json")
 KARPATHY_FILES = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json", "dataset.json")
@@ -65,7 +65,7 @@ def _coco_entries(source: Path, split: str) -> list[Entry]:
             clean_caption(annotation.get("caption"), f"{source}: annotation {annotation['id']}")
             for annotation in coco.imgToAnns[key]
         ]
-        entries.append(Entry(key, (str(image["file_name"]),), captions, split))
+        entries.append(Entry(key, (photo_name(str(image["file_name"])),), captions, split))
     return entries
 
 
@@ -120,7 +120,7 @@ def read_coco_test(root: Path) -> CaptionFile:
     root, source = choose_file(root, ("annotations/image_info_test2014.json",))
     try:
         images = json.loads(source.read_text(encoding="utf-8"))["images"]
-        names = {int(image["id"]): str(image["file_name"]) for image in images}
+        names = {int(image["id"]): photo_name(str(image["file_name"])) for image in images}
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _unreadable(source, error) from None
     except (KeyError, TypeError, ValueError) as error:
@@ -133,7 +133,7 @@ def read_coco_test(root: Path) -> CaptionFile:
 def _karpathy_image(image: Any, where: str) -> Entry:
     try:
         name, split, raw = (
-            str(image["filename"]),
+            photo_name(str(image["filename"])),
             image["split"],
             [sentence["raw"] for sentence in image["sentences"]],
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from captioner.data.readers import Record, find_format
-from captioner.data.records import lines
+from captioner.data.records import lines, photo_name
 from captioner.images import open_image
 
 Masks = dict[str, np.ndarray]
@@ -70,7 +70,7 @@ def _folder_objects(source: Path) -> Objects:
     for number, line in lines(source):
         try:
             row = json.loads(line)
-            by_word = boxes.setdefault(row["image"].strip(), defaultdict(list))
+            by_word = boxes.setdefault(photo_name(row["image"]), defaultdict(list))
             for item in row["objects"]:
                 left, top, width, height = map(float, item["box"])
                 by_word[str(item["word"]).lower()].append([left, top, left + width, top + height])

@@ -21,6 +21,7 @@ from captioner.data.records import (
     clean_caption,
     hash_split,
     lines,
+    photo_name,
     raw_lines,
     select,
     split_name,
@@ -44,7 +45,7 @@ def _read_lists(folder: Path) -> dict[str, tuple[str, str]]:
     for split, file_name in FLICKR8K_LISTS.items():
         path = folder / file_name
         for number, line in lines(path) if path.is_file() else ():
-            name, where = line.strip(), f"{path}:{number}"
+            name, where = photo_name(line), f"{path}:{number}"
             if name in listed:
                 other, place = listed[name]
                 what = "listed twice" if other == split else f"in two splits, {other} and {split}"
@@ -76,7 +77,7 @@ def read_flickr8k(root: Path) -> list[CaptionFile]:
         if key in seen:
             raise ValueError(f"{where}: duplicate id {key}, also in line {seen[key]}; expected it once")
         seen[key] = number
-        captions.setdefault(name, []).append(clean_caption(caption, where))
+        captions.setdefault(photo_name(name), []).append(clean_caption(caption, where))
     lists = _read_lists(source.parent)
     if not lists:
         expected = ", ".join(FLICKR8K_LISTS.values())
@@ -104,7 +105,7 @@ def read_kaggle(root: Path) -> list[CaptionFile]:
     for number, line in rows:
         where = f"{source}:{number}"
         name, comma, caption = line.partition(",")
-        name = name.strip(' "')
+        name = photo_name(name.strip(' "'))
         if not (comma and name):
             raise ValueError(f"{where}: broken row {line[:60]!r}; expected NAME.jpg,caption")
         captions.setdefault(name, []).append(clean_caption(_unquote(caption.strip()), where))
@@ -169,7 +170,7 @@ def read_folder(root: Path) -> list[CaptionFile]:
     for number, row in (_csv_rows if source.suffix == ".csv" else _jsonl_rows)(source):
         where, name, captions = (
             f"{source}:{number}",
-            row["image"].strip(),
+            photo_name(row["image"]),
             row.get("captions", [row.get("caption")]),
         )
         if not name:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import posixpath
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,6 +80,13 @@ def hash_split(name: str) -> str:
     return ("val", "test")[part] if part < 2 else "train"
 
 
+def photo_name(text: str) -> str:
+    """A photo's name as a relative path with slashes, in Unicode's composed form: "./a.jpg" and "a.jpg" are one photo,
+    as are two spellings of "é", and a name written on Windows is found elsewhere."""
+    name = unicodedata.normalize("NFC", text.strip()).replace("\\", "/")
+    return posixpath.normpath(name) if name else ""
+
+
 def raw_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file, numbered from 1, with their line ends. A byte-order mark is skipped."""
     with open(path, "rb") as file:
@@ -121,28 +130,29 @@ def choose_file(root: Path, patterns: Sequence[str]) -> tuple[Path, Path]:
 
 class PhotoFinder:
     """Finds photos by name in several folders of a data set; the first folder that has the photo counts. Each folder
-    is listed once, because 118,000 separate look-ups take minutes on a network disk."""
+    is listed once, because 118,000 separate look-ups take minutes on a network disk. Names are as `photo_name` gives
+    them; those on disk may be decomposed, as macOS writes them."""
 
     def __init__(self, root: Path, folders: Sequence[str]):
         self.root, self.folders = root, folders
-        self._folder_of: dict[str, dict[str, str]] = {}  # the folder part of a photo's name -> file name -> folder
+        self._paths: dict[str, dict[str, Path]] = {}  # the folder part of a photo's name -> file name -> path
 
     def find(self, names: Iterable[str]) -> Path | None:
         for name in names:
             inner, _, base = name.rpartition("/")
-            if inner not in self._folder_of:
-                self._folder_of[inner] = self._list(inner)
-            if base in self._folder_of[inner]:
-                return Path(self._folder_of[inner][base], base)
+            if inner not in self._paths:
+                self._paths[inner] = self._list(inner)
+            if base in self._paths[inner]:
+                return self._paths[inner][base]
         return None
 
-    def _list(self, inner: str) -> dict[str, str]:
-        folder_of: dict[str, str] = {}
+    def _list(self, inner: str) -> dict[str, Path]:
+        paths: dict[str, Path] = {}
         for outer in reversed(self.folders):
-            folder = os.path.join(self.root, outer, inner)
+            folder = Path(self.root, outer, inner)
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                folder_of.update(dict.fromkeys(os.listdir(folder), folder))
-        return folder_of
+                paths.update((unicodedata.normalize("NFC", name), folder / name) for name in os.listdir(folder))
+        return paths
 
 
 def to_records(file: CaptionFile) -> list[Record]:
