@@ -226,6 +226,24 @@ def test_plain_folder_csv_and_jsonl_are_the_same(tmp_path: Path) -> None:
     assert read_dataset(tmp_path) == records
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "header", ["id|image|caption|split", "split|caption|url|image", "file_name|text|split", "text|image|caption|split"]
+)
+def test_plain_folder_with_other_columns_separators_and_names(tmp_path: Path, delimiter: str, header: str) -> None:
+    values = {"image": "a.jpg", "file_name": "a.jpg", "caption": "A cat, asleep; a dog", "split": "val"}
+    values["text"] = values["caption"]
+    touch(tmp_path, "a.jpg")
+    with (tmp_path / "metadata.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([header.split("|"), [values.get(name, "7") for name in header.split("|")]])
+    expected = [Record("a.jpg", tmp_path / "a.jpg", (values["caption"],), "val")]
+    assert read_dataset(tmp_path) == expected
+    (tmp_path / "metadata.csv").unlink()
+    write(tmp_path / "metadata.jsonl", json.dumps({name: values.get(name, 7) for name in header.split("|")}))
+    assert read_dataset(tmp_path) == expected
+
+
 def test_plain_folder_without_splits_hashes_names(tmp_path: Path) -> None:
     names = [f"{i}.png" for i in range(40)]
     touch(tmp_path / "images", *names)
@@ -421,7 +439,7 @@ def test_karpathy_faults(tmp_path: Path, old: str, new: str, expected: str) -> N
 FOLDER_FAULTS = [
     ("csv", "image,caption\na.jpg,A cat, asleep\n", ":2: broken row of 3 fields; expected 2: image,caption"),
     ("csv", 'image,caption\na.jpg,"A cat"\na.jpg,"A dog\n', ":3: broken row"),
-    ("csv", "file,caption\na.jpg,A cat\n", ":1: broken header 'file,caption'; expected image,caption"),
+    ("csv", "file,caption\na.jpg,A cat\n", ":1: broken header 'file,caption'; expected the columns image,caption"),
     ("csv", "", ":1: broken header"),
     ("csv", 'image,caption\na.jpg,"A\ncat"\na.jpg,\n', ":4: the caption is empty"),
     ("csv", "image,caption\n ,A cat\n", ":2: broken row; the name of the image is empty"),

@@ -37,6 +37,8 @@ FLICKR8K_LISTS = {
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
+FOLDER_FILES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
+IMAGEFOLDER_COLUMNS = {"file_name": "image", "text": "caption"}
 
 
 def _read_lists(folder: Path) -> dict[str, tuple[str, str]]:
@@ -113,17 +115,21 @@ def read_kaggle(root: Path) -> list[CaptionFile]:
     return [CaptionFile(source, _join(captions, lists, source), PhotoFinder(root, FLICKR8K_FOLDERS))]
 
 
-def _csv_table(source: Path) -> Iterator[tuple[int, list[str]]]:
+def _our_columns(names: list[str]) -> list[str]:
+    """The names of columns or keys, with those of ImageFolder replaced by ours, unless ours are there too."""
+    ours = [IMAGEFOLDER_COLUMNS.get(name, name) for name in names]
+    return [name if mine in names else mine for name, mine in zip(names, ours, strict=True)]
+
+
+def _csv_table(source: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV file that are not blank, each with the number of its first line."""
-    reader = csv.reader((line for _, line in raw_lines(source)), strict=True)
+    reader = csv.reader((line for _, line in raw_lines(source)), delimiter=delimiter, strict=True)
     while True:
         number = reader.line_num + 1
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise ValueError(
-                f"{source}:{number}: broken row ({error}); expected CSV. Is a closing quote missing?"
-            ) from None
+            raise ValueError(f"{source}:{number}: broken row ({error}); expected CSV. Is a quote not closed?") from None
         if row is None:
             return
         if any(field.strip() for field in row):
@@ -131,18 +137,25 @@ def _csv_table(source: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    table = _csv_table(source)
+    """Image, caption and split of each row. Columns may be separated by commas, semicolons or tabs, have any order and
+    the names of Hugging Face's ImageFolder (file_name, text). Other columns are ignored."""
+    _, line = next(lines(source), (1, ""))
+    delimiter = max(",;\t", key=line.count)
+    table = _csv_table(source, delimiter)
     number, first = next(table, (1, []))
-    header = [field.strip() for field in first]
-    if sorted(header) not in (["caption", "image"], ["caption", "image", "split"]):
-        raise ValueError(f"{source}:{number}: broken header {','.join(first)[:60]!r}; expected image,caption[,split]")
+    header = _our_columns([field.strip() for field in first])
+    columns = {name: header.index(name) for name in ("image", "caption", "split") if header.count(name) == 1}
+    if not {"image", "caption"} <= columns.keys():
+        raise ValueError(
+            f"{source}:{number}: broken header {line[:60]!r}; expected the columns image,caption and optionally split"
+        )
     for number, row in table:
         if len(row) != len(header):
             raise ValueError(
                 f"{source}:{number}: broken row of {len(row)} fields; expected {len(header)}: "
-                f"{','.join(header)}. Put double quotes around captions that contain commas."
+                f"{delimiter.join(first)}. Put double quotes around captions that contain {delimiter!r}."
             )
-        yield number, dict(zip(header, row, strict=True))
+        yield number, {name: row[column] for name, column in columns.items()}
 
 
 def _jsonl_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -151,6 +164,8 @@ def _jsonl_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{source}:{number}: broken row ({error}); expected one JSON object per line") from None
+        if isinstance(row, dict):
+            row = dict(zip(_our_columns(list(row)), row.values(), strict=True))
         if not (
             isinstance(row, dict) and isinstance(row.get("image"), str) and ("caption" in row) != ("captions" in row)
         ):
@@ -162,8 +177,9 @@ def _jsonl_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def read_folder(root: Path) -> list[CaptionFile]:
     """A plain folder: captions.csv with the columns image, caption and optionally split, one row per caption; or
     captions.jsonl with the same keys, or `captions` with a list, and any other keys. `image` is a path relative to the
-    folder or to its images/. Without a split in any row, `hash_split` assigns the splits."""
-    root, source = choose_file(root, ("captions.csv", "captions.jsonl"))
+    folder or to its images/. Without a split in any row, `hash_split` assigns the splits. Hugging Face's ImageFolder
+    has the same content in metadata.csv or metadata.jsonl, as file_name and text."""
+    root, source = choose_file(root, FOLDER_FILES)
     entries: dict[str, Entry] = {}
     begun: dict[str, int] = {}
     has_split: bool | None = None
@@ -206,7 +222,7 @@ SIGNS = {
     "kaggle": ("captions.txt",),
     "coco": COCO_FILES,
     "karpathy": KARPATHY_FILES,
-    "folder": ("captions.csv", "captions.jsonl"),
+    "folder": FOLDER_FILES,
 }
 
 
