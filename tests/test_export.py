@@ -181,7 +181,7 @@ def test_who_runs_a_checkpoint(plain, tiny, monkeypatch):
 
 
 def test_what_is_wrong_is_said(plain, tiny, tmp_path):
-    with pytest.raises(CheckpointError, match=r"photo\.onnx is not there: .* captioner export"):
+    with pytest.raises(CheckpointError, match=r"photo\.onnx does not exist; .* captioner export"):
         Captioner.load(tiny, backend="onnx")
     with pytest.raises(ValueError, match="runs on the CPU only, not on 'cuda'"):
         Captioner.load(plain, "cuda", "onnx")
@@ -192,7 +192,7 @@ def test_what_is_wrong_is_said(plain, tiny, tmp_path):
 
     damaged = shutil.copytree(plain, tmp_path / "damaged")
     (damaged / "word.onnx").write_bytes(b"no graph")
-    with pytest.raises(CheckpointError, match=r"word\.onnx cannot be loaded by the ONNX runtime"):
+    with pytest.raises(CheckpointError, match=r"word\.onnx is not a graph that captioner wrote"):
         Captioner.load(damaged, backend="onnx")
     (damaged / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is cut short"):
@@ -201,7 +201,7 @@ def test_what_is_wrong_is_said(plain, tiny, tmp_path):
     other = make_checkpoint(tmp_path / "other", half=False)
     for name in ("photo.onnx", "word.onnx"):
         shutil.copyfile(plain / name, other / name)
-    with pytest.raises(CheckpointError, match=r"photo\.onnx (was exported from other weights|cannot be loaded)"):
+    with pytest.raises(CheckpointError, match=r"photo\.onnx (was exported from other weights|is not a graph)"):
         Captioner.load(other, backend="onnx")
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from captioner.backends.graph_check import check_graph
 from captioner.checkpoint.manifest import CONFIG, GRAPHS, WEIGHTS, CheckpointError, check_file
 from captioner.step import Choices, Choose, Step, choose_words
 
@@ -80,11 +81,13 @@ def load_runtime(directory: Path, weights: Any, has_attention: bool) -> OnnxBack
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores also read photos and search
-    sessions = []
-    for name in GRAPHS:
-        path = directory / f"{name}.onnx"
+    paths = [directory / f"{name}.onnx" for name in GRAPHS]
+    for path in paths:
         if not path.is_file():
-            raise CheckpointError(f"{path} is not there: the ONNX runtime runs exported models. Make it with {EXPORT}.")
+            raise CheckpointError(f"{path} does not exist; the ONNX backend needs exported models. Use {EXPORT}.")
+        check_graph(path)
+    sessions = []
+    for path in paths:
         try:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's own classes, which have nothing else in common
