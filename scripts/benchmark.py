@@ -318,7 +318,7 @@ def main() -> None:
         parser.error(f"no photos (.jpg, .jpeg, .png) in {arguments.photos}")
     about = machine()
     print(", ".join(f"{key} {value}" for key, value in about.items()), f"\n{len(photos)} photos\n", flush=True)
-    print("| what | captioner | compared with | captioner is |\n|---|---|---|---|", flush=True)
+    print("| task | captioner | baseline | captioner is |\n|---|---|---|---|", flush=True)
     figures = []
     for work in WORKS:
         if not arguments.only or work.__name__ in arguments.only:
