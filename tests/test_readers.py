@@ -133,6 +133,23 @@ def test_coco(tmp_path: Path, year: int, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == ""
 
 
+def test_json_with_a_byte_order_mark(tmp_path: Path) -> None:
+    expected = read_dataset(coco(tmp_path, {"train2017": (7, 5)}))
+    source = tmp_path / "annotations" / "captions_train2017.json"
+    write(source, "\ufeff" + source.read_text(encoding="utf-8"))
+    assert read_dataset(tmp_path) == expected
+
+
+def test_vizwiz_flags_leave_captions_out(tmp_path: Path) -> None:
+    source = coco(tmp_path, {"train2017": (7, 5)}) / "annotations" / "captions_train2017.json"
+    content = json.loads(source.read_text(encoding="utf-8"))
+    flags = {70: ("is_rejected",), 50: ("is_precanned",), 51: ("is_rejected", "is_precanned")}
+    for annotation in content["annotations"]:
+        annotation |= {name: name in flags.get(annotation["id"], ()) for name in ("is_rejected", "is_precanned")}
+    write(source, json.dumps(content))
+    assert [(r.id, r.captions) for r in read_dataset(tmp_path)] == [(7, ("Photo 7, caption 1.",))]
+
+
 def test_coco_without_the_photos_of_a_split_has_the_others(tmp_path: Path) -> None:
     coco(tmp_path, {"train2017": (7,), "val2017": (6,)})
     (tmp_path / "val2017").rename(tmp_path / "images")
@@ -369,20 +386,20 @@ def test_kaggle_faults(tmp_path: Path, text: str, expected: str) -> None:
 
 
 COCO_FAULTS = [
-    ("}]}", "}]", ": not valid JSON"),
-    ('"id": 5, "file_name"', '"id": 7, "file_name"', ": 2 images with the id 7"),
-    ('"id": 50', '"id": 70', ": 2 annotations with the id 70"),
+    ("}]}", "}]", ": not JSON at line 1"),
+    ('"id": 5, "file_name"', '"id": 7, "file_name"', ": several images with the id 7"),
+    ('"id": 50', '"id": 70', ": several annotations with the id 70"),
     ('"id": 50, "image_id": 5', '"id": 50, "image_id": 55', ": annotation 50 belongs to image 55"),
     ('"Photo 5,\\n caption 0. "', '" \\n"', ": annotation 50: the caption is empty"),
     (
         '"caption": "Photo 5,\\n caption 0. "',
         '"text": "hm"',
-        ": annotation 50: expected the caption as a string",
+        ": annotations[1] has no caption; expected id, image_id, caption",
     ),
-    ('"image_id": 7', '"image": 7', ": not a COCO caption file (KeyError: 'image_id')"),
-    ('"file_name": "000000000005.jpg"', '"name": "5.jpg"', ": image 5 has no file_name"),
+    ('"image_id": 7', '"image": 7', ": annotations[0] has no image_id; expected id, image_id, caption"),
+    ('"file_name": "000000000005.jpg"', '"name": "5.jpg"', ": images[1] has no file_name; expected id, file_name"),
     ('"images": [', '"images": [{"id": 99, "file_name": "99.jpg"}, ', ": image 99 has no caption"),
-    ('"annotations"', '"instances"', ": no annotations; expected images and annotations"),
+    ('"annotations"', '"instances"', ": no annotations; expected an object with lists"),
 ]
 
 
@@ -420,7 +437,7 @@ KARPATHY_FAULTS = [
     ('"sentences"', '"captions"', "images[0]: broken (KeyError: 'sentences'); expected filename, split"),
     ('"filename": "b.jpg"', '"filename": "q.jpg"', "1 of 2 photos are missing (first: q.jpg)"),
     ('"images"', '"photos"', "expected an object with a list of images"),
-    ('{"images"', '["images"', "not valid JSON"),
+    ('{"images"', '["images"', "not JSON at line 1"),
 ]
 
 

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from captioner.data.records import CaptionFile, Entry, PhotoFinder, choose_file, clean_caption, photo_name, split_name
+from captioner.metrics.files.results import read_json
 
 COCO_FILES = ("annotations/captions_train20*.json", "annotations/captions_val20*.json")
 KARPATHY_FILES = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json", "dataset.json")
@@ -25,48 +22,44 @@ KARPATHY_FOLDERS = (
 )
 
 
-def _unreadable(source: Path, error: Exception) -> ValueError:
-    return ValueError(f"{source}: not valid JSON ({error}). The file may be incomplete: download it again.")
-
-
-def _unique(rows: Iterable[dict[str, Any]], source: Path, part: str) -> None:
-    duplicate, count = Counter(row["id"] for row in rows).most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"{source}: {count} {part} with the id {duplicate}; expected each id once")
+def _by_id(content: Any, part: str, keys: Iterable[str], source: Path) -> dict[Any, dict[str, Any]]:
+    """The images or annotations of a COCO file by id. Each must have the keys."""
+    rows = content.get(part) if isinstance(content, dict) else None
+    if not (isinstance(rows, list) and rows):
+        raise ValueError(f"{source}: no {part}; expected an object with lists of images and annotations")
+    found: dict[Any, dict[str, Any]] = {}
+    for number, row in enumerate(rows):
+        missing = [key for key in ("id", *keys) if key not in row] if isinstance(row, dict) else ["id", *keys]
+        if missing or not all(isinstance(row[key], int | str) for key in ("id", *keys)):
+            what = f"has no {missing[0]}" if missing else "has a value of the wrong type"
+            raise ValueError(f"{source}: {part}[{number}] {what}; expected {', '.join(('id', *keys))}")
+        if row["id"] in found:
+            raise ValueError(f"{source}: several {part} with the id {row['id']}; expected each id once")
+        found[row["id"]] = row
+    return found
 
 
 def _coco_entries(source: Path, split: str) -> list[Entry]:
-    from pycocotools.coco import COCO
-
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-            coco = COCO(str(source))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _unreadable(source, error) from None
-    except (AssertionError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{source}: not a COCO caption file ({type(error).__name__}: {error}); expected images, and "
-            "annotations with id, image_id and caption"
-        ) from None
-    for part in ("images", "annotations"):
-        if not coco.dataset.get(part):
-            raise ValueError(f"{source}: no {part}; expected images and annotations")
-        _unique(coco.dataset[part], source, part)
-    for annotation in coco.dataset["annotations"]:
-        if annotation["image_id"] not in coco.imgs:
-            what = f"annotation {annotation['id']} belongs to image {annotation['image_id']}"
+    """The images of a COCO caption file. Captions that VizWiz flags as rejected or precanned are left out, and so are
+    images with no other captions."""
+    content = read_json(source)
+    images = _by_id(content, "images", ("file_name",), source)
+    captions: dict[Any, list[str]] = {}
+    for key, annotation in _by_id(content, "annotations", ("image_id", "caption"), source).items():
+        if annotation["image_id"] not in images:
+            what = f"annotation {key} belongs to image {annotation['image_id']}"
             raise ValueError(f"{source}: {what}; expected the id of an image in the file")
-    entries = []
-    for key, image in coco.imgs.items():
-        if "file_name" not in image or key not in coco.imgToAnns:
-            what = "caption among the annotations" if "file_name" in image else "file_name"
-            raise ValueError(f"{source}: image {key} has no {what}")
-        captions = [
-            clean_caption(annotation.get("caption"), f"{source}: annotation {annotation['id']}")
-            for annotation in coco.imgToAnns[key]
-        ]
-        entries.append(Entry(key, (photo_name(str(image["file_name"])),), captions, split))
-    return entries
+        of_image = captions.setdefault(annotation["image_id"], [])
+        if not (annotation.get("is_rejected") or annotation.get("is_precanned")):
+            of_image.append(clean_caption(annotation["caption"], f"{source}: annotation {key}"))
+    for key in images:
+        if key not in captions:
+            raise ValueError(f"{source}: image {key} has no caption among the annotations")
+    return [
+        Entry(key, (photo_name(str(image["file_name"])),), captions[key], split)
+        for key, image in images.items()
+        if captions[key]
+    ]
 
 
 def read_coco(root: Path, year: int | None = None, photos: bool = True) -> list[CaptionFile]:
@@ -118,15 +111,8 @@ def read_coco_test(root: Path) -> CaptionFile:
     """The photos of COCO's test2014: annotations/image_info_test2014.json with test2014/. Their captions are secret,
     known only to COCO's evaluation server."""
     root, source = choose_file(root, ("annotations/image_info_test2014.json",))
-    try:
-        images = json.loads(source.read_text(encoding="utf-8"))["images"]
-        names = {int(image["id"]): photo_name(str(image["file_name"])) for image in images}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _unreadable(source, error) from None
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"not a list of COCO's photos ({type(error).__name__}: {error})"
-        raise ValueError(f"{source}: {what}; expected images, each with id and file_name") from None
-    entries = [Entry(key, (name,), [], "test") for key, name in names.items()]
+    images = _by_id(read_json(source), "images", ("file_name",), source)
+    entries = [Entry(key, (photo_name(str(image["file_name"])),), [], "test") for key, image in images.items()]
     return CaptionFile(source, entries, PhotoFinder(root, ("test2014", "images/test2014")))
 
 
@@ -155,10 +141,7 @@ def read_karpathy(root: Path) -> list[CaptionFile]:
     """Karpathy's JSON, in the folder of the photos or in a folder next to it; the split `restval` counts as train. For
     COCO, the photos may be those of 2014 or of 2017, which are the same under shorter names."""
     root, source = choose_file(root, KARPATHY_FILES)
-    try:
-        data = json.loads(source.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _unreadable(source, error) from None
+    data = read_json(source)
     images = data.get("images") if isinstance(data, dict) else None
     if not isinstance(images, list):
         raise ValueError(f"{source}: not one of Karpathy's files; expected an object with a list of images")
