@@ -14,6 +14,7 @@ TRAIN = [
 ]
 WEB = ["fastapi>=0.115", "python-multipart>=0.0.27", "uvicorn>=0.30"]
 JAVA = ["pycocoevalcap>=1.2"]
+PARQUET = ["pyarrow>=17"]
 
 setup(
     name="captioner",
@@ -27,6 +28,8 @@ setup(
     packages=[
         "captioner",
         "captioner.backends",
+        "captioner.bulk",
+        "captioner.bulk.formats",
         "captioner.checkpoint",
         "captioner.cli",
         "captioner.data",
@@ -42,6 +45,7 @@ setup(
     package_dir={"captioner": "captioner", "captioner.shipped": "checkpoints"},
     package_data={
         "captioner": ["py.typed"],
+        "captioner.bulk": ["static/*"],
         "captioner.visualize": ["static/*"],
         "captioner.web": ["static/*"],
         "captioner.shipped": ["README.md", "flickr8k-mobilenet_v2/*"],
@@ -57,9 +61,21 @@ setup(
     ],
     extras_require={
         "java-metrics": JAVA,
+        "parquet": PARQUET,
         "train": TRAIN,
         "web": WEB,
-        "test": [*TRAIN, *WEB, *JAVA, "mypy", "nltk>=3.8.1", "pytest>=8", "pytest-xdist", "ruff", "selenium>=4.20"],
+        "test": [
+            *TRAIN,
+            *WEB,
+            *JAVA,
+            *PARQUET,
+            "mypy",
+            "nltk>=3.8.1",
+            "pytest>=8",
+            "pytest-xdist",
+            "ruff",
+            "selenium>=4.20",
+        ],
     },
     entry_points={"console_scripts": ["captioner=captioner.cli:main"]},
 )

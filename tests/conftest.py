@@ -14,6 +14,11 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run side by side, one a core
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=20, help="chaos: how often a bulk run is killed")
+    parser.addoption("--photos", type=int, default=500, help="chaos: how many photos it has")
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """The checkpoint of an untrained model: it babbles, but everything else about it is real."""

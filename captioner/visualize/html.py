@@ -59,7 +59,7 @@ def page(photo: Image.Image, view: dict[str, Any], longest: int = PHOTO_PIXELS) 
     pixels per side. The content security policy allows the embedded script, style and pictures only."""
     script, style = asset("attention.js") + START, asset("attention.css") + BODY_STYLE
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        f"default-src 'none'; script-src '{csp_hash(script)}'; style-src '{csp_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     data = json.dumps({"data": view, "photo": data_url(photo, longest)}, allow_nan=False)
@@ -93,6 +93,6 @@ def data_url(photo: Image.Image, longest: int = PHOTO_PIXELS) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _hash(text: str) -> str:
+def csp_hash(text: str) -> str:
     """The hash by which a Content-Security-Policy allows an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

@@ -1,0 +1,163 @@
+"""The results of a run, kept in SQLite: one row per photo, an index of the captions, and what the captions depend on.
+
+A row is there as a whole or not at all, whenever the process is killed; a photo has one row, however often it is
+captioned. The database can be read, and searched, while a run goes on."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from captioner.bulk.listing import Photo
+
+FORMAT_VERSION = 1
+SCHEMA = """
+BEGIN;
+CREATE TABLE captions (
+    id INTEGER PRIMARY KEY,
+    path TEXT NOT NULL UNIQUE,
+    caption TEXT,             -- NULL if the photo could not be captioned
+    log_probability REAL,     -- of the whole caption
+    finished INTEGER,         -- 0: the caption was cut off at the longest length
+    error TEXT,               -- why the photo could not be captioned
+    details TEXT,             -- JSON: words with their log-probabilities, and what else `caption --json` prints
+    size INTEGER,             -- the photo's, in bytes
+    modified INTEGER          -- the photo's, in nanoseconds since 1970
+);
+CREATE VIRTUAL TABLE search USING fts5(caption, content=captions, content_rowid=id, tokenize='porter unicode61');
+CREATE TRIGGER inserted AFTER INSERT ON captions BEGIN
+    INSERT INTO search(rowid, caption) VALUES (new.id, new.caption);
+END;
+CREATE TRIGGER updated AFTER UPDATE ON captions BEGIN
+    INSERT INTO search(search, rowid, caption) VALUES ('delete', old.id, old.caption);
+    INSERT INTO search(rowid, caption) VALUES (new.id, new.caption);
+END;
+CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT);
+COMMIT;
+"""
+
+
+class Row(NamedTuple):
+    """A photo's result: a caption, or an error."""
+
+    path: str
+    caption: str | None = None
+    log_probability: float | None = None
+    finished: bool | None = None
+    error: str | None = None
+    details: dict[str, Any] | None = None
+    """The caption as `caption --json` prints it."""
+
+
+COLUMNS = ", ".join(Row._fields)
+INSERT = f"INSERT INTO captions ({COLUMNS}, size, modified) VALUES ({', '.join('?' * (len(Row._fields) + 2))})"
+UPDATE = ", ".join(f"{name} = excluded.{name}" for name in (*Row._fields[1:], "size", "modified"))
+UPSERT = f"{INSERT} ON CONFLICT (path) DO UPDATE SET {UPDATE}"
+
+
+class Database:
+    """Opens a database, or makes it, for use in a `with` statement. An empty path is a temporary database.
+
+    Raises ValueError if the file is something else, and OSError if it cannot be read or written."""
+
+    def __init__(self, path: str | Path):
+        self.path = path
+        self._sqlite = sqlite3.connect(path, check_same_thread=False)
+
+    def __enter__(self) -> Database:
+        try:
+            tables = {name for (name,) in self._sqlite.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and not {"captions", "run"} <= tables:
+                raise ValueError(f"{self.path} is a database, but not of captions. Choose another name.")
+            self._sqlite.execute("PRAGMA journal_mode = WAL")  # one may read while another writes
+            self._sqlite.execute("PRAGMA synchronous = NORMAL")  # power failure costs the last rows, and no more
+            if not tables:
+                self._sqlite.executescript(SCHEMA)
+        except BaseException as error:
+            self.__exit__(type(error), error)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any = None) -> None:
+        try:
+            if error is None or not isinstance(error, sqlite3.Error):
+                self._sqlite.commit()
+                with suppress(sqlite3.OperationalError):  # somebody is reading
+                    self._sqlite.execute("PRAGMA journal_mode = DELETE")  # one file, readable from a read-only folder
+        except sqlite3.Error as failed:
+            error = failed
+        finally:
+            self._sqlite.close()
+        if isinstance(error, sqlite3.OperationalError):  # disk full, no permission, no such folder
+            raise OSError(f"{self.path}: {error}. What was written before is kept.") from error
+        if isinstance(error, sqlite3.Error):
+            raise ValueError(f"{self.path} is not an SQLite database, or damaged ({error}).") from error
+
+    def begin(self, settings: Mapping[str, Any], redo: bool = False) -> None:
+        """Raise ValueError if the captions that are there were made with other settings. `redo` forgets them."""
+        if redo:
+            self._sqlite.execute("DELETE FROM captions")
+            self._sqlite.execute("INSERT INTO search (search) VALUES ('delete-all')")
+            self._sqlite.execute("DELETE FROM run")
+        settings = {**settings, "format": FORMAT_VERSION}
+        found = self.recall("settings")
+        if found is None:
+            self.remember("settings", settings)
+        elif found != settings:
+            names = [name for name in {**found, **settings} if found.get(name) != settings.get(name)]
+            changes = ", ".join(f"{name} {_short(found.get(name))}, not {_short(settings.get(name))}" for name in names)
+            raise ValueError(
+                f"{self.path} was written with {changes}. Ask for the same, choose another file, or start over: --redo."
+            )
+        self._sqlite.commit()
+
+    def recall(self, name: str) -> Any:
+        found = self._sqlite.execute("SELECT value FROM run WHERE name = ?", (name,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def remember(self, name: str, value: Any) -> None:
+        self._sqlite.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (name, json.dumps(value)))
+
+    def find(self, photo: Photo) -> Literal["caption", "error"] | None:
+        """What is known of the photo, if its size and time are still the same."""
+        where = "path = ? AND size IS ? AND modified IS ?"
+        known = (photo.name, photo.size, photo.modified)
+        found = self._sqlite.execute(f"SELECT error IS NULL FROM captions WHERE {where}", known).fetchone()
+        return None if found is None else "caption" if found[0] else "error"
+
+    def add(self, photo: Photo, row: Row) -> None:
+        """Insert the photo's row, or replace it."""
+        details = None if row.details is None else json.dumps(row.details, ensure_ascii=False)
+        self._sqlite.execute(UPSERT, (*row[:-1], details, photo.size, photo.modified))
+
+    def commit(self) -> None:
+        self._sqlite.commit()
+
+    def rows(self, after: int = 0) -> Iterator[Row]:
+        """The rows that were inserted after the one with that id, in order."""
+        for path, caption, total, finished, error, details in self._sqlite.execute(
+            f"SELECT {COLUMNS} FROM captions WHERE id > ? ORDER BY id", (after,)
+        ):
+            ended = None if finished is None else bool(finished)
+            yield Row(path, caption, total, ended, error, None if details is None else json.loads(details))
+
+    def last(self) -> int:
+        """The id of the last row; 0 if there is no row."""
+        return self._sqlite.execute("SELECT coalesce(max(id), 0) FROM captions").fetchone()[0]
+
+    def errors(self) -> int:
+        return self._sqlite.execute("SELECT count(*) FROM captions WHERE error IS NOT NULL").fetchone()[0]
+
+
+def database_of(file: Path) -> Path:
+    """The database that a file of captions is written from: itself, or the one beside it."""
+    return file if file.suffix.lower() == ".sqlite" else file.with_name(f"{file.name}.sqlite")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) > 24 else text

@@ -1,0 +1,38 @@
+"""Parquet: one row per photo, with the words as lists. Needs pyarrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from captioner.bulk.database import Row
+
+ROWS = 10_000  # in one row group
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts, numbers = pa.list_(pa.string()), pa.list_(pa.float32())
+    schema = pa.schema(
+        {
+            **{"path": pa.string(), "caption": pa.string(), "log_probability": pa.float64(), "finished": pa.bool_()},
+            **{"error": pa.string(), "words": texts, "log_probabilities": numbers, "alternatives": texts},
+        }
+    )
+    waiting = iter(rows)
+    with pq.ParquetWriter(path, schema) as writer:
+        while part := [_columns(row) for row in islice(waiting, ROWS)]:
+            writer.write_table(pa.Table.from_pylist(part, schema))
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    columns = row._asdict()
+    if (details := columns.pop("details")) is not None:
+        columns["words"] = [word["word"] for word in details["words"]]
+        columns["log_probabilities"] = [word["log_probability"] for word in details["words"]]
+        columns["alternatives"] = [other["caption"] for other in details.get("alternatives", [])]
+    return columns

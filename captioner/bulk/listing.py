@@ -1,0 +1,171 @@
+"""Which photos there are: files, folders, .tar shards and lists, one photo at a time. No list of them is kept, however
+many there are. What is in the photos is not read here."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from captioner.images import ENDINGS, ImageError, Source
+
+CHUNK = 10_000  # names of one folder that are sorted at a time
+BLOCK = 1 << 16  # bytes of a list that are read at a time
+START_OF_A_PHOTO = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftyp(avi|hei|hev|mif|msf)",
+    re.DOTALL,
+)
+
+Report = Callable[[str], None]
+"""Is given one line for each folder or shard that cannot be read."""
+
+
+class Photo(NamedTuple):
+    """A photo, and what it is known by."""
+
+    name: str
+    """Its path; for a photo in a shard, the shard's path and the name in it. Always valid UTF-8."""
+    source: Source
+    size: int | None = None
+    """Bytes; None for a photo that is not there."""
+    modified: int | None = None
+    """Nanoseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A photo inside a shard. It is read like an open file, and holds no bytes until then."""
+
+    shard: str
+    member: str
+    offset: int
+    size: int
+    modified: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.shard}/{self.member}"
+
+    def read(self) -> bytes:
+        try:
+            with open(self.shard, "rb") as file:
+                file.seek(self.offset)
+                return file.read(self.size)
+        except OSError as error:
+            raise ImageError(f"{self.name}: cannot be read ({error.strerror}); expected a readable shard.") from error
+
+
+Found = Path | os.DirEntry | Member
+
+
+def list_photos(
+    paths: Iterable[str], recursive: bool = False, follow_links: bool = False, report: Report = lambda line: None
+) -> Iterator[Photo]:
+    """The photos at `paths`, in order: files as they are given, and what is in folders (by ending, hidden files left
+    out, sorted by name) and in .tar shards (in their order).
+
+    `recursive` also looks into the folders' folders, `follow_links` into folders behind symbolic links. A path that
+    does not exist is listed, so that opening it reports it."""
+    return map(_photo, _find(paths, recursive, follow_links, report))
+
+
+def count_photos(paths: Iterable[str], recursive: bool = False, follow_links: bool = False) -> int:
+    """How many photos `list_photos` lists. Reads names only."""
+    return sum(1 for _ in _find(paths, recursive, follow_links, lambda line: None))
+
+
+def is_photo(start: bytes) -> bool:
+    """Whether a stream is a photo, not a list of paths, by its first 16 bytes."""
+    return START_OF_A_PHOTO.match(start) is not None
+
+
+def read_list(stream: io.BufferedReader, separator: bytes = b"\n") -> Iterator[str]:
+    """The paths in a stream, as they come. Empty ones are passed over."""
+    rest = b""
+    if stream.peek(3).startswith(codecs.BOM_UTF8):
+        stream.read(3)
+    while block := stream.read1(BLOCK):
+        *whole, rest = (rest + block).split(separator)
+        yield from _decoded(whole)
+    yield from _decoded([rest])
+
+
+def _decoded(paths: Iterable[bytes]) -> Iterator[str]:
+    return (os.fsdecode(path) for path in (path.rstrip(b"\r\n") for path in paths) if path.strip())
+
+
+def _find(paths: Iterable[str], recursive: bool, follow_links: bool, report: Report) -> Iterator[Found]:
+    for path in paths:
+        if path.lower().endswith(".tar") and os.path.isfile(path):
+            yield from _in_shard(path, report)
+        elif os.path.isdir(path):
+            yield from _in_folder(str(Path(path)), recursive, follow_links, report, frozenset())
+        else:
+            yield Path(path)
+
+
+def _in_folder(
+    folder: str, recursive: bool, follow_links: bool, report: Report, above: frozenset[tuple[int, int]]
+) -> Iterator[os.DirEntry]:
+    """`above` are the folders on the way down: device and inode."""
+    try:
+        status = os.stat(folder)
+        here = above | {(status.st_dev, status.st_ino)}
+        if here == above:
+            return report(f"{folder}: a link to a folder that it is in; passed over.")
+        with os.scandir(folder) as entries:
+            while chunk := sorted(islice(entries, CHUNK), key=lambda entry: entry.name):
+                shown = [entry for entry in chunk if not entry.name.startswith(".")]
+                folders = [entry.path for entry in shown if _is_folder(entry, follow_links)]
+                inside = set(folders)
+                yield from (e for e in shown if _ending(e.name) in ENDINGS and e.path not in inside)
+                for path in folders if recursive else ():
+                    yield from _in_folder(path, recursive, follow_links, report, here)
+    except OSError as error:
+        report(f"{folder}: the folder cannot be listed ({error.strerror}); its photos are missing.")
+
+
+def _is_folder(entry: os.DirEntry, follow_links: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow_links)
+    except OSError:  # a link in a circle, or to where one may not look
+        return False
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _in_shard(shard: str, report: Report) -> Iterator[Member]:
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it keeps every member that it has seen
+                hidden = os.path.basename(member.name).startswith(".")
+                if member.isreg() and not hidden and _ending(member.name) in ENDINGS:
+                    yield Member(shard, member.name, member.offset_data, member.size, member.mtime)
+    except (tarfile.TarError, OSError) as error:
+        report(f"{shard}: the shard cannot be read to its end ({error}); photos are missing.")
+
+
+def _photo(found: Found) -> Photo:
+    if isinstance(found, Member):
+        return Photo(_utf8(found.name), cast("BinaryIO", found), found.size, int(found.modified * 1e9))
+    path = os.fspath(found)
+    try:
+        status = found.stat()
+    except (OSError, ValueError):  # ValueError: a NUL byte in the path
+        return Photo(_utf8(path), path)
+    return Photo(_utf8(path), path, status.st_size, status.st_mtime_ns)
+
+
+def _utf8(path: str) -> str:
+    """The path, with \\xe9 for a byte that is no UTF-8."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

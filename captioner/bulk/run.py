@@ -1,0 +1,178 @@
+"""A run: photos in; rows in the database, and files written from it, out. However a run ends, the next one goes on."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+from captioner.bulk.database import Database, Row, database_of
+from captioner.bulk.formats.sidecar import sidecar
+from captioner.bulk.listing import Photo
+from captioner.bulk.lock import lock
+from captioner.bulk.outputs import ENDINGS, Output, Sidecars, Table
+from captioner.bulk.progress import Counts
+from captioner.captioner import Caption
+from captioner.decoding import Decoding
+from captioner.images import ImageError, Source
+
+COMMIT = 1.0  # seconds between commits: what a killed run may lose
+
+
+class BulkCaptioner(Protocol):
+    """What a run needs of a `Captioner`."""
+
+    provenance: str
+    decoding: Decoding
+
+    def caption_many(
+        self, photos: Iterable[Source], decoding: Decoding | None = None, batch_size: int = 32
+    ) -> Iterator[Caption | ImageError]: ...
+
+
+def caption_into(
+    file: Path | None,
+    photos: Iterable[Photo],
+    captioner: BulkCaptioner,
+    decoding: Decoding | None = None,
+    *,
+    batch_size: int = 32,
+    redo: bool = False,
+    retry_errors: bool = False,
+    embed: bool = False,
+    sidecars: bool = False,
+    overwrite: bool = False,
+    show: Callable[[Counts], None] = lambda counts: None,
+) -> Counts:
+    """Caption the photos that are not yet in `file`, whose ending chooses the format. A photo is known by its name,
+    size and time.
+
+    `redo` forgets the captions in the file; `retry_errors` tries again what failed; `embed` puts small copies of the
+    photos into a gallery. `sidecars` also writes photo.txt beside each photo.jpg, over a file that is there only if
+    `overwrite` is given; without a `file`, a photo that has its text file is done. `show` is called with the counts
+    after each commit.
+
+    Raises ValueError if the file was written with another model or other decoding options, or by something else;
+    OSError if another run is at work on it, or if it cannot be written. What was captioned until then is kept."""
+    options = decoding or captioner.decoding
+    settings = {"model": captioner.provenance.rpartition("SHA-256 ")[2], **asdict(options)}
+    with ExitStack() as stack:
+        if file is not None:
+            check_table(file, options.num_captions)
+            stack.enter_context(_held(file, redo))
+        database = stack.enter_context(Database("" if file is None else database_of(file)))
+        database.begin(settings, redo)
+        outputs: list[Output] = []
+        if file is not None and file != database.path:
+            outputs.append(Table(file, database, embed))
+        if sidecars:
+            outputs.append(Sidecars(database, overwrite))
+        done_by_sidecar = file is None and not overwrite
+        run = stack.enter_context(_Run(database, outputs, retry_errors, done_by_sidecar, show))
+        results = captioner.caption_many(run.take(photos), options, batch_size)
+        for result in results:
+            run.give(result)
+    return run.counts
+
+
+def check_table(file: Path, captions: int = 1) -> None:
+    """Raise ValueError if no table with that many captions per photo can be written there."""
+    ending = file.suffix.lower()
+    if ending not in ENDINGS:
+        raise ValueError(f"{file}: unknown ending {ending!r}; expected one of {', '.join(ENDINGS)}.")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"no folder {file.parent} to put {file.name} in; make it first.")
+    if ending == ".csv" and captions > 1:
+        raise ValueError(
+            f"{file}: a .csv table has one caption per photo, not {captions}. Choose .jsonl, for instance."
+        )
+    if ending == ".parquet":
+        import pyarrow.parquet  # noqa: F401  # tells at once if it is not installed
+
+
+@contextmanager
+def _held(file: Path, redo: bool) -> Iterator[None]:
+    """Keep other runs away from the file, and this one from a file that no run wrote."""
+    database = database_of(file)
+    try:
+        with lock(database.with_name(f"{database.name}.lock")):
+            if file.exists() and not database.exists() and not redo:
+                raise ValueError(
+                    f"{file} exists, but {database}, with which a run goes on, does not. Choose another name, or write "
+                    "it anew: --redo."
+                )
+            yield
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"{file}: another run is writing it. Wait until it ends, or choose another file."
+        ) from None
+
+
+class _Run:
+    """Photos on their way from the listing to the database. Inside a `with` statement: what has been given is written
+    when it ends, however it ends."""
+
+    def __init__(
+        self,
+        database: Database,
+        outputs: Sequence[Output],
+        retry_errors: bool,
+        done_by_sidecar: bool,
+        show: Callable[[Counts], None],
+    ):
+        self.database, self.outputs, self.show = database, outputs, show
+        self.retry_errors, self.done_by_sidecar = retry_errors, done_by_sidecar
+        self.counts = Counts()
+        self._under_way: dict[str, Photo] = {}  # in order
+        self._first = self._last = database.last()
+        self._committed = time.monotonic()
+
+    def __enter__(self) -> _Run:
+        for output in self.outputs:
+            output.begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        with nullcontext() if error is None else suppress(OSError, sqlite3.Error):  # the first error is to be raised
+            self.commit()
+            replaced = self.counts.captioned + self.counts.failed > self._last - self._first
+            for output in self.outputs:
+                output.end(replaced)
+
+    def take(self, photos: Iterable[Photo]) -> Iterator[Source]:
+        """What is to be captioned, in the order in which results are expected."""
+        for photo in photos:
+            found = self.database.find(photo)
+            if found == "caption" or photo.name in self._under_way or (found == "error" and not self.retry_errors):
+                self.counts.skipped += 1
+                self.counts.failed_before += found == "error"
+            elif self.done_by_sidecar and sidecar(photo.name).exists():
+                self.counts.skipped += 1
+            else:
+                self._under_way[photo.name] = photo
+                yield photo.source
+
+    def give(self, result: Caption | ImageError) -> None:
+        photo = self._under_way.pop(next(iter(self._under_way)))
+        if isinstance(result, ImageError):
+            self.counts.failed += 1
+            row = Row(photo.name, error=str(result))
+        else:
+            self.counts.captioned += 1
+            entry = result.to_dict()
+            row = Row(photo.name, entry["caption"], entry["log_probability"], entry["finished"], details=entry)
+        self.database.add(photo, row)
+        if time.monotonic() - self._committed > COMMIT:
+            self.commit()
+
+    def commit(self) -> None:
+        self.database.commit()
+        before, self._last = self._last, self.database.last()
+        for output in self.outputs:
+            output.grow(self.database.rows(after=before))
+        self.show(self.counts)
+        self._committed = time.monotonic()

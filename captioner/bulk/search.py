@@ -1,0 +1,45 @@
+"""Searching the captions of a database, by its index."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from captioner.bulk.database import database_of
+
+TERM = re.compile(r'("[^"]*"|[^\s"*]+)(\*?)')
+QUERY = """
+SELECT captions.path, captions.caption, captions.log_probability FROM search JOIN captions ON captions.id = search.rowid
+WHERE search MATCH ? ORDER BY search.rank, captions.id LIMIT ?
+"""
+
+
+class Found(NamedTuple):
+    path: str
+    caption: str
+    log_probability: float
+
+
+def search(file: Path, query: str, limit: int = 20) -> list[Found]:
+    """The photos whose captions have all the words of the query, best first: by BM25, which favours rare words and
+    short captions. Word endings do not count: `dogs` finds `dog`.
+
+    A query is words, beginnings of words (`surf*`), and phrases (`"on a beach"`). If no caption has all of them, those
+    that have some are returned. `file` is the database, or the file that was written from it."""
+    path = database_of(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}. Write it with: captioner caption PATH -o {file}")
+    terms = [term if term[0] == '"' else f'"{term}"' for term, _ in TERM.findall(query)]
+    terms = [f"{term} {star}" for term, (_, star) in zip(terms, TERM.findall(query), strict=True)]
+    if not terms:
+        raise ValueError("the query is empty; expected words, such as: dog beach.")
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as sqlite:
+            found = sqlite.execute(QUERY, (" AND ".join(terms), limit)).fetchall()
+            found = found or sqlite.execute(QUERY, (" OR ".join(terms), limit)).fetchall()
+    except sqlite3.Error as error:
+        raise ValueError(f"{path} cannot be searched ({error}); expected a file that captioner wrote.") from error
+    return [Found(*row) for row in found]

@@ -1,0 +1,49 @@
+"""A captioner that takes no time, for tests of bulk runs; as a program, one run: FILE FOLDER SECONDS_PER_BATCH."""
+
+import random
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from captioner.bulk import run
+from captioner.bulk.listing import list_photos
+from captioner.captioner import Caption
+from captioner.decoding import Decoding
+from captioner.images import ImageError
+
+
+class FastCaptioner:
+    """Makes up a caption from a photo's name; a name with `broken` in it is an error."""
+
+    provenance = "fast, SHA-256 0123456789"
+    decoding = Decoding()
+
+    def __init__(self, seconds: float = 0):
+        self.seconds, self.seen = seconds, 0
+
+    def caption_many(
+        self, photos: Iterable, decoding: Decoding | None = None, batch_size: int = 32
+    ) -> Iterator[Caption | ImageError]:
+        waiting = iter(photos)
+        while batch := list(islice(waiting, batch_size)):
+            time.sleep(self.seconds)
+            for photo in batch:
+                self.seen += 1
+                yield self.caption(str(getattr(photo, "name", photo)))
+
+    def caption(self, name: str) -> Caption | ImageError:
+        if "broken" in name:
+            return ImageError(f"{name}: broken; expected a photo.")
+        chance = random.Random(Path(name).name)
+        colour, animal = chance.choice("black white brown".split()), chance.choice("dog cat horse".split())  # noqa: SIM905
+        words = ["a", colour, animal, "on", "a", chance.choice(["beach", "sofa, asleep", 'field of "grass"', "café"])]
+        values = [-chance.random() for _ in words]
+        return Caption(" ".join(words), words, values, sum(values), sum(values), True)
+
+
+if __name__ == "__main__":
+    file, folder, seconds = sys.argv[1:]
+    run.COMMIT = 0.02
+    print(run.caption_into(Path(file), list_photos([folder]), FastCaptioner(float(seconds)), batch_size=8))
