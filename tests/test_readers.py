@@ -112,6 +112,24 @@ def test_kaggle_takes_commas_and_quotes_as_they_come(tmp_path: Path) -> None:
     assert [(r.id, r.split) for r in read_dataset(tmp_path)] == [("c.jpg", "train"), ("a.jpg", "test")]
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("results_20130124.token", "a.jpg#0\tA man , a dog .\na.jpg#1\tA dog ."),
+        ("captions.txt", "image,caption\na.jpg,A man , a dog .\na.jpg,A dog ."),
+        ("captions.txt", "image_name,comment_number,comment\na.jpg,0,A man , a dog .\na.jpg,1,A dog ."),
+        ("results.csv", "image_name| comment_number| comment\na.jpg| 0| A man , a dog .\na.jpg| 1   A dog ."),
+    ],
+)
+@pytest.mark.parametrize("folder", ["flickr30k_images", "flickr30k-images"])
+def test_flickr30k(tmp_path: Path, file: str, text: str, folder: str) -> None:
+    write(tmp_path / file, text)
+    touch(tmp_path / folder, "a.jpg")
+    assert read_dataset(tmp_path) == [
+        Record("a.jpg", tmp_path / folder / "a.jpg", ("A man , a dog .", "A dog ."), "train")
+    ]
+
+
 def test_hash_split_is_80_10_10_and_never_changes() -> None:
     counts = Counter(hash_split(f"{i}.jpg") for i in range(10_000))
     assert abs(counts["train"] - 8000) < 150

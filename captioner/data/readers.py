@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,18 @@ from captioner.data.records import (
 __all__ = ["FORMATS", "Record", "read_captions", "read_dataset", "select"]
 
 FLICKR8K_FILES = ("Flickr8k_text/Flickr8k.token.txt", "Flickr8k.token.txt")
-FLICKR8K_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", ".")  # "Flicker" is official
+FLICKR30K_FILE = "results_20130124.token"
+KAGGLE_FILES = ("captions.txt", "results.csv")
+# "Flicker" is official.
+FLICKR_FOLDERS = (
+    "Images",
+    "images",
+    "Flicker8k_Dataset",
+    "Flickr8k_Dataset",
+    "flickr30k-images",
+    "flickr30k_images",
+    ".",
+)
 FLICKR8K_LISTS = {
     "train": "Flickr_8k.trainImages.txt",
     "val": "Flickr_8k.devImages.txt",
@@ -66,8 +78,9 @@ def _join(captions: dict[str, list[str]], lists: dict[str, tuple[str, str]], sou
 
 
 def read_flickr8k(root: Path) -> list[CaptionFile]:
-    """Flickr8k.token.txt (`NAME.jpg#0<TAB>caption`) with at least one split list in the same folder."""
-    root, source = choose_file(root, FLICKR8K_FILES)
+    """Flickr8k.token.txt (`NAME.jpg#0<TAB>caption`) with at least one split list in the same folder, or Flickr30k's
+    results_20130124.token, which has no lists: `hash_split` assigns its splits."""
+    root, source = choose_file(root, (*FLICKR8K_FILES, FLICKR30K_FILE))
     captions: dict[str, list[str]] = {}
     seen: dict[str, int] = {}
     for number, line in lines(source):
@@ -81,10 +94,12 @@ def read_flickr8k(root: Path) -> list[CaptionFile]:
         seen[key] = number
         captions.setdefault(photo_name(name), []).append(clean_caption(caption, where))
     lists = _read_lists(source.parent)
+    if source.name == FLICKR30K_FILE:
+        lists = lists or {name: (hash_split(name), "") for name in captions}
     if not lists:
         expected = ", ".join(FLICKR8K_LISTS.values())
         raise FileNotFoundError(f"{source}: no split lists; expected at least one of {expected} in the same folder")
-    return [CaptionFile(source, _join(captions, lists, source), PhotoFinder(root, FLICKR8K_FOLDERS))]
+    return [CaptionFile(source, _join(captions, lists, source), PhotoFinder(root, FLICKR_FOLDERS))]
 
 
 def _unquote(field: str) -> str:
@@ -95,24 +110,32 @@ def _unquote(field: str) -> str:
 
 
 def read_kaggle(root: Path) -> list[CaptionFile]:
-    """Kaggle's captions.txt: the header `image,caption`, then one row per caption. A caption may contain commas without
-    quotes, so only the first comma of a row separates. The splits come from Flickr8k's split lists if they are in the
-    same folder, otherwise from `hash_split`."""
-    root, source = choose_file(root, ("captions.txt",))
+    """Flickr8k and Flickr30k as on Kaggle: captions.txt with the columns image,caption, or captions.txt or results.csv
+    with image_name,comment_number,comment, also separated by "|"; one row per caption. A caption may contain the
+    separator without quotes, so only the first ones of a row count. The splits come from Flickr8k's split lists if they
+    are in the same folder, otherwise from `hash_split`."""
+    root, source = choose_file(root, KAGGLE_FILES)
     rows = lines(source)
     number, header = next(rows, (1, ""))
-    if [field.strip(' "') for field in header.split(",")] != ["image", "caption"]:
-        raise ValueError(f"{source}:{number}: broken header {header[:60]!r}; expected image,caption")
+    separator = "|" if "|" in header else ","
+    columns = [field.strip(' "') for field in header.split(separator)]
+    if columns == ["image", "caption"]:
+        pattern = re.compile(rf"([^{separator}]+){re.escape(separator)}(.*)")
+    elif columns == ["image_name", "comment_number", "comment"]:  # one row of Flickr30k lacks its second separator
+        pattern = re.compile(rf"([^{separator}]+){re.escape(separator)}\s*\d+\s*[{separator}]?(.*)")
+    else:
+        expected = "image,caption or image_name,comment_number,comment"
+        raise ValueError(f"{source}:{number}: broken header {header[:60]!r}; expected {expected}")
     captions: dict[str, list[str]] = {}
     for number, line in rows:
         where = f"{source}:{number}"
-        name, comma, caption = line.partition(",")
-        name = photo_name(name.strip(' "'))
-        if not (comma and name):
-            raise ValueError(f"{where}: broken row {line[:60]!r}; expected NAME.jpg,caption")
-        captions.setdefault(name, []).append(clean_caption(_unquote(caption.strip()), where))
+        match = pattern.fullmatch(line)
+        name = photo_name(match[1].strip(' "')) if match else ""
+        if not (match and name):
+            raise ValueError(f"{where}: broken row {line[:60]!r}; expected {header.strip()}")
+        captions.setdefault(name, []).append(clean_caption(_unquote(match[2].strip()), where))
     lists = _read_lists(root) or {name: (hash_split(name), "") for name in captions}
-    return [CaptionFile(source, _join(captions, lists, source), PhotoFinder(root, FLICKR8K_FOLDERS))]
+    return [CaptionFile(source, _join(captions, lists, source), PhotoFinder(root, FLICKR_FOLDERS))]
 
 
 def _our_columns(names: list[str]) -> list[str]:
@@ -218,8 +241,8 @@ FORMATS: dict[str, Callable[..., list[CaptionFile]]] = {
     "folder": read_folder,
 }
 SIGNS = {
-    "flickr8k": FLICKR8K_FILES,
-    "kaggle": ("captions.txt",),
+    "flickr8k": (*FLICKR8K_FILES, FLICKR30K_FILE),
+    "kaggle": KAGGLE_FILES,
     "coco": COCO_FILES,
     "karpathy": KARPATHY_FILES,
     "folder": FOLDER_FILES,
