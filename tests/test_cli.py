@@ -220,7 +220,6 @@ def annotations(path, captions):
         ([(1, "a dog")], "1 of 2 images have no caption (2); use --allow-missing to score the others"),
         ([(1, "a dog"), (1, "a dog"), (2, "a cat")], "entry 1 (image_id 1): the image already has a caption, entry 0"),
         ([(1, 7), (2, "a cat")], "entry 0 (image_id 1): the caption is 7; expected a string"),
-        ([(1, " "), (2, "a cat")], "entry 0 (image_id 1): the caption is empty"),
         ([(1, "dog " * 2_500_000), (2, "a cat")], "the caption has 10,000,000 characters; expected at most 10,000"),
         ('{"1": "a dog"}', "found an object"),
         ('[{"image_id": 1, "capt', "seems to be cut off"),
@@ -242,6 +241,16 @@ def test_references_without_captions(run, tmp_path):
     path = results(tmp_path / "results.json", (1, "a dog"))
     status, out, err = run("score", "--references", annotations(tmp_path / "r.json", []), "--results", path)
     assert (status, out) == (2, "") and "it has no reference captions" in err
+
+
+@pytest.mark.parametrize("verb", ["score", "evaluate"])
+def test_a_java_metric_that_cannot_run_is_an_error_before_the_work(run, tmp_path, monkeypatch, verb):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    files = {"score": ("--references", tmp_path / "absent"), "evaluate": ("--data", tmp_path / "absent")}[verb]
+    people = ("--people",) if verb == "score" else ()
+    status, out, err = run(verb, *files, *people, "--java", "METEOR")
+    assert (status, out) == (2, "")
+    assert err.startswith("captioner: METEOR needs Java") and err.endswith("Or leave --java METEOR out.\n")
 
 
 def test_allow_missing_scores_what_is_there(run, tmp_path):

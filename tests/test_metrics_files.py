@@ -26,7 +26,7 @@ from captioner.metrics.habits import habits, rare_words, slices
 from captioner.metrics.intervals import compare, intervals
 from captioner.metrics.java import JavaMetricError, java_problem, meteor_counts, spice
 from captioner.metrics.meteor import forgive_whole_matches
-from captioner.metrics.scores import score_tokens
+from captioner.metrics.scores import score_captions, score_tokens
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics.json").read_text(encoding="utf-8"))
 REFERENCES = {
@@ -67,7 +67,6 @@ def entry(key, caption="a dog"):
         ([entry(1)], r"1 of 2 images have no caption \(2\); use --allow-missing to score"),
         ([entry(1, 5), entry(2)], "the caption is 5; expected a string"),
         ([entry(1, None), entry(2)], "the caption is None"),
-        ([entry(1, " \n"), entry(2)], "the caption is empty"),
         ([entry(1, "a" * (MAX_CAPTION + 1)), entry(2)], "10,001 characters; expected at most 10,000"),
         ([entry(1, "a" * 10_000_000), entry(2)], "10,000,000 characters"),
         ([entry(1, "\ud83d"), entry(2)], "lone surrogate"),
@@ -105,8 +104,8 @@ def test_allow_missing_leaves_out_what_is_not_there(tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps([{**entry(1), "finished": False}, entry(2, "")]))
     found = read_results(path, {1: [], 2: [], 3: []}, allow_missing=True)
-    assert found.captions == {1: "a dog"} and found.unfinished == {1} and len(found.left_out) == 1
-    path.write_text(json.dumps([entry(2, "")]))
+    assert found.captions == {1: "a dog", 2: ""} and found.unfinished == {1}
+    path.write_text(json.dumps([]))
     with pytest.raises(ValueError, match="no caption to score"):
         read_results(path, {1: [], 2: []}, allow_missing=True)
     path.write_text(json.dumps([entry(9)]))
@@ -139,6 +138,18 @@ def test_bad_references_are_told(tmp_path, content, message):
     (tmp_path / "captions.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_coco_references(tmp_path / "captions.json")
+
+
+def test_an_empty_caption_is_scored_as_no_words(tmp_path):
+    references = {1: ["a dog runs over the grass"], 2: ["a cat sits on a mat"], 3: ["two men ride horses"]}
+    captions = {1: " \n", 2: "a cat on a mat", 3: "two horses"}
+    write_results(tmp_path / "results.json", captions)
+    for allow_missing in (False, True):
+        found = score_files(tmp_path / "results.json", references, allow_missing=allow_missing, samples=10)
+        assert found.scores.ids == (1, 2, 3) and (found.scores.images()[0] < 1e-6).all()
+        expected = score_captions(captions, references)
+        assert found.scores.corpus() == {name: expected[name] for name in found.scores.names}
+        assert "captions without words: 1 (first: image 1); they score 0, as in the official evaluation" in found.notes
 
 
 def test_references_of_records():

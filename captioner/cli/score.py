@@ -58,6 +58,7 @@ def evaluate(
     from captioner.metrics.files.tables import format_scores
 
     _can_write(results, scores)
+    _can_run(java)
     records = _records(data, split, submit)
     records = records[:limit] if limit else records
     if scores is not None and not records[0].captions:
@@ -116,6 +117,7 @@ def score(
     if people == (results is not None):
         raise ValueError("expected either --results FILE or --people.")
     _can_write(output)
+    _can_run(java)
     known = _references(references, split)
     if _is_annotations(references):  # its name may have the split: captions_val2017.json
         split = (re.findall("train|val|test", references.name) or ["unknown"])[0]
@@ -252,6 +254,15 @@ def _can_write(*files: Path | None) -> None:
             raise ValueError(f"{file} is a folder; expected the name of a file to write")
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _can_run(java: Sequence[str]) -> None:
+    """Raise ValueError before the work if a Java program cannot run here."""
+    from captioner.metrics.java import java_problem
+
+    for metric in java:
+        if problem := java_problem(metric):
+            raise ValueError(f"{problem} Or leave --java {metric} out.")
 
 
 def _is_annotations(source: Path) -> bool:

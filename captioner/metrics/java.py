@@ -43,7 +43,7 @@ def java_problem(metric: str) -> str | None:
         return f"{metric} needs Java, but `{java} -version` fails ({error}). Repair the Java installation."
     folder = _toolkit()
     if folder is None:
-        return f"{metric} needs the jars of pycocoevalcap: pip install 'captioner[java-metrics]'"
+        return f"{metric} needs the jars of pycocoevalcap. Install them with: pip install 'captioner[java-metrics]'."
     needed = ["meteor/meteor-1.5.jar", "meteor/data/paraphrase-en.gz"]
     if metric == "SPICE":
         needed = ["spice/spice-1.0.jar", "spice/lib/stanford-corenlp-3.6.0.jar"]

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 Id = int | str
 MAX_CAPTION = 10_000  # characters; the longest caption of COCO has about 250
+EMPTY = "the caption is empty"
 SHOWN = 5  # problems that an error spells out
 
 
 @dataclass(frozen=True)
 class Results:
-    """The content of a results file: the caption of each image, the images whose caption reached the longest length
-    without an end token, and the entries that were left out."""
+    """The content of a results file: the caption of each image, and the images whose caption reached the longest length
+    without an end token. A caption may be empty."""
 
     captions: dict[Id, str]
     unfinished: frozenset[Id] = frozenset()
-    left_out: tuple[str, ...] = field(default=())
 
 
 def raise_problems(path: Path, problems: Sequence[str], expected: str) -> None:
@@ -72,7 +72,7 @@ def caption_problem(caption: Any) -> str | None:
     if not isinstance(caption, str):
         return f"the caption is {shorten(caption)}; expected a string"
     if not caption.strip():
-        return "the caption is empty"
+        return EMPTY
     if len(caption) > MAX_CAPTION:
         return f"the caption has {len(caption):,} characters; expected at most {MAX_CAPTION:,}"
     try:
@@ -98,8 +98,8 @@ def read_results(path: str | Path, known: Collection[Id] | None = None, allow_mi
     """The captions of a COCO-format results file.
 
     `known`: the image ids that have references. An id outside them is an error, and so is a missing id, unless
-    `allow_missing`, which also leaves empty captions out. An entry may have other keys; `"finished": false` marks a
-    caption that reached the longest length.
+    `allow_missing`. An empty caption is kept, because the official evaluation scores it as no words. An entry may have
+    other keys; `"finished": false` marks a caption that reached the longest length.
     """
     path = Path(path)
     entries = read_json(path)
@@ -110,7 +110,7 @@ def read_results(path: str | Path, known: Collection[Id] | None = None, allow_mi
         )
     captions: dict[Id, str] = {}
     first: dict[Id, int] = {}
-    unfinished, left_out, problems = set(), [], []
+    unfinished, problems = set(), []
     for number, entry in enumerate(entries):
         where = f"entry {number}"
         if not isinstance(entry, dict) or "image_id" not in entry or "caption" not in entry:
@@ -129,9 +129,7 @@ def read_results(path: str | Path, known: Collection[Id] | None = None, allow_mi
             problems.append(f"{where}: this image has no references{_hint(key, known)}")
             continue
         problem = caption_problem(caption)
-        if allow_missing and problem == "the caption is empty":
-            left_out.append(f"{where}: {problem}")
-        elif problem:
+        if problem and problem != EMPTY:
             problems.append(f"{where}: {problem}")
         else:
             captions[key] = caption
@@ -148,7 +146,7 @@ def read_results(path: str | Path, known: Collection[Id] | None = None, allow_mi
     raise_problems(path, problems, "expected one caption per image")
     if not captions:
         raise ValueError(f"{path}: there is no caption to score; expected at least one")
-    return Results(captions, frozenset(unfinished), tuple(left_out))
+    return Results(captions, frozenset(unfinished))
 
 
 def results_json(captions: Mapping[Id, str]) -> str:

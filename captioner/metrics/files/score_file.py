@@ -168,8 +168,11 @@ def score_results(
         )
     if len(ids) < len(references):
         notes.append(f"{len(ids):,} of {len(references):,} images have a caption; only these are scored")
-    if results.left_out:
-        notes.append(f"{len(results.left_out):,} empty captions were left out (first: {results.left_out[0]})")
+    if wordless := [key for key, words in zip(ids, candidates, strict=True) if not words]:
+        notes.append(
+            f"captions without words: {len(wordless):,} (first: image {wordless[0]!r}); "
+            "they score 0, as in the official evaluation"
+        )
 
     each = [len(captions) for captions in tokens]
     about = {
