@@ -17,7 +17,7 @@ from captioner.backends.export import WordGraph, build_on_cpu, export, graphs
 from captioner.backends.onnx_backend import OnnxBackend
 from captioner.backends.quantize import quantize
 from captioner.backends.torch_backend import TorchBackend
-from captioner.checkpoint.manifest import CheckpointError
+from captioner.checkpoint.manifest import CheckpointError, read_json, size_and_hash, write_json
 from captioner.checkpoint.tensors import load_checkpoint, save_checkpoint
 from captioner.config import ModelConfig
 from captioner.images import Preprocess
@@ -70,6 +70,11 @@ def plain(tmp_path_factory) -> Path:
     directory = make_checkpoint(tmp_path_factory.mktemp("plain") / "model")
     export(directory)
     return directory
+
+
+def write_hashes(directory: Path) -> None:
+    hashes = {path.name: size_and_hash(path) for path in directory.glob("*.onnx")}
+    write_json(directory / "config.json", {**read_json(directory / "config.json"), "graphs": hashes})
 
 
 def assert_same(ours, theirs):
@@ -191,8 +196,10 @@ def test_what_is_wrong_is_said(plain, tiny, tmp_path):
         _ = Captioner.load(plain, backend="onnx").model
 
     damaged = shutil.copytree(plain, tmp_path / "damaged")
-    (damaged / "word.onnx").write_bytes(b"no graph")
-    with pytest.raises(CheckpointError, match=r"word\.onnx is not a graph that captioner wrote"):
+    content = bytearray((damaged / "word.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / "word.onnx").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"word\.onnx is damaged or belongs to another checkpoint"):
         Captioner.load(damaged, backend="onnx")
     (damaged / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is cut short"):
@@ -201,6 +208,9 @@ def test_what_is_wrong_is_said(plain, tiny, tmp_path):
     other = make_checkpoint(tmp_path / "other", half=False)
     for name in ("photo.onnx", "word.onnx"):
         shutil.copyfile(plain / name, other / name)
+    with pytest.raises(CheckpointError, match=r"config\.json has no hashes of the graphs\. Make them again"):
+        Captioner.load(other, backend="onnx")
+    write_hashes(other)
     with pytest.raises(CheckpointError, match=r"photo\.onnx (was exported from other weights|is not a graph)"):
         Captioner.load(other, backend="onnx")
 
@@ -233,6 +243,7 @@ def test_eight_bits_are_nearly_as_good(plain, photos, tmp_path):
         for name in ("photo", "word"):
             shutil.copyfile(plain / f"{name}.onnx", copy / f"{name}.onnx")
         quantize(copy, preprocess, given)
+        write_hashes(copy)
         assert {name for name in size if (copy / f"{name}.onnx").stat().st_size != size[name]} == changed
         assert not list(copy.glob(".*"))
         captioner = Captioner.load(copy, backend="onnx")

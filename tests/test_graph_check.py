@@ -1,5 +1,6 @@
 """Hostile ONNX files are refused before the runtime sees them, and captioner's own are not."""
 
+import json
 import random
 import shutil
 import time
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from captioner import Captioner
 from captioner.backends.graph_check import check_graph
 from captioner.captioner import shipped_checkpoint
-from captioner.checkpoint.manifest import CheckpointError
+from captioner.checkpoint.manifest import CheckpointError, size_and_hash, write_json
 
 
 def external(location="model.safetensors", offset="0", length="16", **more) -> TensorProto:
@@ -122,6 +123,9 @@ def test_a_hostile_checkpoint_does_not_reach_the_runtime(tmp_path, monkeypatch):
     directory = shutil.copytree(shipped_checkpoint(), tmp_path / "model")
     path = directory / "word.onnx"
     path.write_bytes(path.read_bytes().replace(b"model.safetensors", b"/etc/passwd/abcde"))
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config["graphs"]["word.onnx"] = size_and_hash(path)  # an attacker writes the hashes, too
+    write_json(directory / "config.json", config)
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, *_, **__: pytest.fail(str(path)))
     with pytest.raises(CheckpointError, match=r"word\.onnx is not a graph that captioner wrote"):
         Captioner.load(directory, backend="onnx")

@@ -3,6 +3,7 @@ captions as the torch backend. Which of the two runs a checkpoint is decided in 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,11 +73,12 @@ class OnnxBackend:
         return choose_words(logits.reshape(N, -1), choose, attention), Encoded(memory, recurrent, images)
 
 
-def load_runtime(directory: Path, weights: Any, has_attention: bool) -> OnnxBackend:
-    """The backend of an exported checkpoint with these weights: their size and sha256, as the config has them.
+def load_runtime(directory: Path, saved: Mapping[str, Any], has_attention: bool) -> OnnxBackend:
+    """The backend of an exported checkpoint. `saved` is its config, with the sizes and hashes of weights and graphs.
     Raises CheckpointError."""
     import onnxruntime
 
+    weights, graphs = saved.get("weights"), saved.get("graphs")
     check_file(directory / WEIGHTS, weights, directory / CONFIG)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -85,6 +87,9 @@ def load_runtime(directory: Path, weights: Any, has_attention: bool) -> OnnxBack
     for path in paths:
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist; the ONNX backend needs exported models. Use {EXPORT}.")
+        if not isinstance(graphs, dict):
+            raise CheckpointError(f"{directory / CONFIG} has no hashes of the graphs. Make them again with {EXPORT}.")
+        check_file(path, graphs.get(path.name), directory / CONFIG)
         check_graph(path)
     sessions = []
     for path in paths:
@@ -95,7 +100,7 @@ def load_runtime(directory: Path, weights: Any, has_attention: bool) -> OnnxBack
             raise CheckpointError(
                 f"{path} cannot be loaded by the ONNX runtime ({reason}). Make it again with {EXPORT}."
             ) from None
-        if session.get_modelmeta().custom_metadata_map.get(WEIGHTS_KEY) != weights["sha256"]:
+        if session.get_modelmeta().custom_metadata_map.get(WEIGHTS_KEY) != saved["weights"]["sha256"]:
             raise CheckpointError(
                 f"{path} was exported from other weights than lie beside it. Make it again with {EXPORT}."
             )
