@@ -124,14 +124,18 @@ class Encoder(nn.Module):
             x = self.get_submodule(step)(x)
         return Features(x, grid)
 
+    def check_block(self, block: str | None) -> None:
+        """Raise ValueError if the CNN has no block of that name."""
+        if block is not None and block not in self.blocks:
+            raise ValueError(f"{self.name} has no block {block!r}; it has, in order: {', '.join(self.blocks)}.")
+
     def unfreeze_from(self, block: str | None, train_batch_norm: bool = False) -> None:
         """Let `block` and all later blocks train, and freeze the others; None freezes everything.
 
         In blocks that train, batch norm learns its scale and shift. Its running statistics stay as they are unless
         `train_batch_norm`. Raises ValueError for an unknown block.
         """
-        if block is not None and block not in self.blocks:
-            raise ValueError(f"{self.name} has no block {block!r}; it has, in order: {', '.join(self.blocks)}.")
+        self.check_block(block)
         self._first_trained = block
         self.train_batch_norm = train_batch_norm
         frozen = set(self._frozen_steps())

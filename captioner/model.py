@@ -21,16 +21,19 @@ class CaptionModel(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.embedding.weight.device
 
-    def encode(self, images: Tensor) -> Memory:
-        """Photos (B, 3, S, S), preprocessed -> what the decoder needs of them."""
-        return self.decoder.prepare(self.encoder(images))
+    def features(self, images: Tensor | Features) -> Features:
+        """Preprocessed photos (B, 3, S, S) -> their features. Features, which may be cached, pass through."""
+        return images if isinstance(images, Features) else self.encoder(images)
+
+    def encode(self, images: Tensor | Features) -> Memory:
+        """Preprocessed photos (B, 3, S, S), or their features -> what the decoder needs of them."""
+        return self.decoder.prepare(self.features(images))
 
     def forward(
         self, images: Tensor | Features, tokens: Tensor, real: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, State]:
         """Photos (B, 3, S, S), or their cached features, and tokens (B·C, T) -> what `Decoder.forward` gives."""
-        features = images if isinstance(images, Features) else self.encoder(images)
-        return self.decoder(tokens, self.decoder.prepare(features), real=real)
+        return self.decoder(tokens, self.encode(images), real=real)
 
 
 def build_model(config: ModelConfig, vocabulary_size: int, weights: str | None = None) -> CaptionModel:

@@ -237,7 +237,7 @@ def joint(photos: list[Path]) -> list[Figure]:
     for block in ("features.14", "features.0"):
         model.encoder.unfreeze_from(block)
         model.train()
-        optimizer = build_optimizer(model, 4e-4, 1e-4, 0.01)
+        optimizer = build_optimizer([(model.decoder, 4e-4), (model.encoder, 1e-4)], 0.01)
 
         def step(optimizer=optimizer) -> None:
             with autocast(model.device):

@@ -4,6 +4,9 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +178,24 @@ def test_workers_leave_signals_to_the_main_process(records):
 
     (batch,) = batches(Probe(records, [[]] * 3, Preprocess(64)), in_order(3, 3), workers=1)
     assert batch.ids == [0, 1, 2]
+
+
+def test_a_worker_that_is_left_over_does_not_keep_the_program_alive():
+    """A suspended generator keeps its worker busy when the program ends; multiprocessing must be able to end it."""
+    code = """
+import time
+import numpy as np
+from captioner.data.datasets import batches
+class Slow:
+    def __len__(self): return 9
+    def __getitem__(self, index):
+        time.sleep(3600 * index)
+        return np.zeros((3, 2, 2)), [[1, 2]], index
+left_over = batches(Slow(), [[i] for i in range(9)], workers=1)
+next(left_over)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=True, stderr=subprocess.DEVNULL)
 
 
 def test_an_epoch_sees_each_photo_once_in_an_order_of_its_own():

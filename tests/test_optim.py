@@ -50,7 +50,8 @@ def test_padding_weighs_nothing():
 def test_who_learns_how_fast_and_who_decays():
     model = build_model(ModelConfig("mobilenet_v3_small", embedding_size=8, hidden_size=16), 20)
     model.encoder.unfreeze_from("features.12")
-    optimizer = build_optimizer(model, 1e-3, 1e-4, 0.01)
+    parts = [(model.decoder, 1e-3), (model.encoder, 1e-4)]
+    optimizer = build_optimizer(parts, 0.01)
     set_learning_rates(optimizer, 0.5)
     groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
@@ -62,7 +63,7 @@ def test_who_learns_how_fast_and_who_decays():
             matrix = parameter.ndim > 1 and name != "decoder.embedding.weight"
             assert group["weight_decay"] == (0.01 if matrix else 0.0), name
     model.encoder.unfreeze_from(None)
-    assert len(build_optimizer(model, 1e-3, 1e-4, 0.01).param_groups) == 2  # none for a frozen CNN
+    assert len(build_optimizer(parts, 0.01).param_groups) == 2  # none for a frozen CNN
 
 
 def test_schedule():

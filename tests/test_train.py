@@ -113,26 +113,27 @@ def test_what_a_run_leaves(uninterrupted):
 
 
 def test_frozen_is_frozen(uninterrupted):
-    """After the joint stage from features.12, what lies below is as it was (but for the half precision of best/, from
-    which that stage began)."""
+    """After the joint stage from features.12, the blocks below are as they were, to the bit."""
     torch.manual_seed(uninterrupted.seed)
     fresh = Encoder("squeezenet1_1", None).state_dict()
     trained = Captioner.load(uninterrupted.output / "last", device="cpu").backend.model.encoder.state_dict()
-    changed = {name for name in fresh if not torch.allclose(trained[name], fresh[name], rtol=1e-3, atol=1e-6)}
+    changed = {name for name in fresh if not torch.equal(trained[name], fresh[name])}
     assert any(name.startswith("features.12") for name in changed)
     assert not [name for name in changed if not name.startswith("features.12")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_and_resumed_is_uninterrupted(toy, uninterrupted, tmp_path, number):
     settings = config(toy, tmp_path / "run")
     total = sum(row["kind"] == "step" for row in read_log(uninterrupted.output / "log.jsonl"))
     step = random.randint(1, total - 3)
     process = subprocess.Popen(command(settings), stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_step(process, settings.output, step)
-    os.killpg(process.pid, number)  # a terminal sends Ctrl-C to the process that reads photos, too
+    if number == signal.SIGTERM:
+        process.send_signal(number)  # `timeout` signals the process, then its group
+    os.killpg(process.pid, number)  # the processes that read photos get it, too
     _, errors = process.communicate(timeout=120)
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert process.returncode == 130, errors
         assert "--resume" in errors.splitlines()[-1]
         assert errors.count("finishing the step") <= 1 and "Traceback" not in errors, errors
@@ -156,12 +157,14 @@ def test_a_stage_ends_early_and_the_next_begins_with_the_best(toy, tmp_path, mon
     assert [(row["stage"], row["epoch"]) for row in rows] == [("decoder", 1), ("decoder", 2), ("features.12", 1)]
     best, last = weights(settings.output / "best"), weights(settings.output / "last")  # no step has changed it since
     for name in best:
-        torch.testing.assert_close(last[name], best[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(last[name], best[name], rtol=1e-3, atol=1e-4)  # best/ ends in half precision
 
 
 def test_a_loss_that_is_no_number_stops(toy, tmp_path):
     settings = config(toy, tmp_path / "run", learning_rate=1e30, warmup=0.0)
-    with pytest.raises(FloatingPointError, match=r"step \d+: the loss is .*images/.*untouched") as error:
+    with pytest.raises(
+        FloatingPointError, match=r"step \d+: the loss is .*images/.*holds the run as it was after step"
+    ) as error:
         train(settings)
     step = int(str(error.value).split()[1].rstrip(":"))
     rows = read_log(settings.output / "log.jsonl")
@@ -187,7 +190,7 @@ def test_a_run_goes_on_with_its_own_photos_wherever_they_lie(toy, uninterrupted,
     assert train(replace(uninterrupted, data=tmp_path / "moved", resume=True)) == uninterrupted.output / "best"
     assert "is complete already" in capsys.readouterr().out
     make_toy(tmp_path / "other", images=40, size=64, seed=1)
-    with pytest.raises(ValueError, match=r"was begun with other photos or captions than .*other has"):
+    with pytest.raises(ValueError, match=r"was started with other photos or captions than .*other has"):
         train(replace(uninterrupted, data=tmp_path / "other", resume=True))
 
 
@@ -200,11 +203,11 @@ def test_a_run_goes_on_with_its_own_photos_wherever_they_lie(toy, uninterrupted,
         ({"warmup": 1.5}, "--warmup is 1.5; expected 0 to 1"),
         ({"label_smoothing": 1.0}, "--label-smoothing is 1.0; expected 0 or more and below 1"),
         ({"limit": -1}, "--limit is -1; expected 0 or more"),
-        ({"stages": ()}, r"--stages is \(\); expected a stage or more"),
+        ({"stages": ()}, r"--stages is \(\); expected at least one stage"),
         ({"model": ModelConfig(hidden_size=0)}, "--model.hidden-size is 0; expected 1 or more"),
         ({"augment": AugmentConfig(smallest_crop=0.0)}, "--augment.smallest-crop is 0.0; expected above 0"),
-        ({"image_size": 8}, "squeezenet1_1 cannot see images of 8 pixels .*larger --image-size"),
-        ({"min_count": 1000}, "no word comes 1000 times in the captions of .*Lower --min-count"),
+        ({"image_size": 8}, "squeezenet1_1 cannot take images of 8 pixels .*larger --image-size"),
+        ({"min_count": 1000}, "no word occurs 1000 times in the training captions of .*Lower --min-count"),
     ],
 )
 def test_numbers_that_no_training_can_use(toy, tmp_path, wrong, message):
@@ -216,15 +219,15 @@ def test_numbers_that_no_training_can_use(toy, tmp_path, wrong, message):
 def test_wrong_settings(toy, uninterrupted, tmp_path):
     with pytest.raises(ValueError, match="holds a run already"):
         train(replace(uninterrupted))
-    with pytest.raises(ValueError, match="begun with batch_size = 8, but now it is 4"):
+    with pytest.raises(ValueError, match="started with batch_size = 8, but now it is 4"):
         train(replace(uninterrupted, batch_size=4, resume=True))
-    with pytest.raises(FileNotFoundError, match="nothing to go on with"):
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
         train(config(toy, tmp_path / "none", resume=True))
     with pytest.raises(ValueError, match=r"has no block 'layer3'; it has, in order: features\.0"):
         train(config(toy, tmp_path / "block", stages=("layer3:2",)))
     assert not (tmp_path / "block" / "last").exists()
     for wrong in ("decoder", "decoder:", ":3", "decoder:0", "decoder:x"):
-        with pytest.raises(ValueError, match="is not NAME:EPOCHS"):
+        with pytest.raises(ValueError, match="is not \\[OBJECTIVE"):
             parse_stage(wrong)
 
 

@@ -4,7 +4,10 @@ arrive change nothing. Features that are computed once, instead of photos, are i
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -119,6 +122,14 @@ def batches(dataset: Dataset, order: list[list[int]], workers: int = 0) -> Itera
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
     """Ctrl-C and `timeout` signal the whole process group. The main process finishes its step and saves, for which it
-    needs the workers alive; it stops them itself."""
+    needs the workers alive; it stops them itself, with a SIGTERM of its own. (Only Linux says who sent a signal.)"""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_exit_when_the_main_process_asks, daemon=True).start()
+
+
+def _exit_when_the_main_process_asks() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

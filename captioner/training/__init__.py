@@ -1,1 +1,1 @@
-"""Training: settings, the run and its folder, the loop over steps, the recipes, and what is minimised."""
+"""Training: settings, runs and their folders, the loop over steps, recipes and objectives."""

@@ -1,9 +1,9 @@
-"""The settings of a training run, from which the command line is made: values, the stages they
-spell, and the check that a number can be used at all. The strings below the fields are the command line's help. Nothing
-here imports torch."""
+"""The settings of a training run, from which the command line is made, and the grammar of its stages. The strings below
+the fields are the command line's help. Nothing here imports torch."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -14,17 +14,29 @@ from captioner.config import ModelConfig
 from captioner.data.augment import AugmentConfig
 from captioner.decoding import Decoding
 
+OBJECTIVES = ("cross-entropy",)  # each is a file in training/objectives/
+TERMS: tuple[str, ...] = ()  # what can be added to an objective; files there, too
+
 
 @dataclass(frozen=True)
 class Stage:
-    """Some epochs of training; the CNN learns from `block` up, or not at all."""
+    """Some epochs of training: what learns, and what is minimised."""
 
-    block: str | None
+    part: str  # "decoder", or the block from which the CNN learns, too
     epochs: int
+    objective: str = "cross-entropy"
+    terms: tuple[str, ...] = ()
+
+    @property
+    def block(self) -> str | None:
+        """The first block of the CNN that learns; None if the CNN is frozen."""
+        return None if self.part == "decoder" else self.part
 
     @property
     def name(self) -> str:
-        return self.block or "decoder"
+        """What the log and the curves call it: the stage as it is written, without its epochs."""
+        objective = "+".join((self.objective, *self.terms))
+        return self.part if objective == "cross-entropy" else f"{objective}@{self.part}"
 
 
 @dataclass(frozen=True)
@@ -32,59 +44,66 @@ class TrainConfig:
     """Train a model: CNN and RNN, in stages, on Flickr8k, Flickr30k, COCO or your own photos."""
 
     data: Path
-    """Folder of the data set (its format is found from what lies in it)."""
+    """Folder of the data set. Its format is recognised by its files."""
     output: Path
     """Folder of the run: best/, last/, log.jsonl, curves.png, TensorBoard."""
     model: ModelConfig = field(default_factory=ModelConfig)
     weights: str = "DEFAULT"
-    """The CNN's first weights: a name of torchvision's, a .safetensors or .pth file, a checkpoint of ours, or none."""
+    """Initial weights of the CNN: a torchvision name, a .safetensors or .pth file, a captioner checkpoint, or none."""
     stages: tuple[str, ...] = ("decoder:10", "features.14:3", "features.7:7")
-    """What learns, for how many epochs: `decoder:N` over the frozen CNN, `BLOCK:N` with the CNN from that block up."""
+    """Stages, one after the other: decoder:EPOCHS trains the decoder over the frozen CNN, BLOCK:EPOCHS also the CNN
+    from that block up. OBJECTIVE@ before it, or OBJECTIVE+TERM@, says what is minimised (cross-entropy)."""
     batch_size: int = 16
-    """Photos a batch, each with all its captions."""
+    """Photos per batch, each with all its captions."""
+    accumulate: int = 1
+    """Batches per step. Their gradients are added up: N batches of size B train as one of size N·B."""
     learning_rate: float = 1e-3
-    """Peak learning rate of the decoder alone."""
+    """Peak learning rate of the decoder while the CNN is frozen."""
     joint_learning_rate: float = 4e-4
-    """Peak learning rate of the decoder when the CNN learns too."""
+    """Peak learning rate of the decoder while the CNN learns, too."""
     encoder_learning_rate: float = 1e-4
     """Peak learning rate of the CNN."""
     warmup: float = 0.05
-    """Share of a stage's steps in which the learning rates rise; then they fall as a cosine."""
+    """Share of a stage's steps in which the learning rates rise linearly. Then they fall as a cosine."""
     weight_decay: float = 0.01
-    """AdamW's weight decay (of matrices; never of biases, norms and embeddings)."""
+    """Weight decay of AdamW, for matrices only (no biases, norms or embeddings)."""
     label_smoothing: float = 0.1
-    """Share of the target given to all words alike."""
+    """Share of the target probability that is spread evenly over all words."""
     clip: float = 5.0
-    """Largest norm of the gradient."""
+    """Gradients with a larger norm are scaled down to this one."""
     train_batch_norm: bool = False
-    """Let batch norm learn (only for a CNN that starts from nothing)."""
+    """Train batch norm, too (only for a CNN with random initial weights)."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     image_size: int = 0
-    """Side of the square that the CNN sees, in pixels; 0 for the size that its weights were made for."""
+    """Side of the CNN's input in pixels; 0 for the size that its weights were trained with."""
     min_count: int = 5
-    """A word must be seen so often in the training captions to be learned."""
+    """Words that occur less often in the training captions are unknown words."""
     max_length: int = 40
-    """Training captions are cut to so many words."""
+    """Longer training captions are cut to this number of words."""
     decoding: Decoding = field(default_factory=Decoding)
     patience: int = 4
-    """Epochs without a better CIDEr-D before a stage ends early; 0 for never."""
+    """A stage ends after this number of epochs without a better CIDEr-D; 0 for never."""
     save_every: int = 200
-    """Steps between saves of last/ (and at the end of each epoch)."""
+    """Steps between two saves of last/, which is also saved after each epoch; 0 for after each epoch only."""
     workers: int = 1
-    """Processes that read photos; 0 reads them in the main one."""
+    """Processes that read photos; 0 to read them in the main process."""
     seed: int = 0
+    """The same seed gives the same run, to the bit on a CPU."""
+    deterministic: bool = False
+    """Use only deterministic algorithms, so that CUDA, too, repeats and resumes a run to the bit. Slower there; a CPU
+    does not need it."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     cache: Path | None = None
-    """Where features of the frozen CNN are kept (by default in the run's folder)."""
+    """Folder for the features of the frozen CNN (default: features/ in the run's folder)."""
     resume: bool = False
-    """Go on with the run in --output, exactly where it was."""
+    """Continue the run in --output exactly where it was saved last."""
     limit: int = 0
-    """Use only so many photos of each split, to try things out; 0 for all."""
+    """Use only the first photos of each split, up to this number, to try things out; 0 for all."""
 
 
 def check_settings(config: TrainConfig) -> None:
-    """Raise ValueError for a number that no training can use. What a setting names is checked where it is looked up."""
+    """Raise ValueError for a number that no training can use. Names are checked where they are looked up."""
 
     def check(good: Callable[[Any], bool], expected: str, *names: str) -> None:
         for name in names:
@@ -92,8 +111,8 @@ def check_settings(config: TrainConfig) -> None:
             if not good(value):
                 raise ValueError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}.")
 
-    check(lambda x: len(x) >= 1, "a stage or more, such as decoder:10", "stages")
-    check(lambda x: x >= 1, "1 or more", "batch_size", "min_count", "max_length")
+    check(lambda x: len(x) >= 1, "at least one stage, such as decoder:10", "stages")
+    check(lambda x: x >= 1, "1 or more", "batch_size", "accumulate", "min_count", "max_length")
     check(lambda x: x >= 1, "1 or more", "model.embedding_size", "model.hidden_size")
     check(lambda x: x >= 0, "0 or more", "image_size", "weight_decay", "patience", "save_every")
     check(lambda x: x >= 0, "0 or more", "workers", "seed", "limit")
@@ -104,12 +123,25 @@ def check_settings(config: TrainConfig) -> None:
     check(lambda x: 0 < x <= 1, "above 0 and at most 1 (no crop)", "augment.smallest_crop")
 
 
+STAGE = re.compile(r"(?:(?P<objective>[^@+:]+)(?P<terms>(?:\+[^@+:]+)*)@)?(?P<part>[^@+:]+):(?P<epochs>0*[1-9][0-9]*)")
+
+
 def parse_stage(text: str) -> Stage:
-    """`decoder:10` or `features.14:5`."""
-    name, colon, epochs = text.partition(":")
-    if not (name and colon and epochs.isdigit() and int(epochs)):
+    """Read a stage: [OBJECTIVE[+TERM...]@]PART:EPOCHS, such as `decoder:10`, `features.14:5` or
+    `cross-entropy+coverage@features.7:3`. PART is `decoder` or a block of the CNN; the model checks its name."""
+    match = STAGE.fullmatch(text)
+    if match is None:
         raise ValueError(
-            f"stage {text!r} is not NAME:EPOCHS, such as decoder:10 (over the frozen CNN) or features.14:5 "
-            "(the CNN learns from that block up)."
+            f"stage {text!r} is not [OBJECTIVE[+TERM...]@]PART:EPOCHS, such as decoder:10 (over the frozen CNN) or "
+            "features.14:5 (the CNN learns from that block up)."
         )
-    return Stage(None if name == "decoder" else name, int(epochs))
+    objective, terms = (
+        match["objective"] or "cross-entropy",
+        tuple(match["terms"].split("+")[1:] if match["terms"] else ()),
+    )
+    for name, kind, known in ((objective, "objective", OBJECTIVES), *((term, "term", TERMS) for term in terms)):
+        if name not in known:
+            raise ValueError(f"stage {text!r} names the {kind} {name!r}; there are: {', '.join(known) or 'none yet'}.")
+    if len(set(terms)) < len(terms):
+        raise ValueError(f"stage {text!r} adds a term twice; expected each once.")
+    return Stage(match["part"], int(match["epochs"]), objective, terms)

@@ -1,14 +1,15 @@
-"""The log of a training run: one JSON object a line in `log.jsonl`, and the same figures for TensorBoard. A resumed run
-forgets what was logged after the step it goes on from."""
+"""The log of a training run: one JSON object per line in `log.jsonl`, and the same figures for TensorBoard. A resumed
+run drops what was logged after the step at which it resumes."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 
 def read_log(path: Path) -> list[dict]:
-    """The rows of a log, without a last line that was cut off by a crash."""
+    """The rows of a log, without a last line that a crash cut off."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -20,7 +21,7 @@ def read_log(path: Path) -> list[dict]:
 
 class Journal:
     def __init__(self, directory: Path, step: int = 0, validated: bool = True):
-        """Goes on after `step`; `validated` tells whether a validation at that very step is to be kept."""
+        """Continue after `step`; `validated` says whether a validation at that very step is kept."""
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.path = directory / "log.jsonl"
@@ -33,7 +34,8 @@ class Journal:
         self.board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, step: int, **values: object) -> None:
-        """Log one row; numbers also go to TensorBoard as `kind/name`."""
+        """Log one row. Numbers also go to TensorBoard, as `kind/name`; one that is not finite is null and stays out."""
+        values = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self.file.flush()
         for name, value in values.items():

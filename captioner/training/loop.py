@@ -1,95 +1,197 @@
-"""The loop of a training run: the steps of an epoch, one step, and what an interrupt does. It knows neither recipe nor
-data set: `train` hands both in."""
+"""The loop of every training recipe: the steps of an epoch, one step, the end of an epoch, and what an interrupt does.
+It knows no data set, no model and no objective: a recipe hands them in. A batch has `to(device)` and `ids`, the names
+of its items."""
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch import Tensor
 from tqdm import tqdm
 
-from captioner.data.datasets import Batch, batches, epoch_order
 from captioner.device import autocast
-from captioner.training.objectives.cross_entropy import cross_entropy
-from captioner.training.optim import schedule, set_learning_rates
+from captioner.training.objectives import Loss
+from captioner.training.optim import parameters_of, schedule, set_learning_rates
 from captioner.training.run import Run
-from captioner.vocabulary import PAD
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was pressed; the run has been saved."""
+    """A run was stopped by Ctrl-C or SIGTERM; the message says what last/ holds."""
 
 
-def run_epoch(run: Run, dataset: Dataset, seed: tuple[int, ...]) -> None:
-    """Take the remaining steps of an epoch over the training items, shuffled by `seed`. After Ctrl-C or SIGTERM the
-    current step is finished and saved, then KeyboardInterrupt is raised."""
+def run_epoch(run: Run, order: list[list[int]], load: Callable[[list[list[int]]], Any], unit: str) -> None:
+    """Take the remaining steps of an epoch, `--accumulate` batches each. `order` has the items of each batch of the
+    epoch, and `load(order)` is a generator of such batches; `unit` names an item in the progress bar. After Ctrl-C or
+    SIGTERM the current step is finished and saved, then KeyboardInterrupt is raised."""
     config, progress, stage = run.config, run.progress, run.stage
-    photos = len(run.training.records)
-    epoch_steps = -(-photos // config.batch_size)
-    remaining = epoch_order(photos, config.batch_size, seed)[progress.batch :]
-    seen = min(progress.batch * config.batch_size, photos)
-    bar = tqdm(total=photos, initial=seen, desc=run.title, unit="photo", dynamic_ncols=True)
+    epoch_steps = math.ceil(len(order) / config.accumulate)
+    finished = progress.epoch_step * config.accumulate
+    sizes = [len(items) for items in order]
+    bar = tqdm(total=sum(sizes), initial=sum(sizes[:finished]), desc=run.title, unit=unit, dynamic_ncols=True)
     run.model.train()
-    with bar, _signals() as interrupted:
-        for batch in batches(dataset, remaining, config.workers):
-            done = progress.epoch * epoch_steps + progress.batch
-            set_learning_rates(run.optimizer, schedule(done, stage.epochs * epoch_steps, config.warmup))
+    run.objective.train()
+    with bar, closing(load(order[finished:])) as batches, _finish_step_when_stopped() as stopped:
+        while parts := list(islice(batches, config.accumulate)):
+            stage_step = progress.epoch * epoch_steps + progress.epoch_step
+            share = schedule(stage_step, stage.epochs * epoch_steps, config.warmup)
+            for optimizer in run.optimizers.values():
+                set_learning_rates(optimizer, share)
             torch.manual_seed(config.seed * 1_000_003 + progress.step)
-            figures = train_step(run, batch)
+            figures = train_step(run, parts)
             progress.step += 1
-            progress.batch += 1
-            bar.update(len(batch.ids))
+            progress.epoch_step += 1
+            bar.update(sum(len(batch.ids) for batch in parts))
             bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
-            figures["learning_rate"] = run.optimizer.param_groups[0]["lr"]
+            figures["learning_rate"] = run.optimizers["model"].param_groups[0]["lr"]
             run.journal.write("step", progress.step, stage=stage.name, epoch=progress.epoch + 1, **figures)
-            if interrupted:
+            if stopped:
                 break
             if config.save_every and progress.step % config.save_every == 0:
-                run.save("last")
-        run.save("last")
-    if interrupted:
+                run.save_last()
+        run.save_last()
+    if stopped:
         raise KeyboardInterrupt
 
 
-def train_step(run: Run, batch: Batch) -> dict[str, float]:
-    """One step of joint back-propagation. Returns the loss (nats a token) and the gradient's norm before clipping;
-    raises FloatingPointError, with nothing changed, if either is no finite number."""
-    config, device = run.config, run.captioner.model.device
-    batch = batch.to(device)
-    real = batch.targets != PAD
-    with autocast(device):
-        logits, _, _ = run.model(batch.images, batch.inputs, real)
-        loss = cross_entropy(logits, batch.targets[real], config.label_smoothing) / real.sum()
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+def train_step(run: Run, batches: Sequence[Any]) -> dict[str, float]:
+    """One step of every optimizer, over all of `batches`. Returns the loss (per unit of its count: nats per token), the
+    norm of the model's gradient before clipping, and the figures of the objective. Raises FloatingPointError, with the
+    weights unchanged, if the loss or a gradient is not finite."""
+    for optimizer in run.optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for batch in batches:
+        with autocast(run.device):
+            loss: Loss = run.objective(run, batch.to(run.device))
+        loss.sum.backward()  # adds to the gradients of the batches before
+        losses.append(replace(loss, sum=loss.sum.detach(), forward=None))
+    count, figures = step_means(losses)
+    norms = {name: _scale_gradients(optimizer, count, run.config.clip) for name, optimizer in run.optimizers.items()}
+    figures["gradient_norm"] = norms["model"].item()
+    if not (math.isfinite(figures["loss"]) and all(torch.isfinite(norm) for norm in norms.values())):
+        ids = [str(name) for batch in batches for name in batch.ids]
         raise FloatingPointError(
-            f"step {run.progress.step + 1}: the loss is {loss.item()} and its gradient's norm {norm.item()}; photos of "
-            f"the batch: {', '.join(map(str, batch.ids))}. The last saved checkpoint is untouched. Try a smaller "
-            "--learning-rate."
+            f"step {run.progress.step + 1}: the loss is {figures['loss']} and the norm of its gradient "
+            f"{figures['gradient_norm']}; the batch is {', '.join(ids)}. {run.last} holds the run as it was after "
+            f"step {run.saved}. Try a smaller --learning-rate."
         )
-    run.optimizer.step()
-    return {"loss": loss.item(), "gradient_norm": norm.item()}
+    for optimizer in run.optimizers.values():
+        optimizer.step()
+    return figures
+
+
+def step_means(losses: Sequence[Loss]) -> tuple[Tensor, dict[str, float]]:
+    """The count of the whole step, and the mean loss and figures over it. (Several processes would be summed here.)"""
+    count = torch.as_tensor(sum(loss.count for loss in losses))
+    means = {"loss": (sum(loss.sum for loss in losses) / count).item()}
+    for name in losses[0].figures:
+        total, number = (sum(loss.figures[name][i] for loss in losses) for i in (0, 1))
+        means[name] = float(total / number)
+    return count, means
+
+
+def _scale_gradients(optimizer: torch.optim.Optimizer, count: Tensor, clip: float) -> Tensor:
+    """Divide the summed gradients by the count, then clip them to the norm `clip`. Returns the norm before clipping."""
+    parameters = [parameter for parameter in parameters_of(optimizer) if parameter.grad is not None]
+    for parameter in parameters:
+        assert parameter.grad is not None
+        parameter.grad /= count
+    return torch.nn.utils.clip_grad_norm_(parameters, clip)
+
+
+def finish_epoch(run: Run, scores: Mapping[str, float]) -> None:
+    """Log the scores of a validation, keep the best model, decide whether the stage goes on, and save."""
+    config, progress, selection = run.config, run.progress, run.selection
+    run.journal.write("validation", progress.step, stage=run.stage.name, epoch=progress.epoch + 1, **scores)
+    if progress.best is None and not selection.computed(scores):
+        tqdm.write(
+            f"{selection.name} cannot be computed on this validation split (too few items?), so the best model is the "
+            "one with the lowest validation loss."
+        )
+    value = selection.value(scores)
+    better = progress.best is None or value > progress.best
+    print_scores(run, scores, better)
+    progress.stale += 1
+    if better:
+        progress.best, progress.stale = value, 0
+        run.save_best(scores)
+    progress.epoch, progress.epoch_step = progress.epoch + 1, 0
+    if config.patience and progress.stale >= config.patience:
+        name = selection.name if selection.computed(scores) else "loss"
+        print(f"{run.stage.name}: no better {name} for {counted(progress.stale, 'epoch')}; the stage ends here.")
+        progress.epoch = run.stage.epochs
+    run.save_last()
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def print_scores(run: Run, scores: Mapping[str, float], better: bool) -> None:
+    shown = ((name, scores[name]) for name in run.shown)
+    figures = "  ".join(f"{name} {'–' if math.isnan(score) else f'{score:.3f}'}" for name, score in shown)
+    tqdm.write(f"{run.title}: {figures}{'  (best so far)' if better else ''}")
+    sys.stdout.flush()
+
+
+# Interrupts. Only the main thread receives signals, and only there can they be handled; elsewhere nothing is installed.
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that a first Ctrl-C (or SIGTERM) fills, so no step is cut in two; a second one does its usual work."""
-    received: list[int] = []
+def interruptible(run: Run) -> Iterator[None]:
+    """SIGTERM stops the run as Ctrl-C does; either becomes `Interrupted`."""
+    with _handling({signal.SIGTERM: signal.default_int_handler}):
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted(_what_is_saved(run)) from None
 
-    def remember(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
-        print("\nfinishing the step, then saving ...", file=sys.stderr)
 
-    before = {int(number): signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+def _what_is_saved(run: Run) -> str:
+    if run.saved is None:
+        return "stopped before anything was saved. Give the same command to start again."
+    lost = run.progress.step - run.saved
+    again = f"; the {counted(lost, 'step')} since then will be taken again" if lost else ""
+    return (
+        f"stopped. {run.last} holds the run as it was after step {run.saved}{again}. "
+        "To continue, give the same command with --resume."
+    )
+
+
+@contextmanager
+def _finish_step_when_stopped() -> Iterator[list[float]]:
+    """A list that a first Ctrl-C or SIGTERM fills, so that no step is cut in two. A second one stops at once, unless it
+    comes within a second: `timeout` and others send a signal to the process and then to its group."""
+    received: list[float] = []
+
+    def note(number: int, frame: object) -> None:
+        received.append(time.monotonic())
+        if received[-1] - received[0] > 1:
+            raise KeyboardInterrupt
+        if len(received) == 1:
+            os.write(2, b"\nfinishing the step, then saving ...\n")  # a print could interrupt another, which fails
+
+    with _handling({signal.SIGINT: note, signal.SIGTERM: note}):
         yield received
+
+
+@contextmanager
+def _handling(handlers: Mapping[signal.Signals, Callable[[int, Any], Any]]) -> Iterator[None]:
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()} if main else {}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

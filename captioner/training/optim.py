@@ -1,31 +1,33 @@
-"""Parameter groups and the learning-rate schedule. Both are functions of their arguments alone, so a resumed run needs
-nothing of them but the step."""
+"""Parameter groups, the learning-rate schedule and the state of an optimizer in a file. The schedule is a function of
+the step alone, so a resumed run needs no state of it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
-
-from captioner.model import CaptionModel
+from torch import Tensor, nn
 
 
-def build_optimizer(
-    model: CaptionModel, learning_rate: float, encoder_learning_rate: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) over whatever learns. Each group keeps its `peak` learning rate; only
-    matrices decay, and embeddings do not. Not the fused kind: on a CPU a resumed run then differed in the last bits."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+def build_optimizer(parts: Iterable[tuple[nn.Module, float]], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) over the parameters that learn in `parts`, each a module with its peak
+    learning rate. Only matrices decay; embeddings do not. The betas are those of Vaswani et al. 2017, section 5.3. Not
+    the fused implementation: on a CPU a resumed run then differed in the last bits."""
     groups = []
-    for part, peak in ((model.decoder, learning_rate), (model.encoder, encoder_learning_rate)):
-        learning = [parameter for parameter in part.parameters() if parameter.requires_grad]
+    for module, peak in parts:
+        embeddings = {id(inner.weight) for inner in module.modules() if isinstance(inner, nn.Embedding)}
+        learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
         decays = [parameter for parameter in learning if parameter.dim() > 1 and id(parameter) not in embeddings]
         decaying = {id(parameter) for parameter in decays}
         others = [parameter for parameter in learning if id(parameter) not in decaying]
-        groups += [{"params": decays, "peak": peak, "weight_decay": weight_decay}]
-        groups += [{"params": others, "peak": peak, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=(0.9, 0.98))
+        groups += [{"params": decays, "peak": peak, "lr": peak, "weight_decay": weight_decay}]
+        groups += [{"params": others, "peak": peak, "lr": peak, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.98))
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def schedule(step: int, steps: int, warmup: float, floor: float = 0.02) -> float:
@@ -43,15 +45,21 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
         group["lr"] = group["peak"] * share
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's moments as named tensors, for a file."""
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments as tensors named "parameter.moment", for a file."""
     state = optimizer.state_dict()["state"]
     return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give the optimizer the moments of a file. A moment gets the strides of its parameter (channels-last for a
+    convolution), which a file does not keep: sums over other strides round differently."""
+    parameters = parameters_of(optimizer)
+    state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter, requires_grad=False).copy_(value)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,73 +1,106 @@
-"""A training run: what its settings may be, its stages, where it is, and how its folder keeps it. `best/` captions the
-validation photos best; `last/` holds all that it takes to go on exactly. The steps themselves are in `train`."""
+"""A training run of any recipe: its settings, its stages, where it is, and how its folder keeps it. `best/` holds
+the model with the best score; `last/` holds all that an exact resume needs. What a recipe adds (photos, text) is
+elsewhere."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
-from captioner.backends.torch_backend import TorchBackend
-from captioner.captioner import Captioner
 from captioner.checkpoint.card import model_card
 from captioner.checkpoint.manifest import has_checkpoint
-from captioner.checkpoint.tensors import load_state, save_checkpoint
-from captioner.data.readers import Record
-from captioner.device import choose_device
-from captioner.images import Preprocess
-from captioner.model import CaptionModel, build_model
-from captioner.training.config import Stage, TrainConfig
+from captioner.checkpoint.tensors import load_checkpoint, load_into, load_state, save_checkpoint
+from captioner.training.config import Stage
 from captioner.training.journal import Journal
-from captioner.training.optim import optimizer_state
-from captioner.vocabulary import Vocabulary, tokenize
+from captioner.training.optim import optimizer_state, restore_optimizer
 
-# Settings that may differ when a run is resumed and that a checkpoint does not keep: they change nothing of the model.
-ABOUT_THE_MACHINE = ("data", "output", "cache", "device", "workers", "save_every", "resume")
+# Settings that do not change the model. They may differ when a run is resumed, and a checkpoint does not keep them.
+ABOUT_THE_MACHINE = ("data", "output", "cache", "device", "workers", "save_every", "deterministic", "resume")
 
 
-@dataclass(frozen=True)
-class Split:
-    name: str
-    records: list[Record]
-    captions: list[list[list[int]]]  # as token ids
+class Settings(Protocol):
+    """What every recipe's config has: what the loop reads."""
+
+    @property
+    def output(self) -> Path: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def accumulate(self) -> int: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def patience(self) -> int: ...
+    @property
+    def save_every(self) -> int: ...
 
 
 @dataclass
 class Progress:
-    """Where a run is: all that `last/` keeps beside tensors."""
+    """Where a run is. `last/` keeps it beside the tensors."""
 
-    stage: int = 0
-    epoch: int = 0  # of the stage, finished ones
-    batch: int = 0  # of the epoch, finished ones
-    step: int = 0  # of the run
-    best: float = -1.0  # CIDEr-D
+    stage: int = 0  # finished stages of the run
+    epoch: int = 0  # finished epochs of the stage
+    epoch_step: int = 0  # finished steps of the epoch
+    step: int = 0  # finished steps of the run
+    best: float | None = None  # the score of best/ (see Selection.value); None before the first validation
     stale: int = 0  # epochs of the stage since the best one
-    seconds: float = 0.0
+    seconds: float = 0.0  # so far
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The validation score that selects `best/`."""
+
+    name: str
+    larger_is_better: bool = True
+
+    def computed(self, scores: Mapping[str, float]) -> bool:
+        return scores[self.name] == scores[self.name]  # NaN differs from itself
+
+    def value(self, scores: Mapping[str, float]) -> float:
+        """Larger is better. Where the score cannot be computed (it is NaN), the validation loss decides."""
+        if not self.computed(scores):
+            return -scores["loss"]
+        return scores[self.name] if self.larger_is_better else -scores[self.name]
 
 
 @dataclass
 class Run:
-    """What the functions of the recipe hand to one another."""
+    """What the functions of a recipe hand to one another. A recipe derives its own, with its data, and says in
+    `describe` what the config.json of its checkpoints holds. Each stage sets the objective and the optimizers."""
 
-    config: TrainConfig
+    config: Settings
     stages: list[Stage]
-    captioner: Captioner
-    training: Split
-    validation: Split
+    model: nn.Module
     progress: Progress
-    journal: Journal
-    optimizer: torch.optim.AdamW
-    started: float
+    selection: Selection
+    shown: tuple[str, ...]  # the validation scores that are printed
+    journal: Journal = field(init=False)
+    objective: nn.Module = field(init=False)
+    optimizers: dict[str, torch.optim.Optimizer] = field(init=False)
+    saved: int | None = field(init=False, default=None)  # the step that last/ holds; None if there is no last/ yet
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic() - self.progress.seconds
+
+    def describe(self, scores: Mapping[str, float] | None) -> dict[str, Any]:
+        """What config.json of a checkpoint of this run holds."""
+        raise NotImplementedError
 
     @property
-    def model(self) -> CaptionModel:
-        return self.captioner.model
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     @property
     def stage(self) -> Stage:
@@ -77,92 +110,90 @@ class Run:
     def title(self) -> str:
         return f"{self.stage.name} {self.progress.epoch + 1}/{self.stage.epochs}"
 
-    def save(self, name: Literal["best", "last"], scores: dict[str, float] | None = None) -> None:
-        """Write `best/`, in half precision with its scores, or `last/`, exact, with all that a resume needs."""
+    @property
+    def best(self) -> Path:
+        return self.config.output / "best"
+
+    @property
+    def last(self) -> Path:
+        return self.config.output / "last"
+
+    def save_last(self) -> None:
+        """Write `last/`: exact, with all that a resume needs."""
         self.progress.seconds = time.monotonic() - self.started
-        settings = {key: value for key, value in asdict(self.config).items() if key not in ABOUT_THE_MACHINE}
-        settings["weights"] = Path(self.config.weights).name
-        training = {
-            "data": self.config.data.name,
-            "photos": len(self.training.records),
-            "step": self.progress.step,
-            "hours": round(self.progress.seconds / 3600, 2),
-            "settings": _plain(settings),
+        state = {
+            "progress": asdict(self.progress),
+            "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self.optimizers.items()},
+            "objective": self.objective.state_dict(),
         }
-        saved = self.captioner.to_config() | {"training": training, "scores": scores}
-        state = {"progress": asdict(self.progress), "optimizer": optimizer_state(self.optimizer)}
-        save_checkpoint(
-            self.config.output / name,
-            self.model.state_dict(),
-            saved,
-            model_card(saved),
-            half=name == "best",
-            state=state if name == "last" else None,
-        )
+        saved = self.describe(None)
+        save_checkpoint(self.last, self.model.state_dict(), saved, model_card(saved), half=False, state=state)
+        self.saved = self.progress.step
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take the objective and the optimizers of the stage up where `last/` left them."""
+        self.objective.load_state_dict(state["objective"])
+        for name, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, state["optimizers"].get(name, {}))
+        self.saved = self.progress.step
+
+    def save_best(self, scores: Mapping[str, float]) -> None:
+        """Write `best/` exactly, as the next stage starts from it."""
+        saved = self.describe({name: score for name, score in scores.items() if score == score})  # without NaN
+        save_checkpoint(self.best, self.model.state_dict(), saved, model_card(saved), half=False)
+
+    def load_best(self) -> None:
+        load_into(self.model, load_checkpoint(self.best)[0], self.best)
+
+    def halve_best(self) -> None:
+        """Store `best/` in half precision. This is done once no stage can start from it any more."""
+        tensors, saved = load_checkpoint(self.best)
+        saved = {name: value for name, value in saved.items() if name not in ("format_version", "weights")}
+        save_checkpoint(self.best, tensors, saved, model_card(saved), half=True)
 
 
-def begin(config: TrainConfig, records: Sequence[Record]) -> tuple[Captioner, Progress, dict]:
-    """A new run on these records: its untrained model, where it is, and no optimizer state yet."""
-    if has_checkpoint(config.output / "last"):
-        raise ValueError(
-            f"{config.output} holds a run already. Add --resume to go on with it, or choose another --output."
-        )
-    torch.manual_seed(config.seed)
-    captions = (caption for record in records if record.split == "train" for caption in record.captions)
-    vocabulary = Vocabulary.build(map(tokenize, captions), config.min_count)
-    if not vocabulary.words:
-        raise ValueError(
-            f"no word comes {config.min_count} times in the captions of {config.data}, so there is none to learn. "
-            "Lower --min-count, or add captions."
-        )
-    model = build_model(config.model, len(vocabulary), config.weights)
-    encoder = model.encoder
-    preprocess = Preprocess(config.image_size or encoder.image_size, mean=encoder.mean, std=encoder.std)
-    try:
-        with torch.inference_mode():
-            encoder.eval()(torch.zeros(1, 3, preprocess.size, preprocess.size))
-    except RuntimeError as error:
-        raise ValueError(
-            f"{encoder.name} cannot see images of {preprocess.size} pixels ({error}). Pass a larger --image-size."
-        ) from None
-    backend = TorchBackend(model, choose_device(config.device))
+def settings_of_model(config: Any) -> dict[str, Any]:
+    """The settings that a checkpoint keeps, as JSON has them."""
+    return {name: value for name, value in to_json(asdict(config)).items() if name not in ABOUT_THE_MACHINE}
+
+
+def check_unused(output: Path) -> None:
+    """Raise ValueError if the folder holds a run."""
+    if has_checkpoint(output / "last"):
+        raise ValueError(f"{output} holds a run already. Add --resume to continue it, or choose another --output.")
+
+
+def write_settings(config: Any, data_digest: str) -> None:
     config.output.mkdir(parents=True, exist_ok=True)
-    settings = _plain(asdict(config) | {"records": _digest(records)})
+    settings = to_json(asdict(config) | {"records": data_digest})
     (config.output / "train.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    return Captioner(backend, vocabulary, preprocess, config.model, config.decoding), Progress(), {}
 
 
-def resume(config: TrainConfig, records: Sequence[Record]) -> tuple[Captioner, Progress, dict]:
-    """A run as `last/` keeps it: its model, where it is, its optimizer's state. Raises ValueError where going on would
-    not be exact."""
+def load_last(config: Any, data_digest: str) -> dict[str, Any]:
+    """The state that `last/` holds. Raises FileNotFoundError if there is none, ValueError if the settings or the data
+    are not those that the run was started with, as the resumed run would then be another one."""
     last = config.output / "last"
     if not has_checkpoint(last):
-        raise FileNotFoundError(f"{last} is not there, so there is nothing to go on with. Leave --resume out to start.")
+        raise FileNotFoundError(
+            f"{last} does not exist, so there is no run to resume. Leave --resume out to start one."
+        )
     before = json.loads((config.output / "train.json").read_text(encoding="utf-8"))
-    digest = before.pop("records", None)
-    now = _plain(asdict(config))
+    digest = before.pop("records")
+    now = to_json(asdict(config))
     for name in sorted(set(before) - set(ABOUT_THE_MACHINE)):
         if before[name] != now.get(name):
             raise ValueError(
-                f"{config.output} was begun with {name} = {before[name]}, but now it is {now.get(name)}. "
-                "Go on with the settings it was begun with, or start another run in another --output."
+                f"{config.output} was started with {name} = {before[name]}, but now it is {now.get(name)}. "
+                "Resume with the settings it was started with, or start another run in another --output."
             )
-    if digest not in (None, _digest(records)):
+    if digest != data_digest:
         raise ValueError(
-            f"{config.output} was begun with other photos or captions than {config.data} has. Go on with those "
-            "that it was begun with, or start another run in another --output."
+            f"{config.output} was started with other photos or captions than {config.data} has. Resume with "
+            "those it was started with, or start another run in another --output."
         )
-    captioner = Captioner.load(last, device=config.device, backend="torch")
-    state = load_state(last)
-    return captioner, Progress(**state["progress"]), state["optimizer"]
+    return load_state(last)
 
 
-def _digest(records: Sequence[Record]) -> str:
-    """Changes with every id, caption, split and with the order, but not with the place where the photos lie."""
-    told = [[record.id, record.split, record.captions] for record in records]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
+def to_json(values: dict[str, Any]) -> dict[str, Any]:
     """As JSON gives it back: paths are strings, tuples lists."""
     return json.loads(json.dumps(values, default=str))

@@ -1,4 +1,4 @@
-"""How good a model is while it is trained: the loss of people's captions, and the scores of its own."""
+"""Validation: the loss of people's captions, and the scores of the captions that the model writes by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from captioner.captioner import Captioner
 from captioner.data.datasets import batches, in_order
 from captioner.data.records import Record
 from captioner.decoding import Decoding
-from captioner.encoder import Features
 from captioner.metrics import score_captions
 from captioner.training.objectives.cross_entropy import cross_entropy
 from captioner.vocabulary import PAD
@@ -27,9 +26,9 @@ def validate(
     batch_size: int = 32,
     workers: int = 0,
 ) -> dict[str, float]:
-    """Caption the records' photos (the items of `dataset`, in the same order) and score the captions. Besides the
-    scores there are the `loss` (nats a token, teacher-forced, no smoothing) and the share of captions that were
-    `unfinished` or are `distinct`."""
+    """Caption the photos of the records (the items of `dataset`, in the same order) and score the captions. Besides the
+    scores there are the `loss` (nats per token, teacher-forced, without smoothing), and the shares of captions that are
+    `unfinished` (no end token within the longest length) and `distinct`."""
     model = captioner.model.eval()
     captions: list[str] = []
     unfinished = 0
@@ -38,8 +37,7 @@ def validate(
     for batch in tqdm(batches(dataset, order, workers), total=len(order), desc="validation", leave=False):
         batch = batch.to(model.device)
         real = batch.targets != PAD
-        features = batch.images if isinstance(batch.images, Features) else model.encoder(batch.images)
-        memory = model.decoder.prepare(features)
+        memory = model.encode(batch.images)
         logits, _, _ = model.decoder(batch.inputs, memory, real=real)
         loss += cross_entropy(logits, batch.targets[real]).item()
         tokens += int(real.sum())

@@ -1,0 +1,130 @@
+"""The run of the recipe `train`: captions of photos. Here it is begun, or resumed as `last/` holds it; the steps are in
+`loop`, their order in `train`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioner.backends.torch_backend import TorchBackend
+from captioner.captioner import Captioner
+from captioner.data.datasets import encode_captions
+from captioner.data.readers import Record, read_dataset, select
+from captioner.device import choose_device
+from captioner.encoder import Encoder
+from captioner.images import Preprocess
+from captioner.model import CaptionModel, build_model
+from captioner.training.config import Stage, TrainConfig
+from captioner.training.run import (
+    Progress,
+    Run,
+    Selection,
+    check_unused,
+    load_last,
+    settings_of_model,
+    write_settings,
+)
+from captioner.vocabulary import Vocabulary, tokenize
+
+
+@dataclass(frozen=True)
+class Split:
+    name: str
+    records: list[Record]
+    captions: list[list[list[int]]]  # per photo, per caption: token ids
+
+
+@dataclass(kw_only=True)
+class CaptionRun(Run):
+    config: TrainConfig
+    model: CaptionModel
+    captioner: Captioner
+    training: Split
+    validation: Split
+
+    def describe(self, scores: Mapping[str, float] | None) -> dict[str, Any]:
+        settings = settings_of_model(self.config)
+        settings["weights"] = Path(self.config.weights).name
+        training = {
+            "data": self.config.data.name,
+            "photos": len(self.training.records),
+            "step": self.progress.step,
+            "hours": round(self.progress.seconds / 3600, 2),
+            "settings": settings,
+        }
+        return self.captioner.to_config() | {"training": training, "scores": scores}
+
+
+def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict[str, Any]]:
+    """A new run, or with `--resume` the one in `--output`, and the state that its `last/` holds (none of a new run)."""
+    records = read_dataset(config.data)
+    training, validation = (select(records, name)[: config.limit or None] for name in ("train", "val"))
+    digest = _digest([*training, *validation])
+    state: dict[str, Any] = {}
+    if config.resume:
+        state = load_last(config, digest)
+        captioner = Captioner.load(config.output / "last", device=config.device, backend="torch")
+        _check_blocks(captioner.model.encoder, stages)
+    else:
+        check_unused(config.output)
+        captioner = build_captioner(config, training)
+        _check_blocks(captioner.model.encoder, stages)
+        write_settings(config, digest)
+    splits = (
+        Split(name, chosen, encode_captions(chosen, captioner.vocabulary, config.max_length))
+        for name, chosen in (("train", training), ("val", validation))
+    )
+    run = CaptionRun(
+        config=config,
+        stages=stages,
+        model=captioner.model,
+        progress=Progress(**state.get("progress", {})),
+        selection=Selection("CIDEr-D"),
+        shown=("loss", "BLEU-1", "BLEU-4", "CIDEr-D"),
+        captioner=captioner,
+        training=next(splits),
+        validation=next(splits),
+    )
+    return run, state
+
+
+def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captioner:
+    """An untrained model with the words of the training captions. Raises ValueError where nothing can be learned."""
+    torch.manual_seed(config.seed)
+    captions = (caption for record in training for caption in record.captions)
+    vocabulary = Vocabulary.build(map(tokenize, captions), config.min_count)
+    if not vocabulary.words:
+        raise ValueError(
+            f"no word occurs {config.min_count} times in the training captions of {config.data}. "
+            "Lower --min-count, or add captions."
+        )
+    model = build_model(config.model, len(vocabulary), config.weights)
+    encoder = model.encoder
+    preprocess = Preprocess(config.image_size or encoder.image_size, mean=encoder.mean, std=encoder.std)
+    try:
+        with torch.inference_mode():
+            encoder.eval()(torch.zeros(1, 3, preprocess.size, preprocess.size))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{encoder.name} cannot take images of {preprocess.size} pixels ({error}). Choose a larger --image-size."
+        ) from None
+    backend = TorchBackend(model, choose_device(config.device))
+    return Captioner(backend, vocabulary, preprocess, config.model, config.decoding)
+
+
+def _check_blocks(encoder: Encoder, stages: Sequence[Stage]) -> None:
+    """A wrong name is an error before the first stage, not after it."""
+    for stage in stages:
+        encoder.check_block(stage.block)
+
+
+def _digest(records: Sequence[Record]) -> str:
+    """Changes with every id, caption, split and with the order, but not with the place of the photos' files."""
+    content = [[record.id, record.split, record.captions] for record in records]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
