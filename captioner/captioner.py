@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 
 from captioner.backends.choose import Backend, choose_backend
+from captioner.backends.ensemble import EnsembleBackend
 from captioner.backends.onnx_backend import OnnxBackend, load_runtime
 from captioner.checkpoint.manifest import AGAIN, CONFIG, CheckpointError, find_checkpoint, read_config
 from captioner.config import ModelConfig
@@ -131,7 +132,7 @@ class Captioner:
 
     def __init__(
         self,
-        backend: TorchBackend | OnnxBackend,
+        backend: TorchBackend | OnnxBackend | EnsembleBackend,
         vocabulary: Vocabulary,
         preprocess: Preprocess,
         config: ModelConfig,
@@ -173,9 +174,29 @@ class Captioner:
         provenance = f"{directory.name}, SHA-256 {saved['weights']['sha256']}"
         return cls(runs, vocabulary, preprocess, config, decoding, provenance)
 
+    @classmethod
+    def ensemble(cls, members: Sequence[Captioner]) -> Captioner:
+        """Several models as one, which gives each word the mean of their probabilities. Preprocessing, decoding and
+        config are those of the first. Raises ValueError if vocabularies or preprocessing differ."""
+        first = members[0]
+        for member in members[1:]:
+            for name in ("vocabulary", "preprocess"):
+                if getattr(member, name) != getattr(first, name):
+                    names = [each.provenance.partition(",")[0] for each in (first, member)]
+                    raise ValueError(
+                        f"{' and '.join(names)} differ in their {name}, but the models of an ensemble share it. "
+                        "Train them on the same data with the same settings."
+                    )
+        backend = EnsembleBackend([member.backend for member in members], len(first.vocabulary))
+        provenance = " + ".join(member.provenance for member in members)
+        return cls(backend, first.vocabulary, first.preprocess, first.config, first.decoding, provenance)
+
     @property
     def model(self) -> CaptionModel:
-        """The torch module that captions. Raises ValueError if the ONNX runtime does, which has none."""
+        """The torch module that captions. Raises ValueError if the ONNX runtime does, which has none, or an
+        ensemble."""
+        if isinstance(self.backend, EnsembleBackend):
+            raise ValueError("an ensemble has no single torch module: load one of its checkpoints.")
         if isinstance(self.backend, OnnxBackend):
             raise ValueError("the ONNX runtime runs this model, but torch must: load it with backend='torch'.")
         return self.backend.model

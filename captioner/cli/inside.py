@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -43,7 +44,7 @@ def draw_units(
     from captioner.inside.units import caption_activations, find_matches, match_units
     from captioner.visualize.units import save_units
 
-    captioner = load_captioner(model.checkpoint, model.device, "torch" if model.backend == "auto" else model.backend)
+    captioner = replace(model, backend="torch" if model.backend == "auto" else model.backend).load()
     captions = caption_activations(captioner, photos, options.over(captioner.decoding), layer)
     matches = match_units(units, captions) if units else find_matches(captions)[:SHOWN]
     titles = [_title(match) for match in matches]

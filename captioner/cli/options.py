@@ -54,18 +54,23 @@ class ModelOptions:
     """Which model captions, and what runs it."""
 
     checkpoint: Annotated[
-        Path | None,
+        tuple[Path, ...],
         tyro.conf.arg(
-            metavar="DIRECTORY", help="Directory of the model; the shipped one if not given.", help_behavior_hint=""
+            metavar="DIRECTORY ...",
+            help="Directory of the model; the shipped one if not given. Several are an ensemble: each word has the "
+            "mean of their probabilities.",
+            help_behavior_hint="",
         ),
-    ] = None
+    ] = ()
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     backend: Backend = "auto"
     """The ONNX runtime (exported models on a CPU, without torch), or torch; auto takes the faster one."""
 
     def load(self) -> Captioner:
-        return load_captioner(self.checkpoint, self.device, self.backend)
+        directories = self.checkpoint or (None,)
+        members = [load_captioner(directory, self.device, self.backend) for directory in directories]
+        return members[0] if len(members) == 1 else members[0].ensemble(members)
 
 
 Model = Annotated[ModelOptions, tyro.conf.arg(name="")]
