@@ -100,7 +100,7 @@ def caption(
     Args:
         paths: Photos, folders or .tar shards of photos, or - for standard input: a photo, or a list of paths.
         json: One JSON object per line, for programs.
-        batch_size: Photos captioned at a time.
+        batch_size: Photos per batch.
     """
     from captioner.bulk.progress import Bar
 
