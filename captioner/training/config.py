@@ -51,8 +51,8 @@ class TrainConfig:
     weights: str = "DEFAULT"
     """Initial weights of the CNN: a torchvision name, a .safetensors or .pth file, a captioner checkpoint, or none."""
     stages: tuple[str, ...] = ("decoder:10", "features.14:3", "features.7:7")
-    """Stages, one after the other: decoder:EPOCHS trains the decoder over the frozen CNN, BLOCK:EPOCHS also the CNN
-    from that block up. OBJECTIVE@ before it, or OBJECTIVE+TERM@, says what is minimised (cross-entropy)."""
+    """What learns, one stage after the other: decoder:EPOCHS over the frozen CNN, BLOCK:EPOCHS with the CNN from there.
+    In full: [OBJECTIVE[+TERM...]@]PART:EPOCHS. The objective is what is minimised (cross-entropy)."""
     batch_size: int = 16
     """Photos per batch, each with all its captions."""
     accumulate: int = 1
@@ -90,8 +90,7 @@ class TrainConfig:
     seed: int = 0
     """The same seed gives the same run, to the bit on a CPU."""
     deterministic: bool = False
-    """Use only deterministic algorithms, so that CUDA, too, repeats and resumes a run to the bit. Slower there; a CPU
-    does not need it."""
+    """Repeat and resume a run to the bit on CUDA, too, where that is slower. A CPU always does."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     cache: Path | None = None
