@@ -302,7 +302,7 @@ def test_references_of_coco_without_its_photos(run, tmp_path):
     ("verb", "message"),
     [
         (("score", "--references", "{no}", "--people"), "expected COCO's annotation file or a data set"),
-        (("score", "--references", "{data}"), "give either --results FILE or --people"),
+        (("score", "--references", "{data}"), "expected either --results FILE or --people"),
         (("score", "--references", "{data}", "--people", "-o", "{folder}"), "is a folder; expected the name of a file"),
         (("evaluate", "--data", "{folder}", "--scores", "{folder}"), "is a folder; expected the name of a file"),
         (("check", "{no}"), "is not a file; expected a results file or a zip"),

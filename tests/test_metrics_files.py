@@ -94,7 +94,7 @@ def test_missing_files_are_told(tmp_path):
 
 def test_many_problems_are_told_at_once(tmp_path):
     path = tmp_path / "results.json"
-    path.write_text(json.dumps([entry(number, "") for number in range(100)]))
+    path.write_text(json.dumps([entry(number, None) for number in range(100)]))
     with pytest.raises(ValueError, match="100 problems") as error:
         read_results(path)
     assert "entry 4" in str(error.value) and "entry 5" not in str(error.value) and "and 95 more" in str(error.value)

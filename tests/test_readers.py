@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.readers import FORMATS, Record, read_captions, read_dataset, select
+from captioner.data.readers import FORMATS, Record, default_split, read_captions, read_dataset, select
 from captioner.data.records import hash_split
 
 FLICKR8K = {"a.jpg": "train", "b.jpg": "train", "c.jpg": "dev"}
@@ -126,7 +127,7 @@ def test_flickr30k(tmp_path: Path, file: str, text: str, folder: str) -> None:
     write(tmp_path / file, text)
     touch(tmp_path / folder, "a.jpg")
     assert read_dataset(tmp_path) == [
-        Record("a.jpg", tmp_path / folder / "a.jpg", ("A man , a dog .", "A dog ."), "train")
+        Record("a.jpg", tmp_path / folder / "a.jpg", ("A man , a dog .", "A dog ."), "train", hashed=True)
     ]
 
 
@@ -324,7 +325,8 @@ def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
     touch(tmp_path, *"abcdef")
     assert "The folder contains: a, b, c, d, e, ...." in message(tmp_path, FileNotFoundError)
     assert "does not exist" in message(tmp_path / "nowhere", FileNotFoundError)
-    assert "x.json: no caption data set found" in message(write(tmp_path / "x.json", "{}"), FileNotFoundError)
+    assert "x.txt: no caption data set found" in message(write(tmp_path / "x.txt", "{}"), FileNotFoundError)
+    assert "x.json: no images; expected an object with lists" in message(write(tmp_path / "x.json", "{}"))
     assert "expected one of flickr8k, kaggle" in message(tmp_path, format="coca")
     for format in FORMATS:  # a format that is told, and whose files are not there
         assert str(tmp_path) in message(tmp_path, FileNotFoundError, format)
@@ -436,7 +438,7 @@ def test_coco_photos_and_splits(tmp_path: Path) -> None:
     assert "captions_train2017.json: 1 of 2 photos are missing" in message(tmp_path, FileNotFoundError)
     for part in ("train2017", "val2017"):
         (tmp_path / part).rename(tmp_path / f"not_{part}")
-    assert "no photos found. Looked for" in message(tmp_path, FileNotFoundError)
+    assert "none of the 2 photos was found" in message(tmp_path, FileNotFoundError)
 
 
 KARPATHY_FAULTS = [
@@ -538,3 +540,66 @@ def test_captions_are_read_without_photos(tmp_path: Path) -> None:
         ("b.jpg", ["A cat."], "train"),
     ]
     assert [entry.id for entry in select(entries, "dev")] == ["a.jpg"]
+
+
+# ---- COCO-format files under other names
+
+
+def own_coco(root: Path, file: str, photos: str, ids: tuple[int, ...] = (1, 2)) -> Path:
+    images = [{"id": i, "file_name": f"{i}.png"} for i in ids]
+    rows = [{"id": i, "image_id": i, "caption": f"photo {i}"} for i in ids]
+    touch(root / photos, *(f"{i}.png" for i in ids))
+    return write(root / file, json.dumps({"images": images, "annotations": rows}))
+
+
+@pytest.mark.parametrize(
+    ("file", "photos", "split"),
+    [
+        ("annotations/captions_train.json", "images", "train"),
+        ("annotations/captions_val.json", "images/val", "val"),
+        ("my_test_set.json", ".", "test"),
+        ("valid/_annotations.coco.json", "valid", "val"),
+        ("annotations/captions/train_v2.json", "train_v2", "train"),
+        ("food.json", "images", None),
+    ],
+)
+def test_coco_under_other_names(tmp_path: Path, file: str, photos: str, split: str | None) -> None:
+    source = own_coco(tmp_path, file, photos)
+    write(tmp_path / "annotations" / "instances_train.json", json.dumps({"images": [], "annotations": []}))
+    records = read_dataset(tmp_path)
+    assert [(r.id, r.path, r.captions) for r in records] == [
+        (i, tmp_path / photos / f"{i}.png", (f"photo {i}",)) for i in (1, 2)
+    ]
+    assert {(r.split, r.hashed) for r in records} == {(split or hash_split(str(r.id)), not split) for r in records}
+    assert [r.captions for r in read_dataset(source)] == [r.captions for r in records]
+    (tmp_path / photos).rename(tmp_path.parent / f"{tmp_path.name}-elsewhere")
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source = own_coco(tmp_path, file, "aside")
+    shutil.rmtree(tmp_path / "aside")
+    apart = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    assert "name their folder (--images)" in message(source, FileNotFoundError)
+    assert [r.path for r in read_dataset(source, images=apart)] == [apart / f"{i}.png" for i in (1, 2)]
+    with pytest.raises(FileNotFoundError, match="expected the folder of the photos"):
+        read_dataset(source, images=tmp_path / "none")
+
+
+def test_own_coco_splits_may_count_from_one_but_share_no_photo(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        own_coco(tmp_path, f"annotations/{split}.json", f"images/{split}")
+    assert [(r.id, r.split) for r in read_dataset(tmp_path)] == [(1, "train"), (2, "train"), (1, "val"), (2, "val")]
+    shutil.rmtree(tmp_path / "images")
+    touch(tmp_path / "images", "1.png", "2.png")
+    assert "1.png is in two splits, train and val" in message(tmp_path)
+    own_coco(tmp_path, "annotations/train_more.json", "images", (3,))
+    assert "expected one COCO caption file per split" in message(tmp_path)
+
+
+def test_the_default_split_is_val_or_all_photos_of_a_data_set_without_splits(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{i}.png" for i in range(20)))
+    rows = [f"{i}.png,a cat" for i in range(20)]
+    write(tmp_path / "captions.csv", "image,caption\n" + "\n".join(rows))
+    records = read_dataset(tmp_path)
+    assert default_split(records) == "all" and select(records, "all") == records
+    assert len(select(records, "train")) + len(select(records, "val")) + len(select(records, "test")) == 20
+    write(tmp_path / "captions.csv", "image,caption,split\n" + "\n".join(f"{row},dev" for row in rows))
+    assert default_split(read_dataset(tmp_path)) == "val"

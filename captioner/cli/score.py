@@ -15,19 +15,23 @@ from captioner.cli.options import AS_SAVED, SHIPPED, Model, OptionalFile, Option
 if TYPE_CHECKING:
     from captioner.captioner import Caption, Captioner
     from captioner.data.readers import Record
+    from captioner.metrics.files.results import Id
     from captioner.metrics.pointing import Pointing
 
 Java = Annotated[
     tuple[Literal["METEOR", "SPICE"], ...],
     tyro.conf.arg(metavar="{METEOR,SPICE} ...", help_behavior_hint=""),
 ]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY", help_behavior_hint="")]
+OptionalSplit = Annotated[str | None, tyro.conf.arg(metavar="SPLIT", help_behavior_hint="")]
 PRINTED = 20  # problems of a submission
 
 
 @app.command
 def evaluate(
     data: Path,
-    split: str = "val",
+    images: OptionalFolder = None,
+    split: OptionalSplit = None,
     model: Model = SHIPPED,
     results: OptionalFile = None,
     scores: OptionalFile = None,
@@ -42,8 +46,9 @@ def evaluate(
     """Caption every photo of a split, and score the captions as the COCO evaluation does.
 
     Args:
-        data: Folder of the data set. Its format is recognised from its files.
-        split: train, val (or dev) or test.
+        data: Folder of the data set, whose format is recognised from its files, or a caption file.
+        images: Folder of the photos, if they are not below the data set's folder.
+        split: train, val (or dev), test or all. By default val, or all photos of a data set without splits.
         results: Write the captions to this file, in COCO's results format.
         scores: Write the scores to this file, with intervals and provenance, for captioner compare.
         training: Training captions (an annotation file or a data set), to count copies of them.
@@ -59,7 +64,7 @@ def evaluate(
 
     _can_write(results, scores)
     _can_run(java)
-    records = _records(data, split, submit)
+    records, split = _records(data, images, split, submit)
     records = records[:limit] if limit else records
     if scores is not None and not records[0].captions:
         raise ValueError(
@@ -93,7 +98,7 @@ def score(
     references: Path,
     results: OptionalFile = None,
     people: bool = False,
-    split: str = "val",
+    split: OptionalSplit = None,
     training: OptionalFile = None,
     java: Java = (),
     allow_missing: bool = False,
@@ -105,7 +110,7 @@ def score(
         references: COCO's annotation file, or a data set that captioner reads. No photos are needed.
         results: The captions: [{"image_id": 42, "caption": "a dog"}, ...].
         people: Score people instead: the first caption of each image against its other captions.
-        split: The split of the data set that the results are of.
+        split: The split that the results are of, or all. By default val, or all photos of a data set without splits.
         training: Training captions (an annotation file or a data set), to count copies of them.
         java: Also compute METEOR or SPICE, which need Java.
         allow_missing: Score the captions that are there if some images have none.
@@ -118,9 +123,7 @@ def score(
         raise ValueError("expected either --results FILE or --people.")
     _can_write(output)
     _can_run(java)
-    known = _references(references, split)
-    if _is_annotations(references):  # its name may have the split: captions_val2017.json
-        split = (re.findall("train|val|test", references.name) or ["unknown"])[0]
+    known, split, elsewhere = _references(references, split)
     about: dict[str, Any] = {
         "split": split,
         "training": _captions(training),
@@ -130,7 +133,7 @@ def score(
     if results is None:
         scored = score_people(known, **about)
     else:
-        scored = score_files(results, known, allow_missing=allow_missing, **about)
+        scored = score_files(results, known, allow_missing=allow_missing, elsewhere=elsewhere, **about)
     if output is not None:
         scored.write(output)
     print(format_scores(scored))
@@ -143,7 +146,7 @@ def compare(
     b: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="B")],
     /,
     references: OptionalFile = None,
-    split: str = "val",
+    split: OptionalSplit = None,
     json: bool = False,
 ) -> int:
     """Is B better than A, or is the difference chance? Differences, 95 % intervals and p-values.
@@ -152,13 +155,13 @@ def compare(
         a: A score file (captioner score -o), or a results file.
         b: Another file, of the same images.
         references: The references, if A or B is a results file.
-        split: The split of the data set that the references are of.
+        split: The split that the references are of, or all, as in captioner score.
         json: Print one JSON list, for programs.
     """
     from captioner.metrics.files.score_file import compare_files
     from captioner.metrics.files.tables import differences_to_dict, format_differences
 
-    differences = compare_files(a, b, None if references is None else _references(references, split))
+    differences = compare_files(a, b, None if references is None else _references(references, split)[0])
     if json:
         print_json(differences_to_dict(differences))
     else:
@@ -209,22 +212,28 @@ def _pointing(data: Path, captioner: Captioner) -> tuple[dict[str, Pointing], Ca
     return games, watch
 
 
-def _records(data: Path, split: str, submit: str | None) -> list[Record]:
-    """The photos to caption. A submission of the test split needs those of test2014, which have no public captions."""
+def _records(data: Path, images: Path | None, split: str | None, submit: str | None) -> tuple[list[Record], str]:
+    """The photos to caption, and their split. A submission of the test split needs the photos of test2014, which have
+    no public captions."""
     from captioner.data.coco import read_coco_test
-    from captioner.data.readers import read_dataset, select
+    from captioner.data.readers import default_split, read_dataset, select
     from captioner.data.records import to_records
     from captioner.metrics.files.server import submission_name
 
     if submit is None:
-        return select(read_dataset(data), split)
+        everything = read_dataset(data, images=images)
+        if split is None and (split := default_split(everything)) == "all":
+            print("captioner: the data set has no splits, so all photos are captioned. Training uses the part "
+                  "--split train, and keeps val and test back.", file=sys.stderr)  # fmt: skip
+        return select(everything, split), split
+    split = split or "val"
     submission_name(submit, split)  # a bad name is an error before the work
-    records = to_records(read_coco_test(data)) if split == "test" else select(read_dataset(data), split)
+    records = to_records(read_coco_test(data)) if split == "test" else select(read_dataset(data, images=images), split)
     if strange := [record.id for record in records if not isinstance(record.id, int)]:
         raise ValueError(
             f"COCO's server needs numbers as image ids, but {data} has {strange[0]!r}. Leave --submit out."
         )
-    return records
+    return records, split
 
 
 def _submit(name: str, split: str, captions: Mapping[int | str, str], data: Path) -> None:
@@ -272,19 +281,23 @@ def _is_annotations(source: Path) -> bool:
     return source.is_file() and source.suffix == ".json" and source.name not in KARPATHY_FILES
 
 
-def _references(source: Path, split: str) -> Mapping[int | str, Sequence[str]]:
-    """The captions of a COCO annotation file, or of a split of a data set, by image id."""
-    from captioner.data.readers import read_captions, select
+def _references(source: Path, split: str | None) -> tuple[Mapping[Id, Sequence[str]], str, dict[Id, str]]:
+    """The captions of a COCO annotation file, or of a split of a data set, by image id; the name of the split; and the
+    splits of the images in other splits."""
+    from captioner.data.readers import default_split, read_captions, select
     from captioner.metrics.files.results import read_coco_references, references_of
 
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; expected COCO's annotation file or a data set")
-    if _is_annotations(source):
-        return read_coco_references(source)
-    return references_of(select(read_captions(source), split))
+    if _is_annotations(source):  # its name may have the split: captions_val2017.json
+        return read_coco_references(source), (re.findall("train|val|test", source.name) or ["unknown"])[0], {}
+    entries = read_captions(source)
+    split = split or default_split(entries)
+    chosen = references_of(select(entries, split))
+    return chosen, split, {entry.id: entry.split for entry in entries if entry.id not in chosen}
 
 
 def _captions(training: Path | None) -> list[str] | None:
     if training is None:
         return None
-    return [caption for captions in _references(training, "train").values() for caption in captions]
+    return [caption for captions in _references(training, "train")[0].values() for caption in captions]

@@ -1,16 +1,30 @@
-"""Readers of COCO captions in the layout of the official zips, and of Karpathy's JSON for COCO, Flickr8k and Flickr30k.
-`readers` offers them together with the other formats."""
+"""Readers of COCO captions, in the layout of the official zips or under other names, and of Karpathy's JSON for COCO,
+Flickr8k and Flickr30k. `readers` offers them together with the other formats."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from captioner.data.records import CaptionFile, Entry, PhotoFinder, choose_file, clean_caption, photo_name, split_name
-from captioner.metrics.files.results import read_json
+from captioner.data.records import (
+    CaptionFile,
+    Entry,
+    PhotoFinder,
+    choose_file,
+    clean_caption,
+    hash_split,
+    photo_name,
+    split_name,
+)
+from captioner.metrics.files.results import is_flagged, read_json
 
 COCO_FILES = ("annotations/captions_train20*.json", "annotations/captions_val20*.json")
+OTHER_ANNOTATIONS = ("instances_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")
+SPLIT_IN_NAME = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLIT_IN_NAME |= {"dev": "val", "test": "test"}
+_SPLIT = re.compile(rf"(?<![a-z])(?:{'|'.join(SPLIT_IN_NAME)})(?![a-z])")
 KARPATHY_FILES = ("dataset_coco.json", "dataset_flickr8k.json", "dataset_flickr30k.json", "dataset.json")
 FLICKR_FOLDERS = ("Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
 KARPATHY_FOLDERS = (
@@ -39,9 +53,9 @@ def _by_id(content: Any, part: str, keys: Iterable[str], source: Path) -> dict[A
     return found
 
 
-def _coco_entries(source: Path, split: str) -> list[Entry]:
-    """The images of a COCO caption file. Captions that VizWiz flags as rejected or precanned are left out, and so are
-    images with no other captions."""
+def _coco_entries(source: Path, split: str | None) -> list[Entry]:
+    """The images of a COCO caption file; without a split, `hash_split` assigns the splits. Captions that VizWiz flags
+    as rejected or precanned are left out, and so are images with no other captions."""
     content = read_json(source)
     images = _by_id(content, "images", ("file_name",), source)
     captions: dict[Any, list[str]] = {}
@@ -50,60 +64,123 @@ def _coco_entries(source: Path, split: str) -> list[Entry]:
             what = f"annotation {key} belongs to image {annotation['image_id']}"
             raise ValueError(f"{source}: {what}; expected the id of an image in the file")
         of_image = captions.setdefault(annotation["image_id"], [])
-        if not (annotation.get("is_rejected") or annotation.get("is_precanned")):
+        if not is_flagged(annotation):
             of_image.append(clean_caption(annotation["caption"], f"{source}: annotation {key}"))
     for key in images:
         if key not in captions:
             raise ValueError(f"{source}: image {key} has no caption among the annotations")
     return [
-        Entry(key, (photo_name(str(image["file_name"])),), captions[key], split)
+        Entry(
+            key,
+            (photo_name(str(image["file_name"])),),
+            captions[key],
+            split or hash_split(str(key)),
+            hashed=split is None,
+        )
         for key, image in images.items()
         if captions[key]
     ]
 
 
-def read_coco(root: Path, year: int | None = None, photos: bool = True) -> list[CaptionFile]:
-    """COCO captions of 2014 or 2017 (`year`): annotations/captions_train2017.json with train2017/, and so on.
+class _Part(NamedTuple):
+    """A COCO caption file, its split, None if its name has none, and the folders of the data set its photos may be
+    in: the first `own` of them are for this file alone."""
 
-    A split without its folder of photos is left out, since the zip of annotations always contains both splits.
-    With photos=False no photo is needed, and every split is kept.
+    source: Path
+    split: str | None
+    folders: tuple[str, ...]
+    own: int
+
+    @classmethod
+    def of(cls, source: Path, root: Path) -> _Part:
+        part, folder = source.stem.removeprefix("captions_"), source.parent
+        inner = folder.relative_to(root).as_posix() if folder != root else "."
+        words = {SPLIT_IN_NAME[word] for word in _SPLIT.findall(part.lower())}
+        split = words.pop() if len(words) == 1 else SPLIT_IN_NAME.get(folder.name.lower())
+        own = [f"{place}{name}" for name in dict.fromkeys((part, split)) if name for place in ("", "images/")]
+        return cls(source, split, (*own, *dict.fromkeys((inner, "images", "."))), len(own))
+
+
+def _has_captions(path: Path) -> bool:
+    """Whether a JSON file has images, and annotations with captions."""
+    try:
+        content = read_json(path)
+    except (ValueError, OSError):
+        return False
+    parts = [content.get(part) for part in ("images", "annotations")] if isinstance(content, dict) else [None]
+    if not all(isinstance(rows, list) and rows for rows in parts):
+        return False
+    return isinstance(parts[1][0], dict) and "caption" in parts[1][0]
+
+
+def own_coco_files(root: Path) -> list[Path]:
+    """COCO caption files under other names: JSON files in the folder, or at most two folders below it, that are called
+    captions_*.json or have images and annotations with captions."""
+    paths = sorted({path for pattern in ("*.json", "*/*.json", "*/*/*.json") for path in root.glob(pattern)})
+    return [
+        path
+        for path in paths
+        if path.name.startswith("captions_") or (not path.name.startswith(OTHER_ANNOTATIONS) and _has_captions(path))
+    ]
+
+
+def _parts(root: Path, year: int | None) -> list[_Part]:
+    """The caption files of a folder, one per split: the official ones if there are any, else those of other names."""
+    years = (2014, 2017) if year is None else (year,)
+    names = [f"annotations/captions_{split}{y}.json" for y in years for split in ("train", "val")]
+    files = [root / name for name in names if (root / name).is_file()]
+    if len({path.stem[-4:] for path in files}) > 1:
+        return [_Part.of(path, root) for path in files]
+    if not files and year is None:
+        files = own_coco_files(root)
+    if not files:
+        raise FileNotFoundError(f"{root}: no caption file; expected one of {', '.join(names)}")
+    parts = [_Part.of(path, root) for path in files]
+    if len({part.split for part in parts}) < len(parts):
+        there = ", ".join(path.relative_to(root).as_posix() for path in files)
+        raise ValueError(
+            f"{root}: expected one COCO caption file per split, with train, val or test in its name, found {there}. "
+            "Give the path of one of them."
+        )
+    return parts
+
+
+def read_coco(
+    root: Path, year: int | None = None, photos: bool = True, images: Path | None = None
+) -> list[CaptionFile]:
+    """COCO captions of 2014 or 2017 (`year`): annotations/captions_train2017.json with train2017/, and so on; or
+    COCO-format files under other names, whose splits are in the names of the files or of their folders. The photos are
+    below `images`, or below the data set's folder.
+
+    A split without its folder of photos is left out if another split has one, since the zip of annotations always
+    contains both splits. With photos=False no photo is needed, and every split is kept.
     """
     if root.is_file():
-        root, source = choose_file(root, COCO_FILES)
-        year = int(source.stem[-4:])
-    years = (2014, 2017) if year is None else (year,)
-    parts = [(split, f"{split}{y}") for y in years for split in ("train", "val")]
-    sources = {part: root / "annotations" / f"captions_{part}.json" for _, part in parts}
-    parts = [(split, part) for split, part in parts if sources[part].is_file()]
-    if not parts:
-        expected = ", ".join(f"annotations/{source.name}" for source in sources.values())
-        raise FileNotFoundError(f"{root}: no caption file; expected one of {expected}")
-    there = [
-        (split, part)
-        for split, part in parts
-        if not photos or (root / part).is_dir() or (root / "images" / part).is_dir()
-    ]
-    if not there:
-        folders = " or ".join(f"{part}/" for _, part in parts)
-        raise FileNotFoundError(
-            f"{sources[parts[0][1]]}: no photos found. Looked for {folders} in {root} and in its images/. "
-            "Unpack the photos there."
-        )
-    if len({part[-4:] for _, part in there}) > 1:
+        source = root.absolute()
+        root = next((path.parent for path in source.parents if path.name == "annotations"), source.parent)
+        parts = [_Part.of(source, root)]
+    else:
+        parts = _parts(root, year)
+    base = root if images is None else images
+    there = [part for part in parts if any((base / folder).is_dir() for folder in part.folders[: part.own])]
+    parts = there if photos and there else parts
+    official = [part for part in parts if part.source.stem[-4:] in ("2014", "2017")]
+    if len({part.source.stem[-4:] for part in official}) > 1:
+        source = parts[-1].source
         raise ValueError(
             f"{root}: COCO 2014 and COCO 2017 contain the same photos. Give the path of one caption file, for example "
-            f"{sources[there[-1][1]]}, or the format coco{there[-1][1][-4:]}."
+            f"{source}, or the format coco{source.stem[-4:]}."
         )
     split_of: dict[int | str, str] = {}
     files = []
-    for split, part in there:
-        entries = _coco_entries(sources[part], split)
-        for entry in entries:
+    for part in parts:
+        entries = _coco_entries(part.source, part.split)
+        for entry in entries if len(official) > 1 else ():  # elsewhere each split may count its images from 1
             if entry.id in split_of:
-                what = f"image {entry.id} is in two splits, {split_of[entry.id]} and {split}"
-                raise ValueError(f"{sources[part]}: {what}; expected one split per photo")
-            split_of[entry.id] = split
-        files.append(CaptionFile(sources[part], entries, PhotoFinder(root, (part, f"images/{part}"))))
+                what = f"image {entry.id} is in two splits, {split_of[entry.id]} and {part.split}"
+                raise ValueError(f"{part.source}: {what}; expected one split per photo")
+            split_of[entry.id] = entry.split
+        files.append(CaptionFile(part.source, entries, PhotoFinder(base, part.folders)))
     return files
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from captioner.data.coco import COCO_FILES, KARPATHY_FILES, read_coco, read_karpathy
+from captioner.data.coco import COCO_FILES, KARPATHY_FILES, own_coco_files, read_coco, read_karpathy
 from captioner.data.records import (
     CaptionFile,
     Entry,
@@ -20,6 +20,7 @@ from captioner.data.records import (
     Record,
     choose_file,
     clean_caption,
+    default_split,
     hash_split,
     lines,
     photo_name,
@@ -29,7 +30,7 @@ from captioner.data.records import (
     to_records,
 )
 
-__all__ = ["FORMATS", "Record", "read_captions", "read_dataset", "select"]
+__all__ = ["FORMATS", "Record", "default_split", "read_captions", "read_dataset", "select"]
 
 FLICKR8K_FILES = ("Flickr8k_text/Flickr8k.token.txt", "Flickr8k.token.txt")
 FLICKR30K_FILE = "results_20130124.token"
@@ -69,8 +70,11 @@ def _read_lists(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def _join(captions: dict[str, list[str]], lists: dict[str, tuple[str, str]], source: Path) -> list[Entry]:
-    """The photos in the order of the split lists. Photos in no list are left out: Flickr8k has captions for 92 of
-    them, and one, "2258277193_586949ec62.jpg.1", does not exist."""
+    """The photos in the order of the split lists; all photos, with splits from `hash_split`, if there are no lists.
+    Photos in no list are left out: Flickr8k has captions for 92 of them, and one, "2258277193_586949ec62.jpg.1", does
+    not exist."""
+    if not lists:
+        return [Entry(name, (name,), rows, hash_split(name), hashed=True) for name, rows in captions.items()]
     for name, (_, where) in lists.items():
         if name not in captions:
             raise ValueError(f"{where}: unknown photo {name}; expected a photo that has captions in {source}")
@@ -94,9 +98,7 @@ def read_flickr8k(root: Path) -> list[CaptionFile]:
         seen[key] = number
         captions.setdefault(photo_name(name), []).append(clean_caption(caption, where))
     lists = _read_lists(source.parent)
-    if source.name == FLICKR30K_FILE:
-        lists = lists or {name: (hash_split(name), "") for name in captions}
-    if not lists:
+    if not lists and source.name != FLICKR30K_FILE:
         expected = ", ".join(FLICKR8K_LISTS.values())
         raise FileNotFoundError(f"{source}: no split lists; expected at least one of {expected} in the same folder")
     return [CaptionFile(source, _join(captions, lists, source), PhotoFinder(root, FLICKR_FOLDERS))]
@@ -134,8 +136,7 @@ def read_kaggle(root: Path) -> list[CaptionFile]:
         if not (match and name):
             raise ValueError(f"{where}: broken row {line[:60]!r}; expected {header.strip()}")
         captions.setdefault(name, []).append(clean_caption(_unquote(match[2].strip()), where))
-    lists = _read_lists(root) or {name: (hash_split(name), "") for name in captions}
-    return [CaptionFile(source, _join(captions, lists, source), PhotoFinder(root, FLICKR_FOLDERS))]
+    return [CaptionFile(source, _join(captions, _read_lists(root), source), PhotoFinder(root, FLICKR_FOLDERS))]
 
 
 def _our_columns(names: list[str]) -> list[str]:
@@ -226,7 +227,7 @@ def read_folder(root: Path) -> list[CaptionFile]:
         if name in entries and "captions" in row:
             raise ValueError(f"{where}: duplicate id {name}, also in line {begun[name]}; expected one list per photo")
         begun.setdefault(name, number)
-        entry = entries.setdefault(name, Entry(name, (name,), [], split))
+        entry = entries.setdefault(name, Entry(name, (name,), [], split, hashed=not has_split))
         entry.captions.extend(clean_caption(caption, where) for caption in captions)
     return [CaptionFile(source, [*entries.values()], PhotoFinder(root, (".", "images", "Images")))]
 
@@ -256,12 +257,14 @@ def find_format(root: Path) -> str:
         files = [root] if root.is_file() else [path for sign in signs for path in sorted(root.glob(sign))]
         found[name] = [path for path in files if any(path.absolute().match(sign) for sign in signs)]
     fits = [name for name, files in found.items() if files]
+    if not fits and (root.suffix == ".json" if root.is_file() else own_coco_files(root)):
+        return "coco"
     if not fits:
         looked = ", ".join(sign for signs in SIGNS.values() for sign in signs)
         holds = [] if root.is_file() else sorted(path.name for path in root.iterdir())
         more = ", ..." if len(holds) > 5 else ""
         raise FileNotFoundError(
-            f"{root}: no caption data set found. Looked for: {looked}."
+            f"{root}: no caption data set found. Looked for: {looked}, and other JSON files in COCO's format."
             + (f" The folder contains: {', '.join(holds[:5])}{more}." if holds else "")
         )
     if len(fits) > 1:
@@ -272,27 +275,41 @@ def find_format(root: Path) -> str:
     return fits[0]
 
 
-def _read(root: str | Path, format: str | None, photos: bool = True) -> list[CaptionFile]:
+def _read(root: str | Path, format: str | None, photos: bool = True, images: Path | None = None) -> list[CaptionFile]:
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist; expected the folder of a caption data set")
+    if images is not None and not images.is_dir():
+        raise FileNotFoundError(f"{images} is not a folder; expected the folder of the photos")
     format = find_format(root) if format is None else format
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
-    files = FORMATS[format](root) if photos or "coco" not in format else FORMATS[format](root, photos=False)
+    options = {"photos": photos, "images": images} if "coco" in format else {}
+    files = FORMATS[format](root, **options)
     for file in files:
         if not file.entries:
             raise ValueError(f"{file.path}: no captions; expected at least one")
+    if images is not None:
+        files = [file._replace(finder=PhotoFinder(images, (".", *file.finder.folders))) for file in files]
     return files
 
 
-def read_dataset(root: str | Path, format: str | None = None) -> list[Record]:
+def read_dataset(root: str | Path, format: str | None = None, images: Path | None = None) -> list[Record]:
     """All records of the data set in the folder `root`. If the folder has several caption files, `root` is one of them.
 
     format: one of FORMATS, or None to detect it from the files in the folder.
+    images: the folder of the photos, if they are not below `root`.
     Raises ValueError or FileNotFoundError with the file, the line and what was expected.
     """
-    return [record for file in _read(root, format) for record in to_records(file)]
+    records: list[Record] = []
+    split_of: dict[Path, str] = {}
+    for file in _read(root, format, images=images):
+        for record in to_records(file):
+            if (other := split_of.setdefault(record.path, record.split)) != record.split:
+                what = f"{record.path} is in two splits, {other} and {record.split}"
+                raise ValueError(f"{file.path}: {what}; expected one split per photo")
+            records.append(record)
+    return records
 
 
 def read_captions(root: str | Path, format: str | None = None) -> list[Entry]:

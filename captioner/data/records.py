@@ -27,6 +27,7 @@ class Record:
     path: Path
     captions: tuple[str, ...]
     split: str
+    hashed: bool = False  # the data set has no splits; `hash_split` chose this one
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Entry:
     names: tuple[str, ...]
     captions: list[str]
     split: str
+    hashed: bool = False
 
 
 class CaptionFile(NamedTuple):
@@ -50,14 +52,20 @@ class CaptionFile(NamedTuple):
 RecordOrEntry = TypeVar("RecordOrEntry", Record, Entry)
 
 
+def default_split(records: Sequence[RecordOrEntry]) -> str:
+    """The split that is evaluated if none is named: val, or all photos of a data set without splits."""
+    return "all" if all(record.hashed for record in records) else "val"
+
+
 def select(records: Sequence[RecordOrEntry], split: str) -> list[RecordOrEntry]:
-    """The records or entries of one split ("dev" is accepted for "val"). ValueError lists the existing splits."""
+    """The records or entries of one split ("dev" is accepted for "val"), or of "all". ValueError lists the existing
+    splits."""
     wanted = SPLIT_ALIASES.get(split, split)
-    chosen = [record for record in records if record.split == wanted]
+    chosen = [record for record in records if wanted in ("all", record.split)]
     if not chosen:
         counts = Counter(record.split for record in records)
         there = ", ".join(f"{name} ({counts[name]} images)" for name in SPLITS if name in counts)
-        raise ValueError(f"the data set has no split {split!r}; it has: {there or 'no photos'}")
+        raise ValueError(f"the data set has no split {split!r}; it has: {there or 'no photos'}. all means every photo.")
     return chosen
 
 
@@ -164,13 +172,13 @@ def to_records(file: CaptionFile) -> list[Record]:
         if photo is None:
             missing.append(entry.names[0])
         else:
-            records.append(Record(entry.id, photo, tuple(entry.captions), entry.split))
+            records.append(Record(entry.id, photo, tuple(entry.captions), entry.split, entry.hashed))
     if missing:
         many = f"{len(missing)} of {len(file.entries)} photos are missing"
         what = many if records else f"none of the {len(missing)} photos was found"
         folders = ", ".join("the folder itself" if name == "." else f"{name}/" for name in finder.folders)
         raise FileNotFoundError(
             f"{file.path}: {what} (first: {', '.join(missing[:3])}). Looked in {finder.root}: {folders}. "
-            "Put the photos there, or remove their captions."
+            "Put the photos there, name their folder (--images), or remove their captions."
         )
     return records

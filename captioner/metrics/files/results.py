@@ -86,7 +86,9 @@ def _is_id(key: Any) -> bool:
     return isinstance(key, str) or (isinstance(key, int) and not isinstance(key, bool))
 
 
-def _hint(key: Id, known: Collection[Id]) -> str:
+def _hint(key: Id, known: Collection[Id], elsewhere: Mapping[Id, str]) -> str:
+    if key in elsewhere:
+        return f" among those scored (it is in the split {elsewhere[key]}: --split {elsewhere[key]} or --split all)"
     if isinstance(key, str) and key.lstrip("-").isdigit() and int(key) in known:
         return f" (the references have the number {int(key)}, not a string)"
     if isinstance(key, int) and str(key) in known:
@@ -94,12 +96,18 @@ def _hint(key: Id, known: Collection[Id]) -> str:
     return ""
 
 
-def read_results(path: str | Path, known: Collection[Id] | None = None, allow_missing: bool = False) -> Results:
+def read_results(
+    path: str | Path,
+    known: Collection[Id] | None = None,
+    allow_missing: bool = False,
+    elsewhere: Mapping[Id, str] | None = None,
+) -> Results:
     """The captions of a COCO-format results file.
 
-    `known`: the image ids that have references. An id outside them is an error, and so is a missing id, unless
-    `allow_missing`. An empty caption is kept, because the official evaluation scores it as no words. An entry may have
-    other keys; `"finished": false` marks a caption that reached the longest length.
+    `known`: the image ids that have references. An id outside them is an error, which names its split if it is in
+    `elsewhere`. A missing id is an error, too, unless `allow_missing`. An empty caption is kept, because the official
+    evaluation scores it as no words. An entry may have other keys; `"finished": false` marks a caption that reached the
+    longest length.
     """
     path = Path(path)
     entries = read_json(path)
@@ -126,7 +134,7 @@ def read_results(path: str | Path, known: Collection[Id] | None = None, allow_mi
             continue
         first[key] = number
         if known is not None and key not in known:
-            problems.append(f"{where}: this image has no references{_hint(key, known)}")
+            problems.append(f"{where}: this image has no references{_hint(key, known, elsewhere or {})}")
             continue
         problem = caption_problem(caption)
         if problem and problem != EMPTY:
@@ -161,6 +169,11 @@ def write_results(path: str | Path, captions: Mapping[Id, str]) -> None:
     Path(path).write_text(results_json(captions), encoding="utf-8")
 
 
+def is_flagged(annotation: Mapping[str, Any]) -> bool:
+    """Whether VizWiz marks a caption as no description of the photo."""
+    return bool(annotation.get("is_rejected") or annotation.get("is_precanned"))
+
+
 def read_coco_references(path: str | Path) -> dict[Id, list[str]]:
     """The captions of each image of a COCO annotation file, ordered by annotation id. Photos are not needed."""
     path = Path(path)
@@ -193,5 +206,11 @@ def read_coco_references(path: str | Path) -> dict[Id, list[str]]:
 
 
 def references_of(records: Iterable[Any]) -> dict[Id, list[str]]:
-    """The references of a data set's records, by image id."""
-    return {record.id: list(record.captions) for record in records}
+    """The references of a data set's records, by image id. ValueError if two records have the same id, as records of
+    different splits may."""
+    found: dict[Id, list[str]] = {}
+    for record in records:
+        if record.id in found:
+            raise ValueError(f"two photos have the id {record.id!r}, in different splits; score each split by itself")
+        found[record.id] = list(record.captions)
+    return found

@@ -201,16 +201,18 @@ def score_files(
     references: str | Path | Mapping[Id, Sequence[str]],
     *,
     allow_missing: bool = False,
+    elsewhere: Mapping[Id, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ScoreFile:
     """Score a COCO-format results file against a COCO annotation file or against references by image id. For a data
-    set, `results.references_of(read_dataset(...))` gives the latter. `options` are those of `score_results`."""
+    set, `results.references_of(read_dataset(...))` gives the latter. `elsewhere`: the splits of the data set's other
+    images, for errors. `options` are those of `score_results`."""
     names: dict[str, Any] = {"results": Path(results).name}
     if isinstance(references, (str, Path)):
         names["references"] = Path(references).name
         references = read_coco_references(references)
-    captions = read_results(results, references, allow_missing)
+    captions = read_results(results, references, allow_missing, elsewhere)
     names["results_sha256"] = hashlib.sha256(Path(results).read_bytes()).hexdigest()
     return score_results(captions, references, provenance={**names, **(provenance or {})}, **options)
 
