@@ -132,12 +132,23 @@ def test_coco_references_come_by_annotation_id(tmp_path):
         (coco([1, 2], [entry(1)]), "image 2 has no reference caption"),
         (coco([1], [entry(1, 5)]), "annotation 0: the caption is 5"),
         (coco([1], [{"caption": "a"}]), "annotation 0 is"),
+        (coco([1], [{"id": 5, **entry(1)}] * 2), "annotation 1: the id 5 is listed twice, also in annotation 0"),
+        (coco([1], [{"id": [5], **entry(1)}]), r"annotation 0: the id is \[5\]; expected a number"),
+        ('{"images": [1], "annotations": []}', "image 0 is 1; expected an object with an id"),
+        ('{"images": 1, "annotations": []}', "images is 1; expected a list"),
     ],
 )
 def test_bad_references_are_told(tmp_path, content, message):
     (tmp_path / "captions.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_coco_references(tmp_path / "captions.json")
+
+
+def test_flagged_captions_are_no_references(tmp_path):
+    flags = [(1, 7, {}), (2, 7, {"is_rejected": True}), (3, 8, {"is_precanned": True}), (4, 9, {"is_rejected": False})]
+    rows = [{"id": id, "image_id": image, "caption": f"caption {id}", **more} for id, image, more in flags]
+    (tmp_path / "captions.json").write_text(coco([7, 8, 9], rows))
+    assert read_coco_references(tmp_path / "captions.json") == {7: ["caption 1"], 9: ["caption 4"]}
 
 
 def test_an_empty_caption_is_scored_as_no_words(tmp_path):

@@ -222,9 +222,14 @@ def _records(data: Path, images: Path | None, split: str | None, submit: str | N
 
     if submit is None:
         everything = read_dataset(data, images=images)
-        if split is None and (split := default_split(everything)) == "all":
-            print("captioner: the data set has no splits, so all photos are captioned. Training uses the part "
-                  "--split train, and keeps val and test back.", file=sys.stderr)  # fmt: skip
+        if split is None:
+            split = default_split(everything)
+            if split == "all":
+                print(
+                    "captioner: the data set has no splits, so all photos are captioned. Training uses the part "
+                    "--split train, and keeps val and test back.",
+                    file=sys.stderr,
+                )
         return select(everything, split), split
     split = split or "val"
     submission_name(submit, split)  # a bad name is an error before the work

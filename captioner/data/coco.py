@@ -107,10 +107,10 @@ def _has_captions(path: Path) -> bool:
         content = read_json(path)
     except (ValueError, OSError):
         return False
-    parts = [content.get(part) for part in ("images", "annotations")] if isinstance(content, dict) else [None]
-    if not all(isinstance(rows, list) and rows for rows in parts):
+    images, rows = (content.get(part) for part in ("images", "annotations")) if isinstance(content, dict) else ([], [])
+    if not all(isinstance(part, list) and part for part in (images, rows)):
         return False
-    return isinstance(parts[1][0], dict) and "caption" in parts[1][0]
+    return isinstance(rows[0], dict) and "caption" in rows[0]
 
 
 def own_coco_files(root: Path) -> list[Path]:

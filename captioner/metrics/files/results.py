@@ -175,34 +175,53 @@ def is_flagged(annotation: Mapping[str, Any]) -> bool:
 
 
 def read_coco_references(path: str | Path) -> dict[Id, list[str]]:
-    """The captions of each image of a COCO annotation file, ordered by annotation id. Photos are not needed."""
+    """The captions of each image of a COCO annotation file, ordered by annotation id. Photos are not needed. Captions
+    that VizWiz flags are left out, and so are images with no other captions. Annotations listed twice are an error."""
     path = Path(path)
     content = read_json(path)
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list):
         raise ValueError(f'{path}: expected COCO annotations: an object with a list "annotations"')
+    images = content.get("images", [])
+    if not isinstance(images, list):
+        raise ValueError(f"{path}: images is {shorten(images)}; expected a list")
     problems: list[str] = []
-    found: dict[Id, list[tuple[Any, str]]] = {}
-    for image in content.get("images") or []:
+    found: dict[Id, list[tuple[int, str]]] = {}
+    for number, image in enumerate(images):
         if isinstance(image, dict) and _is_id(image.get("id")):
             found[image["id"]] = []
+        else:
+            problems.append(f"image {number} is {shorten(image)}; expected an object with an id")
+    first: dict[Id, int] = {}
+    flagged: set[Id] = set()
     for number, entry in enumerate(annotations):
         if not isinstance(entry, dict) or not _is_id(entry.get("image_id")):
             problems.append(f"annotation {number} is {shorten(entry)}; expected image_id and caption")
+            continue
+        key, order = entry["image_id"], entry.get("id", number)
+        if not _is_id(order):
+            problems.append(f"annotation {number}: the id is {shorten(order)}; expected a number or a string")
+        elif "id" in entry and order in first:
+            problems.append(f"annotation {number}: the id {order!r} is listed twice, also in annotation {first[order]}")
         elif not isinstance(entry.get("caption"), str):
             problems.append(f"annotation {number}: the caption is {shorten(entry.get('caption'))}; expected a string")
+        elif is_flagged(entry):
+            flagged.add(key)
         else:
-            order = entry.get("id")
-            found.setdefault(entry["image_id"], []).append(
-                (order if isinstance(order, int) else number, entry["caption"])
-            )
+            found.setdefault(key, []).append((order if isinstance(order, int) else number, entry["caption"]))
+        if "id" in entry and _is_id(order):
+            first.setdefault(order, number)
     empty = [key for key, captions in found.items() if not any(caption.strip() for _, caption in captions)]
     if empty and len(empty) < len(found):
-        problems += [f"image {key!r} has no reference caption" for key in empty]
-    raise_problems(path, problems, "expected at least one caption per image")
+        problems += [f"image {key!r} has no reference caption" for key in empty if key not in flagged]
+    raise_problems(path, problems, "expected at least one caption per image, each listed once")
     if len(empty) == len(found):
         raise ValueError(f"{path}: it has no reference captions (COCO keeps those of its test splits secret)")
-    return {key: [caption for _, caption in sorted(captions, key=lambda c: c[0])] for key, captions in found.items()}
+    return {
+        key: [caption for _, caption in sorted(captions, key=lambda c: c[0])]
+        for key, captions in found.items()
+        if key not in empty
+    }
 
 
 def references_of(records: Iterable[Any]) -> dict[Id, list[str]]:
