@@ -16,6 +16,7 @@ from captioner.backends.torch_backend import TorchBackend
 from captioner.captioner import Captioner
 from captioner.data.datasets import encode_captions
 from captioner.data.readers import Record, read_dataset, select
+from captioner.data.vectors import read_vectors
 from captioner.device import choose_device
 from captioner.encoder import Encoder
 from captioner.images import Preprocess
@@ -105,6 +106,8 @@ def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captione
             "Lower --min-count, or add captions."
         )
     model = build_model(config.model, len(vocabulary), config.weights)
+    if config.embeddings is not None:
+        place_vectors(model, vocabulary, config.embeddings)
     encoder = model.encoder
     preprocess = Preprocess(config.image_size or encoder.image_size, mean=encoder.mean, std=encoder.std)
     try:
@@ -116,6 +119,15 @@ def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captione
         ) from None
     backend = TorchBackend(model, choose_device(config.device))
     return Captioner(backend, vocabulary, preprocess, config.model, config.decoding)
+
+
+def place_vectors(model: CaptionModel, vocabulary: Vocabulary, path: Path) -> None:
+    """Give the words that a file of vectors has their rows of the embedding, and print how many it has."""
+    embedding = model.decoder.embedding.weight
+    ids, vectors, share = read_vectors(path, vocabulary, embedding.shape[1])
+    with torch.no_grad():
+        embedding[torch.from_numpy(ids)] = torch.from_numpy(vectors)
+    print(f"vectors {path}: {share:.0%} of the words found ({len(ids)} of {len(vocabulary.words)})")
 
 
 def _check_blocks(encoder: Encoder, stages: Sequence[Stage]) -> None:

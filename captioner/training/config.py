@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from captioner.config import ModelConfig
 from captioner.data.augment import AugmentConfig
 from captioner.decoding import Decoding
 
-OBJECTIVES = ("cross-entropy",)  # each is a file in training/objectives/
-TERMS: tuple[str, ...] = ()  # what can be added to an objective; files there, too
+# Each is a file in training/objectives/.
+OBJECTIVES = ("cross-entropy", "scheduled-sampling", "self-critical", "professor-forcing")
+TERMS = ("coverage",)  # what can be added to an objective
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,38 @@ class Stage:
         """What the log and the curves call it: the stage as it is written, without its epochs."""
         objective = "+".join((self.objective, *self.terms))
         return self.part if objective == "cross-entropy" else f"{objective}@{self.part}"
+
+
+@dataclass(frozen=True)
+class ScheduledSamplingConfig:
+    """Scheduled sampling: stages that begin with scheduled-sampling@."""
+
+    rate: float = 0.25
+    """Share of the words read that are the model's own, at the end of the stage."""
+    schedule: Literal["linear", "inverse-sigmoid"] = "linear"
+    """How the share rises to it from 0."""
+
+
+@dataclass(frozen=True)
+class SelfCriticalConfig:
+    """Self-critical training: stages that begin with self-critical@."""
+
+    samples: int = 5
+    """Captions that are drawn of each photo in a step."""
+    baseline: Literal["others", "greedy"] = "others"
+    """What a caption must beat: the mean reward of the photo's other samples, or that of its greedy caption."""
+    bleu: float = 0.0
+    """Weight of BLEU-4 in the reward, beside CIDEr-D."""
+    learning_rate_scale: float = 0.05
+    """The learning rates of these stages are this share of the others'."""
+
+
+@dataclass(frozen=True)
+class ProfessorForcingConfig:
+    """Professor Forcing: stages that begin with professor-forcing@."""
+
+    weight: float = 1.0
+    """Weight of deceiving the discriminator, beside the cross-entropy."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +104,18 @@ class TrainConfig:
     """Share of the target probability that is spread evenly over all words."""
     clip: float = 5.0
     """Gradients with a larger norm are scaled down to this one."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights, such as 0.999, which is what is validated and kept in
+    best/; 0 for none."""
+    embeddings: Path | None = None
+    """Initial word vectors: a text file of GloVe or word2vec, plain or gzip."""
+    freeze_embeddings: bool = False
+    """Keep the word vectors as they are."""
+    coverage: float = 1.0
+    """Weight of the term +coverage: each region should be looked at once in the course of a caption."""
+    scheduled_sampling: ScheduledSamplingConfig = field(default_factory=ScheduledSamplingConfig)
+    self_critical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
+    professor_forcing: ProfessorForcingConfig = field(default_factory=ProfessorForcingConfig)
     train_batch_norm: bool = False
     """Train batch norm, too (only for a CNN with random initial weights)."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -120,6 +165,12 @@ def check_settings(config: TrainConfig) -> None:
     check(lambda x: 0 <= x <= 1, "0 to 1", "warmup", "augment.colour")
     check(lambda x: 0 <= x < 1, "0 or more and below 1", "label_smoothing", "model.dropout")
     check(lambda x: 0 < x <= 1, "above 0 and at most 1 (no crop)", "augment.smallest_crop")
+    check(lambda x: 0 <= x < 1, "0 or more and below 1, such as 0.999", "ema")
+    check(lambda x: 0 <= x <= 1, "0 to 1", "scheduled_sampling.rate")
+    check(lambda x: x >= 0, "0 or more", "coverage", "self_critical.bleu", "professor_forcing.weight")
+    check(lambda x: x > 0, "above 0", "self_critical.learning_rate_scale")
+    least = 2 if config.self_critical.baseline == "others" else 1
+    check(lambda x: x >= least, f"{least} or more for this baseline", "self_critical.samples")
 
 
 STAGE = re.compile(r"(?:(?P<objective>[^@+:]+)(?P<terms>(?:\+[^@+:]+)*)@)?(?P<part>[^@+:]+):(?P<epochs>0*[1-9][0-9]*)")

@@ -43,8 +43,9 @@ def run_epoch(run: Run, order: list[list[int]], load: Callable[[list[list[int]]]
     run.objective.train()
     with bar, closing(load(order[finished:])) as batches, _finish_step_when_stopped() as stopped:
         while parts := list(islice(batches, config.accumulate)):
-            stage_step = progress.epoch * epoch_steps + progress.epoch_step
-            share = schedule(stage_step, stage.epochs * epoch_steps, config.warmup)
+            run.stage_step = progress.epoch * epoch_steps + progress.epoch_step
+            run.stage_steps = stage.epochs * epoch_steps
+            share = schedule(run.stage_step, run.stage_steps, config.warmup)
             for optimizer in run.optimizers.values():
                 set_learning_rates(optimizer, share)
             torch.manual_seed(config.seed * 1_000_003 + progress.step)
@@ -88,6 +89,8 @@ def train_step(run: Run, batches: Sequence[Any]) -> dict[str, float]:
         )
     for optimizer in run.optimizers.values():
         optimizer.step()
+    if run.average is not None:
+        run.average.update(run.model)
     return figures
 
 

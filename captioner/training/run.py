@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from torch import nn
 from captioner.checkpoint.card import model_card
 from captioner.checkpoint.manifest import has_checkpoint
 from captioner.checkpoint.tensors import load_checkpoint, load_into, load_state, save_checkpoint
+from captioner.training.averaging import MovingAverage
 from captioner.training.config import Stage
 from captioner.training.journal import Journal
 from captioner.training.optim import optimizer_state, restore_optimizer
@@ -88,6 +90,9 @@ class Run:
     journal: Journal = field(init=False)
     objective: nn.Module = field(init=False)
     optimizers: dict[str, torch.optim.Optimizer] = field(init=False)
+    average: MovingAverage | None = field(init=False, default=None)  # of the weights, if the recipe keeps one
+    stage_step: int = field(init=False, default=0)  # finished steps of the stage, of
+    stage_steps: int = field(init=False, default=1)  # all of them; both are set before each step
     saved: int | None = field(init=False, default=None)  # the step that last/ holds; None if there is no last/ yet
     started: float = field(init=False)
 
@@ -125,6 +130,7 @@ class Run:
             "progress": asdict(self.progress),
             "optimizers": {name: optimizer_state(optimizer) for name, optimizer in self.optimizers.items()},
             "objective": self.objective.state_dict(),
+            "average": self.average and self.average.state(),
         }
         saved = self.describe(None)
         save_checkpoint(self.last, self.model.state_dict(), saved, model_card(saved), half=False, state=state)
@@ -135,12 +141,20 @@ class Run:
         self.objective.load_state_dict(state["objective"])
         for name, optimizer in self.optimizers.items():
             restore_optimizer(optimizer, state["optimizers"].get(name, {}))
+        if self.average is not None:
+            self.average.restore(**state["average"])
         self.saved = self.progress.step
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside of this context the model has its averaged weights, if the recipe keeps an average: they are what is
+        validated and kept in `best/`."""
+        return nullcontext() if self.average is None else self.average.applied(self.model)
 
     def save_best(self, scores: Mapping[str, float]) -> None:
         """Write `best/` exactly, as the next stage starts from it."""
         saved = self.describe({name: score for name, score in scores.items() if score == score})  # without NaN
-        save_checkpoint(self.best, self.model.state_dict(), saved, model_card(saved), half=False)
+        with self.averaged():
+            save_checkpoint(self.best, self.model.state_dict(), saved, model_card(saved), half=False)
 
     def load_best(self) -> None:
         load_into(self.model, load_checkpoint(self.best)[0], self.best)

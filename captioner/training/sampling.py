@@ -3,8 +3,11 @@ search of `decoding` is for the captions that people see."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captioner.decoder import Decoder, Memory
 from captioner.vocabulary import BOS, EOS, PAD, UNK
@@ -50,3 +53,19 @@ def through_end(tokens: Tensor) -> Tensor:
 def inputs_of(tokens: Tensor) -> Tensor:
     """Drawn tokens (N, T) -> what the decoder was fed before each: BOS, then all but the last."""
     return torch.cat([torch.full_like(tokens[:, :1], BOS), tokens[:, :-1]], dim=1)
+
+
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """Nothing is dropped inside of this context. The module stays in training mode, without which cuDNN's recurrent
+    layers have no gradients."""
+    names: list[tuple[nn.Module, str]] = [(part, "p") for part in module.modules() if isinstance(part, nn.Dropout)]
+    names += [(part, "dropout") for part in module.modules() if isinstance(part, nn.RNNBase)]
+    before = [getattr(part, name) for part, name in names]
+    try:
+        for part, name in names:
+            setattr(part, name, 0.0)
+        yield
+    finally:
+        for (part, name), share in zip(names, before, strict=True):
+            setattr(part, name, share)

@@ -15,6 +15,7 @@ from captioner.data.augment import Augmenter
 from captioner.data.cache import FeatureDataset, cached_features
 from captioner.data.datasets import PhotoDataset, batches, epoch_order
 from captioner.device import has_bfloat16, make_deterministic
+from captioner.training.averaging import MovingAverage
 from captioner.training.caption_run import CaptionRun, Split, open_run
 from captioner.training.config import TrainConfig, check_settings, parse_stage
 from captioner.training.journal import Journal, read_log
@@ -55,13 +56,16 @@ def train(config: TrainConfig) -> Path:
                 order = epoch_order(len(training), config.batch_size, seed)
                 dataset = augmented(run, training, seed)
                 run_epoch(run, order, partial(batches, dataset, workers=config.workers), unit="photo")
-                finish_epoch(run, validate(run.captioner, validation, records, config.decoding, workers=config.workers))
+                with run.averaged():
+                    scores = validate(run.captioner, validation, records, config.decoding, workers=config.workers)
+                finish_epoch(run, scores)
             progress.stage, progress.epoch, progress.stale = progress.stage + 1, 0, 0
             if progress.stage < len(run.stages):
                 run.load_best()  # the next stage starts from the best epoch, not from the last one
         save_curves(config.output / "curves.png", read_log(journal.path))
         run.halve_best()
         run.optimizers.clear()
+        run.average = None
         run.save_last()
     return run.best
 
@@ -70,9 +74,12 @@ def start_stage(run: CaptionRun) -> None:
     """Freeze what does not learn, and give the stage its objective and its optimizers."""
     config, model, stage = run.config, run.model, run.stage
     model.encoder.unfreeze_from(stage.block, config.train_batch_norm and stage.block is not None)
-    decoder_rate = config.learning_rate if stage.block is None else config.joint_learning_rate
-    parts = [(model.decoder, decoder_rate), (model.encoder, config.encoder_learning_rate)]
+    model.decoder.embedding.weight.requires_grad_(not config.freeze_embeddings)
+    scale = config.self_critical.learning_rate_scale if stage.objective == "self-critical" else 1.0
+    decoder_rate = scale * (config.learning_rate if stage.block is None else config.joint_learning_rate)
+    parts = [(model.decoder, decoder_rate), (model.encoder, scale * config.encoder_learning_rate)]
     run.optimizers = {"model": build_optimizer(parts, config.weight_decay)}
+    run.average = MovingAverage(model, config.ema) if config.ema else None
     torch.manual_seed(config.seed * 1_000_003 + run.progress.step)  # for an objective with weights of its own
     run.objective = build_objective(stage, run)
     if list(run.objective.parameters()):

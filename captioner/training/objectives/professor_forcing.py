@@ -3,11 +3,22 @@ those of captions that the model writes, and the model learns to make them alike
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from captioner.data.datasets import Batch
+from captioner.training.objectives import Forward, Loss
+from captioner.training.objectives.cross_entropy import cross_entropy
+from captioner.training.sampling import draw, inputs_of, through_end, without_dropout
+from captioner.vocabulary import PAD
+
+if TYPE_CHECKING:
+    from captioner.training.caption_run import CaptionRun
 
 FOOL_ABOVE = 0.75  # the model learns from a discriminator only if it is right more often than this,
 TRAIN_BELOW = 0.99  # and the discriminator learns only while it is right less often than this (section 3)
@@ -53,3 +64,43 @@ def deception(read: Tensor, written: Tensor) -> Tensor:
 def accuracy(read: Tensor, written: Tensor) -> Tensor:
     """Share of captions that the discriminator takes for what they are."""
     return torch.cat([read > 0, written <= 0]).float().mean()
+
+
+class ProfessorForcing(nn.Module):
+    """The cross-entropy of people's captions, and the contest with the discriminator: both sides in one sum, as neither
+    has gradients for the other's weights. Each caption that people wrote is met by one that the model writes of the
+    same photo; its words are drawn first, then read in one pass with gradients."""
+
+    def __init__(self, discriminator: Discriminator, weight: float, label_smoothing: float, max_length: int):
+        super().__init__()
+        self.discriminator = discriminator
+        self.weight, self.label_smoothing, self.max_length = weight, label_smoothing, max_length
+
+    def forward(self, run: CaptionRun, batch: Batch) -> Loss:
+        decoder, real = run.model.decoder, batch.targets != PAD  # (N, T)
+        features = run.model.features(batch.images)
+        memory = decoder.prepare(features)
+        hidden, attention, _ = decoder.hidden_states(batch.inputs, memory)  # (N, T, H)
+        logits = decoder.logits(hidden[real])  # (n, V)
+        total = cross_entropy(logits, batch.targets[real], self.label_smoothing)
+
+        with without_dropout(decoder):
+            words = draw(decoder, memory, len(real) // len(batch.ids), self.max_length)
+        free, _, _ = decoder.hidden_states(inputs_of(words), memory)
+        rows, drawn = real.any(1), through_end(words)
+        sides = (hidden[rows], real[rows]), (free[rows], drawn[rows])
+        read, written = (self.discriminator(states.detach(), mask) for states, mask in sides)
+        right = accuracy(read, written)
+        if right < TRAIN_BELOW:
+            total = total + discrimination(read, written)
+        if right > FOOL_ABOVE:
+            total = total + self.weight * deception(*(self.discriminator.frozen(*side) for side in sides))
+        figures = {"discriminator_accuracy": (right, 1)}
+        return Loss(total, real.sum(), figures, Forward(features, hidden, attention, logits, real))
+
+
+def build(run: CaptionRun) -> ProfessorForcing:
+    config = run.config
+    discriminator = Discriminator(config.model.hidden_size)
+    weight = config.professor_forcing.weight
+    return ProfessorForcing(discriminator, weight, config.label_smoothing, config.decoding.max_length)

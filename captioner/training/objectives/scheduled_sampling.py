@@ -6,9 +6,20 @@ of both. A whole caption remains one call."""
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from captioner.data.datasets import Batch
+from captioner.decoder import Decoder, Memory
+from captioner.training.objectives import Forward, Loss
+from captioner.training.objectives.cross_entropy import cross_entropy
+from captioner.training.sampling import allowed
+from captioner.vocabulary import EOS, PAD
+
+if TYPE_CHECKING:
+    from captioner.training.caption_run import CaptionRun
 
 
 def mix(inputs: Tensor, drawn: Tensor, rate: float) -> Tensor:
@@ -40,3 +51,42 @@ def half_point(step: float) -> float:
 
 
 SCHEDULES = {"linear": linear, "inverse-sigmoid": inverse_sigmoid}
+
+
+class ScheduledSampling(nn.Module):
+    """The cross-entropy of people's captions where some of the words that are read are the model's own. At rate 0 it is
+    `cross_entropy`."""
+
+    def __init__(self, rate: float, schedule: Literal["linear", "inverse-sigmoid"], label_smoothing: float):
+        """`rate`: the share of words that is reached at the end of the stage."""
+        super().__init__()
+        self.rate, self.schedule = rate, SCHEDULES[schedule]
+        self.label_smoothing = label_smoothing
+
+    def forward(self, run: CaptionRun, batch: Batch) -> Loss:
+        decoder, real = run.model.decoder, batch.targets != PAD  # (N, T)
+        features = run.model.features(batch.images)
+        memory = decoder.prepare(features)
+        rate = self.schedule(run.stage_step, run.stage_steps, self.rate)
+        inputs = batch.inputs
+        if rate > 0:
+            inputs = mix(inputs, self._draw(decoder, inputs, memory, real), rate)
+        hidden, attention, _ = decoder.hidden_states(inputs, memory)  # (N, T, H)
+        logits = decoder.logits(hidden[real])  # (n, V)
+        total = cross_entropy(logits, batch.targets[real], self.label_smoothing)
+        figures = {"rate": (torch.tensor(rate), 1)}
+        return Loss(total, real.sum(), figures, Forward(features, hidden, attention, logits, real))
+
+    @torch.no_grad()
+    def _draw(self, decoder: Decoder, inputs: Tensor, memory: Memory, real: Tensor) -> Tensor:
+        """The word that the model draws after each input (N, T). It is never EOS, after which nothing is read."""
+        logits = allowed(decoder(inputs, memory, real=real)[0])  # (n, V)
+        logits[:, EOS] = -torch.inf
+        drawn = torch.full_like(inputs, PAD)
+        drawn[real] = torch.multinomial(logits.softmax(1), 1)[:, 0]
+        return drawn
+
+
+def build(run: CaptionRun) -> ScheduledSampling:
+    config = run.config.scheduled_sampling
+    return ScheduledSampling(config.rate, config.schedule, run.config.label_smoothing)

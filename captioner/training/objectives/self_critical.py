@@ -1,13 +1,101 @@
 """Self-critical training (Rennie et al. 2017): the gradient of the expected reward of the captions that the model
-writes. It is a cross-entropy of drawn captions, each weighted by how much better it is than a baseline."""
+writes. It is a cross-entropy of drawn captions, each weighted by how much better it is than a baseline.
+
+Captions are drawn and credited without dropout. With it, the second pass would belong to another model than the one
+that drew, and what is credited would not be what was done."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from captioner.data.datasets import Batch
+from captioner.training.objectives import Forward, Loss
+from captioner.training.rewards import CaptionReward, leave_one_out, over_greedy
+from captioner.training.sampling import allowed, draw, inputs_of, through_end, without_dropout
+from captioner.vocabulary import tokenize
+
+if TYPE_CHECKING:
+    from captioner.training.caption_run import CaptionRun
+
+COLLAPSED = 0.2  # share of distinct captions among those drawn; people's captions, and a healthy model's, have over 0.9
+MEMORY = 0.98  # of the moving average of that share: about fifty steps
 
 
 def policy_gradient(logits: Tensor, words: Tensor, advantages: Tensor) -> Tensor:
     """Summed -A log p(w) of logits (n, V) and the words drawn from them (n,), with their captions' advantages (n,): its
     gradient is that of the negative expected reward (REINFORCE, Williams 1992)."""
     return (F.cross_entropy(logits.float(), words, reduction="none") * advantages).sum()
+
+
+class SelfCritical(nn.Module):
+    """Draws captions of each photo, rewards them, and makes those more probable that beat the baseline: the mean reward
+    of the photo's other samples (Luo 2020), or the reward of its greedy caption."""
+
+    distinct: Tensor  # moving average of the share of distinct captions; a buffer, so it is resumed with the run
+
+    def __init__(
+        self,
+        reward: CaptionReward,
+        numbers: Mapping[int | str, int],
+        samples: int,
+        baseline: Literal["others", "greedy"],
+        max_length: int,
+    ):
+        """`numbers`: the reward's number of the photo of each record id."""
+        super().__init__()
+        self.reward, self.numbers = reward, numbers
+        self.samples, self.baseline, self.max_length = samples, baseline, max_length
+        self.register_buffer("distinct", torch.ones(()))
+
+    def forward(self, run: CaptionRun, batch: Batch) -> Loss:
+        decoder = run.model.decoder
+        features = run.model.features(batch.images)
+        with without_dropout(decoder):
+            memory = decoder.prepare(features)
+            tokens = draw(decoder, memory, self.samples, self.max_length)  # (B·S, T)
+            greedy = draw(decoder, memory, 1, self.max_length, greedy=True) if self.baseline == "greedy" else None
+            drawn = through_end(tokens)
+            hidden, attention, _ = decoder.hidden_states(inputs_of(tokens), memory)  # (B·S, T, H)
+            logits = allowed(decoder.logits(hidden[drawn]))  # (n, V)
+        photos = [self.numbers[identity] for identity in batch.ids]
+        rewards = self._rewards(tokens, photos)  # (B, S)
+        others = leave_one_out(rewards) if greedy is None else over_greedy(rewards, self._rewards(greedy, photos)[:, 0])
+        advantages = torch.from_numpy(others).to(logits).reshape(-1, 1).expand_as(tokens)  # (B·S, T)
+        total = policy_gradient(logits, tokens[drawn], advantages[drawn])
+        figures = {
+            "reward": (torch.tensor(rewards.sum()), rewards.size),
+            "distinct": (self._watch(tokens.masked_fill(~drawn, 0)) * len(tokens), len(tokens)),
+        }
+        return Loss(total, drawn.sum(), figures, Forward(features, hidden, attention, logits, drawn))
+
+    def _rewards(self, tokens: Tensor, photos: list[int]) -> np.ndarray:
+        """Captions (B·S, T) -> rewards (B, S)."""
+        samples = len(tokens) // len(photos)
+        return self.reward(tokens.cpu().numpy(), np.repeat(photos, samples)).reshape(-1, samples)
+
+    def _watch(self, tokens: Tensor) -> Tensor:
+        """The share of distinct captions; raises ValueError once it has been small for many steps."""
+        share = tokens.new_tensor(len(torch.unique(tokens, dim=0)) / len(tokens), dtype=torch.float32)
+        self.distinct.lerp_(share, 1 - MEMORY)
+        if self.distinct < COLLAPSED:
+            raise ValueError(
+                f"self-critical training has collapsed: of the captions that it draws, only {self.distinct:.0%} are "
+                "distinct. best/ holds the model before that. Try a smaller --learning-rate, or train longer with "
+                "cross-entropy first."
+            )
+        return share
+
+
+def build(run: CaptionRun) -> SelfCritical:
+    config = run.config.self_critical
+    records = run.training.records
+    references = [[tokenize(caption) for caption in record.captions] for record in records]
+    reward = CaptionReward(references, run.captioner.vocabulary, config.bleu)
+    numbers = {record.id: number for number, record in enumerate(records)}
+    return SelfCritical(reward, numbers, config.samples, config.baseline, run.config.decoding.max_length)

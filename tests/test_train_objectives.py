@@ -1,0 +1,138 @@
+"""Every objective and every means beside it in a whole run on the toy world: resumed is uninterrupted, to the bit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from captioner.checkpoint.tensors import load_checkpoint, load_state
+from captioner.config import ModelConfig
+from captioner.data.toy import make_toy
+from captioner.decoding import Decoding
+from captioner.training import loop
+from captioner.training.averaging import MovingAverage
+from captioner.training.config import SelfCriticalConfig, TrainConfig
+from captioner.training.journal import read_log
+from captioner.training.loop import Interrupted
+from captioner.training.objectives import self_critical
+from captioner.training.train import train
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("toy")
+    make_toy(root, images=30, size=64)
+    return root
+
+
+def config(toy, output, stages: str, **changes) -> TrainConfig:
+    model = ModelConfig("squeezenet1_1", embedding_size=16, hidden_size=24)
+    settings = TrainConfig(
+        toy, output, model, weights="none", stages=tuple(stages.split()), batch_size=8, image_size=64, min_count=1,
+        patience=0, workers=0, save_every=2, device="cpu", decoding=Decoding(max_length=8),
+    )  # fmt: skip
+    return replace(settings, **changes)
+
+
+def steps(output) -> list[dict]:
+    return [row for row in read_log(output / "log.jsonl") if row["kind"] == "step"]
+
+
+def tensors(value, name="") -> dict[str, torch.Tensor]:
+    """The tensors in nested dicts."""
+    if isinstance(value, dict):
+        return {key: each for part in value for key, each in tensors(value[part], f"{name}/{part}").items()}
+    return {name: value} if isinstance(value, torch.Tensor) else {}
+
+
+RECIPES = {
+    "scheduled-sampling": ("scheduled-sampling@decoder:2", {}, {"rate"}),
+    "self-critical": ("self-critical@decoder:1 self-critical@features.12:1", {}, {"reward", "distinct"}),
+    "greedy": ("self-critical@decoder:1", {"self_critical": SelfCriticalConfig(1, "greedy", bleu=0.5)}, {"reward"}),
+    "professor-forcing": ("professor-forcing@decoder:2", {}, {"discriminator_accuracy"}),
+    "coverage": ("cross-entropy+coverage@decoder:1", {}, {"coverage"}),
+    "average": ("decoder:1 features.12:1", {"ema": 0.9}, set()),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_resumed_is_uninterrupted(toy, tmp_path, monkeypatch, name):
+    stages, settings, figures = RECIPES[name]
+    whole = config(toy, tmp_path / "whole", stages, **settings)
+    train(whole)
+    rows = read_log(whole.output / "log.jsonl")
+    assert figures <= rows[0].keys()
+
+    parts = config(toy, tmp_path / "parts", stages, **settings)
+    stop_before = rows[-1]["step"] - 2  # in the middle of the last epoch
+
+    def step_or_stop(run, batches, step=loop.train_step):
+        if run.progress.step == stop_before and not run.config.resume:
+            raise KeyboardInterrupt
+        return step(run, batches)
+
+    monkeypatch.setattr(loop, "train_step", step_or_stop)
+    with pytest.raises(Interrupted):
+        train(parts)
+    train(replace(parts, resume=True))
+    assert read_log(parts.output / "log.jsonl") == rows
+    for checkpoint in ("best", "last"):
+        ours, theirs = (load_checkpoint(run.output / checkpoint)[0] for run in (whole, parts))
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours | theirs), checkpoint
+    ours, theirs = (tensors(load_state(run.output / "last")) for run in (whole, parts))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours | theirs)
+
+
+def test_the_best_model_is_the_average(toy, tmp_path, monkeypatch):
+    """best/ holds the average by hand over the weights after each step; last/ holds the weights."""
+    settings = config(toy, tmp_path / "run", "decoder:1", ema=0.5)
+    averages = []
+
+    def update(self, model, update=MovingAverage.update):
+        update(self, model)
+        averages.append({name: weight.clone() for name, weight in self.weights.items()})
+
+    monkeypatch.setattr(MovingAverage, "update", update)
+    train(settings)
+    assert len(averages) == 3
+    best, last = (load_checkpoint(settings.output / name)[0] for name in ("best", "last"))
+    name = "decoder.output.bias"  # a vector: best/ keeps it exactly
+    assert torch.equal(best[name], averages[-1][name]) and not torch.equal(last[name], best[name])
+
+
+def test_no_sampling_is_cross_entropy(toy, tmp_path):
+    losses = []
+    for stage in ("decoder:1", "scheduled-sampling@decoder:1"):
+        run = config(toy, tmp_path / stage[:4], stage)
+        train(replace(run, scheduled_sampling=replace(run.scheduled_sampling, rate=0.0)))
+        losses.append([row["loss"] for row in steps(run.output)])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_word_vectors(toy, tmp_path, capsys, frozen):
+    """Frozen vectors are those of the file, after training, too."""
+    path = tmp_path / "vectors.txt"
+    path.write_text("".join(f"{word} {' '.join(['0.5'] * 16)}\n" for word in ("red", "circle", "zebra")))
+    run = config(toy, tmp_path / "run", "decoder:1", embeddings=path, freeze_embeddings=frozen)
+    train(run)
+    assert f"vectors {path}: 11% of the words found (2 of 19)" in capsys.readouterr().out
+    weights, saved = load_checkpoint(run.output / "last")
+    row = weights["decoder.embedding.weight"][4 + saved["vocabulary"].index("circle")]
+    assert row.eq(0.5).all() == frozen and row.sub(0.5).abs().max() < 0.1
+
+
+def test_a_run_that_collapses_says_so(toy, tmp_path, monkeypatch):
+    def draw_the_same(decoder, memory, samples, max_length, greedy=False):
+        return torch.full((len(memory.image) * samples, 3), 5)
+
+    monkeypatch.setattr(self_critical, "draw", draw_the_same)
+    monkeypatch.setattr(self_critical, "MEMORY", 0.1)
+    with pytest.raises(ValueError, match="self-critical training has collapsed"):
+        train(config(toy, tmp_path / "run", "self-critical@decoder:1"))
+
+
+def test_coverage_needs_attention(toy, tmp_path):
+    settings = config(toy, tmp_path / "run", "cross-entropy+coverage@decoder:1")
+    with pytest.raises(ValueError, match="the model has none"):
+        train(replace(settings, model=replace(settings.model, attention="none")))
