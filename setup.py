@@ -15,6 +15,7 @@ TRAIN = [
 WEB = ["fastapi>=0.115", "python-multipart>=0.0.27", "uvicorn>=0.30"]
 JAVA = ["pycocoevalcap>=1.2"]
 PARQUET = ["pyarrow>=17"]
+HEIC = ["pillow-heif>=1.1"]
 
 setup(
     name="captioner",
@@ -60,6 +61,7 @@ setup(
         "tyro>=0.9",
     ],
     extras_require={
+        "heic": HEIC,
         "java-metrics": JAVA,
         "parquet": PARQUET,
         "train": TRAIN,
@@ -69,6 +71,7 @@ setup(
             *WEB,
             *JAVA,
             *PARQUET,
+            *HEIC,
             "mypy",
             "nltk>=3.8.1",
             "pytest>=8",

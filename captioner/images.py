@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import io
 import os
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
+
+from captioner.decoders import MEMORY, bytes_to_decode, memory, no_pillow_limit, register_heic
+from captioner.pixels import BAND, from_array, scale_transparent_colour, to_rgb
 
 # Only these decoders may open a file: some others of Pillow's run external programs (EPS) or are not for photos.
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -25,17 +27,35 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
     "AVIF": (".avif",),
-    "HEIF": (".heic", ".heif"),  # only if pillow-heif is registered
+    "HEIF": (".heic", ".heif"),  # only if pillow-heif is installed
 }
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ENDINGS: frozenset[str] = frozenset(ending for endings in FORMATS.values() for ending in endings)
 MAX_PIXELS = 200_000_000
+LONGEST = 100_000  # pixels of a side
+REDUCED_FROM = 8192  # pixels of a side
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Resize = Literal["squash", "crop", "pad"]
 Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 
-_pillow_limit_lock = threading.Lock()
+JPEG_END = b"\xff\xd9"
+TURNS = {  # EXIF orientation: what makes it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = tuple(TURNS[orientation] for orientation in (5, 6, 7, 8))
+
+
+def supported_formats() -> list[str]:
+    """The formats that can be opened here: HEIF needs pillow-heif."""
+    return [name for name in FORMATS if name != "HEIF" or find_spec("pillow_heif")]
 
 
 class ImageError(ValueError):
@@ -48,6 +68,15 @@ class UnknownFormatError(ImageError):
 
 class TooManyPixelsError(ImageError):
     """The photo has more pixels than the limit."""
+
+
+class _CutJpegError(Exception):
+    """A JPEG ends too early. Perhaps only its end mark is missing."""
+
+
+def printable(name: object) -> str:
+    """A file's name for people, with escapes for control characters and for bytes that could not be decoded."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
 def find_images(paths: Iterable[str | Path], recursive: bool = False) -> list[Path]:
@@ -73,42 +102,41 @@ def open_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
     `source` is a path, the bytes of a file, a binary file, a Pillow image, or an array of integers, or floats in 0..1,
     with shape (height, width) or (height, width, 1, 3 or 4). Raises `ImageError` for a file that is missing, empty,
     damaged, truncated, not a photo, or has more than `max_pixels`."""
-    if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source))
-    if isinstance(source, Image.Image):
-        return _upright_rgb(source, getattr(source, "filename", "") or "image", max_pixels)
-    stream, name = _as_stream(source)
-    with stream:
-        return _upright_rgb(_identify(stream, name), name, max_pixels)
+    return _open(source, max_pixels)[0]
 
 
 def open_reduced(source: Source, side: int, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
     """The photo as `open_image` gives it, or a smaller copy, and its original (width, height). A large JPEG is decoded
-    at 1/2, 1/4 or 1/8 of its size, which is faster, as long as both sides keep at least `side` pixels."""
-    if isinstance(source, Image.Image | np.ndarray):
-        image = open_image(source, max_pixels)
+    at 1/2, 1/4 or 1/8 of its size, which is faster, and a photo of many pixels is scaled down while it is converted,
+    which takes less memory, as long as both sides keep at least `side` pixels."""
+    return _open(source, max_pixels, side)
+
+
+def _open(source: Source, max_pixels: int, side: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    if isinstance(source, np.ndarray):
+        try:
+            image = to_rgb(from_array(source))
+        except ValueError as error:
+            raise ImageError(str(error)) from None
         return image, image.size
+    if isinstance(source, Image.Image):
+        return _decode(source, getattr(source, "filename", "") or "image", max_pixels)
     stream, name = _as_stream(source)
     with stream:
-        image = _identify(stream, name)
-        _check_size(image, name, max_pixels)
-        width, height = image.size
-        image.draft("", (side, side))  # affects only JPEG; an empty mode keeps the photo's
-        reduced = image.size
-        upright = _upright_rgb(image, name, max_pixels)
-    if reduced == (width, height):
-        return upright, upright.size
-    return upright, (width, height) if upright.size == reduced else (height, width)
+        try:
+            return _decode(_identify(stream, name), name, max_pixels, side)
+        except _CutJpegError:
+            return _decode_with_end_mark(stream, name, max_pixels, side)
 
 
 def _as_stream(source: str | Path | bytes | BinaryIO) -> tuple[BinaryIO, str]:
     """An open, seekable, non-empty file, and its name for errors."""
     if isinstance(source, str | Path):
-        return _open_path(Path(source)), str(source)
+        return _open_path(Path(source)), printable(source)
     if isinstance(source, bytes):
         data, name = source, "<bytes>"
     elif hasattr(source, "read"):
-        data, name = _rest_of(source), str(getattr(source, "name", "<file>"))
+        data, name = _rest_of(source), printable(getattr(source, "name", "<file>"))
     else:
         raise TypeError(f"a photo is a path, bytes, a binary file, a Pillow image or an array; got {source!r:.80}")
     if not isinstance(data, bytes):
@@ -130,45 +158,37 @@ def _rest_of(file: BinaryIO) -> bytes:
 
 
 def _open_path(path: Path) -> BinaryIO:
+    name = printable(path)
     try:
         is_folder, size = path.is_dir(), path.stat().st_size
         stream = None if is_folder or not size else path.open("rb")
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file; expected the path of a photo.") from error
+        raise ImageError(f"{name}: no such file; expected the path of a photo.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{path}: cannot be read ({reason}); expected a readable photo.") from error
+        raise ImageError(f"{name}: cannot be read ({reason}); expected a readable photo.") from error
     if is_folder:
-        raise ImageError(f"{path}: is a folder; expected a photo. find_images lists the photos of a folder.")
+        raise ImageError(f"{name}: is a folder; expected a photo. find_images lists the photos of a folder.")
     if stream is None:
-        raise ImageError(f"{path}: the file is empty (0 bytes); expected a photo.")
+        raise ImageError(f"{name}: the file is empty (0 bytes); expected a photo.")
     return stream
-
-
-@contextmanager
-def _no_pillow_limit() -> Iterator[None]:
-    """Lift Pillow's limit, briefly and in one thread at a time. It is a global of the process, which warns at 89
-    megapixels and refuses at 179. Our limit is an argument that is checked before anything is decoded."""
-    with _pillow_limit_lock:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _identify(stream: BinaryIO, name: str) -> Image.Image:
     """The image with its header read and no pixel decoded."""
     start = stream.read(32)
+    is_heic = start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS
     Image.init()
+    if is_heic:
+        register_heic()
     try:
-        with _no_pillow_limit():
+        with no_pillow_limit:
             return Image.open(stream, formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError as error:
-        if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+        if is_heic and "HEIF" not in Image.OPEN:
             raise UnknownFormatError(
-                f"{name}: a HEIC photo; expected JPEG or another format that Pillow decodes. Convert it, or install "
-                "pillow-heif and call pillow_heif.register_heif_opener() first."
+                f"{name}: a HEIC photo, which needs pillow-heif; expected it to be installed. Install it with: "
+                "pip install 'captioner[heic]'. Or convert the photo to JPEG."
             ) from error
         known = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
         raise UnknownFormatError(f"{name}: not a photo, or its header is damaged; expected {known}.") from error
@@ -183,21 +203,66 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
             f"{name}: {width} x {height} is {width * height / 1e6:,.0f} megapixels; expected at most "
             f"{max_pixels / 1e6:g}. Scale it down, or raise max_pixels."
         )
+    if max_pixels <= MAX_PIXELS and (needed := bytes_to_decode(image)) > MEMORY:
+        raise TooManyPixelsError(
+            f"{name}: {width} x {height} pixels of {image.format} take {needed / 1e9:.1f} GB of memory to decode; "
+            f"expected at most {MEMORY / 1e9:g}. Scale it down, or save it as PNG."
+        )
+    if max(width, height) > LONGEST:
+        raise TooManyPixelsError(f"{name}: {width} x {height}; expected sides of at most {LONGEST} pixels. Crop it.")
     if width * height == 0:
         raise ImageError(f"{name}: the image is {width} x {height}; expected at least one pixel.")
 
 
-def _upright_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _decode(
+    image: Image.Image, name: str, max_pixels: int, side: int | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The upright RGB photo, whose sides may be reduced to `side` pixels, and its original width and height. All that
+    takes memory happens in here."""
     _check_size(image, name, max_pixels)
+    width, height = image.size
+    format = image.format
     try:
-        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or max_pixels):
-            with _no_pillow_limit():  # some decoders check again; the lock also limits memory: one giant at a time
-                image.load()
-        else:
+        with memory.room(bytes_to_decode(image)), no_pillow_limit:
+            scale_transparent_colour(image)
+            if side is not None:
+                image.draft("", (side, side))  # affects only JPEG; an empty mode keeps the photo's
             image.load()
-        return _to_rgb(_upright(image))
+            turn = _turn(image)
+            across, down = (1, 1) if side is None else _factors(image, side)
+            reduced = to_rgb(image, across, down)
+            upright = reduced if turn is None else reduced.transpose(turn)
+            upright.info.clear()  # its EXIF data would turn it again
     except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error, MemoryError, ...
+        if format == "JPEG" and "truncated" in str(error):
+            raise _CutJpegError(str(error)) from error
         raise _damaged(name, error) from error
+    return upright, (height, width) if turn in SIDEWAYS else (width, height)
+
+
+def _factors(image: Image.Image, side: int) -> tuple[int, int]:
+    """By how much a large photo is scaled down, across and down."""
+    width, height = image.size
+    if width * height <= BAND and max(width, height) <= REDUCED_FROM:
+        return 1, 1
+    return max(1, width // side), max(1, height // side)
+
+
+def _decode_with_end_mark(
+    stream: BinaryIO, name: str, max_pixels: int, side: int | None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """A JPEG that is cut off, as `_decode` gives it, if only its end mark is missing. Otherwise its pixels depend on
+    the bytes that are put in the place of the missing ones."""
+    stream.seek(0)
+    data = stream.read()
+    found = []
+    for filler in (b"\x00", b"\x55"):
+        completed = io.BytesIO(data + 64 * filler + JPEG_END)
+        found.append(_decode(_identify(completed, name), name, max_pixels, side))
+    (one, size), (other, _) = found
+    if ImageChops.difference(one, other).getbbox() is not None:
+        raise _damaged(name, OSError("the end of the file is missing"))
+    return one, size
 
 
 def _damaged(name: str, error: Exception) -> ImageError:
@@ -205,59 +270,12 @@ def _damaged(name: str, error: Exception) -> ImageError:
     return ImageError(f"{name}: truncated or damaged ({reason}); expected a complete photo. Copy it again.")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How the photo must be turned or mirrored to be upright."""
     try:
-        return ImageOps.exif_transpose(image)
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF is no reason to refuse the photo
-        return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray(_eight_bits(np.asarray(image), 65535))
-    elif image.mode in ("I", "F"):
-        image = Image.fromarray(_eight_bits(np.asarray(image), None))
-    if image.has_transparency_data:
-        if image.mode == "La":  # premultiplied grey: Pillow converts it only to LA
-            image = image.convert("LA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
-
-
-def _eight_bits(values: np.ndarray, full: float | None) -> np.ndarray:
-    """Grey values on the scale 0..full as uint8. Files of 32-bit integers or floats do not say which value is white.
-    Without `full`, white is the smallest of 1 (floats only), 255 and 65535 that is at least every value; if there is
-    none, or a value is negative, the smallest value becomes black and the largest white."""
-    low, high = 0.0, full
-    scales = (1.0, 255.0, 65535.0) if np.issubdtype(values.dtype, np.floating) else (255.0, 65535.0)
-    values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
-    if high is None:
-        low, high = min(float(values.min()), 0.0), float(values.max())
-        high = next((scale for scale in scales if low == 0 and high <= scale), high)
-    scaled = (values - low) * (255.0 / max(high - low, 1e-12))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ImageError(
-            f"array of shape {array.shape}: expected (height, width) or (height, width, 3 or 4)"
-            + (", channels last: transpose it." if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ".")
-        )
-    if array.dtype == np.uint8:
-        return Image.fromarray(np.ascontiguousarray(array))
-    if array.dtype == np.bool_:
-        full = 1.0
-    elif array.dtype == np.uint16:
-        full = 65535.0
-    else:
-        full = 1.0 if np.issubdtype(array.dtype, np.floating) else 255.0
-    low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= full):  # also false for NaN
-        raise ImageError(f"array of {array.dtype}, values {low:g}..{high:g}: expected 0..{full:g}. Rescale it.")
-    return Image.fromarray(_eight_bits(array, full))
+        return None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     (
-        *("extras", "vocabulary", "config", "images", "step", "decoding", "metrics", "visualize"),
+        *("extras", "vocabulary", "config", "images", "pixels", "decoders", "step", "decoding", "metrics", "visualize"),
         *("checkpoint.manifest", "checkpoint.card"),
     ),
     ("pretrained", "encoder", "decoder", "device"),

@@ -6,15 +6,20 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from captioner.images import ImageError, Preprocess, find_images, open_image, open_reduced
+from captioner import images, pixels
+from captioner.decoders import _Memory
+from captioner.images import ImageError, Preprocess, find_images, open_image, open_reduced, printable
 
 
 def scene(width: int = 48, height: int = 32) -> Image.Image:
@@ -165,6 +170,23 @@ def test_half_transparent_is_blended() -> None:
         assert_same(open_image(image.convert(premultiplied)), open_image(image), tolerance=1)
 
 
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "transparent"),
+    [
+        (1, 0, b"\x80", b"\0\1"),  # two pixels: the first is transparent, the other black
+        (2, 0, b"\x80", b"\0\2"),
+        (4, 0, b"\x70", b"\0\7"),
+        (8, 0, b"\x70\0", b"\0\x70"),
+        (16, 0, b"\x12\x34\0\0", b"\x12\x34"),
+        (8, 2, b"\x12\x34\x56" + bytes(3), b"\0\x12\0\x34\0\x56"),
+        (16, 2, b"\x12\x34\x56\x78\x9a\xbc" + bytes(6), b"\x12\x34\x56\x78\x9a\xbc"),
+    ],
+)
+def test_the_transparent_colour_of_a_png(depth: int, colour: int, row: bytes, transparent: bytes) -> None:
+    photo = open_image(png_file(2, 1, depth, colour, b"\0" + row, transparent))
+    assert [photo.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 0)]
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "tiff"])
 def test_cmyk(tmp_path: Path, suffix: str) -> None:
     scene().convert("CMYK").save(tmp_path / f"print.{suffix}")
@@ -269,14 +291,18 @@ def test_arrays() -> None:
             open_image(wrong)
 
 
-def png_file(width: int, height: int, depth: int = 8, colour: int = 0, data: bytes = b"") -> bytes:
+def png_file(
+    width: int, height: int, depth: int = 8, colour: int = 0, data: bytes = b"", transparent: bytes = b""
+) -> bytes:
     """A PNG by hand, for what Pillow does not write."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    between = chunk(b"tRNS", transparent) if transparent else b""
+    whole = chunk(b"IHDR", header) + between + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + whole
 
 
 def test_missing_empty_folder_text(tmp_path: Path) -> None:
@@ -288,7 +314,7 @@ def test_missing_empty_folder_text(tmp_path: Path) -> None:
         ("absent.jpg", "no such file"),
         ("empty.jpg", "empty"),
         ("text.jpg", "not a photo.*JPEG, PNG"),
-        ("heic.jpg", "HEIC"),
+        ("heic.jpg", "HEIC|not a photo"),  # the second where pillow-heif is installed
         ("drawing.eps", "not a photo"),
         ("", "folder"),
         ("nul\0.jpg", "cannot be read"),
@@ -330,6 +356,29 @@ def test_truncated_anywhere(tmp_path: Path, format: str) -> None:
         assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("progressive", [True, False])
+@pytest.mark.parametrize("side", [32, 400])
+def test_a_jpeg_that_lacks_only_its_end_mark(progressive: bool, side: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file := io.BytesIO(), "JPEG", progressive=progressive)
+    whole = file.getvalue()
+    assert whole[-2:] == b"\xff\xd9"
+    image, size = open_reduced(whole[:-2], side)
+    assert size == (96, 64) and image.tobytes() == open_reduced(whole, side)[0].tobytes()
+    for cut in (12, 30, 300):
+        with pytest.raises(ImageError, match="truncated or damaged"):
+            open_reduced(whole[:-cut], side)
+
+
+def test_libtiff_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    scene().save(file := io.BytesIO(), "TIFF", compression="tiff_lzw")
+    data = file.getvalue()
+    for start in range(8, len(data), 7):
+        with suppress(ImageError):
+            open_image(data[:start] + b"\xff\xff\xff" + data[start + 3 :])
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_damaged_files_open_or_say_so(tmp_path: Path, format: str) -> None:
     scene().save(buffer := io.BytesIO(), format)
@@ -352,6 +401,90 @@ def test_enormous(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"expected at most 0\.001"):
         open_image(scene(), max_pixels=1000)
     assert open_image(scene(), max_pixels=48 * 32).size == (48, 32)
+
+
+@pytest.mark.parametrize("size", [(199_000_000, 1), (1, 199_000_000), (100_001, 2)])
+def test_sides_that_are_too_long(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match=f"{size[0]} x {size[1]}; expected sides of at most 100000 pixels"):
+        open_image(png_file(*size))
+
+
+def test_a_format_that_takes_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene().save(file := io.BytesIO(), "WEBP")
+    monkeypatch.setattr(images, "MEMORY", 20_000)
+    with pytest.raises(ImageError, match=r"48 x 32 pixels of WEBP take 0\.0 GB of memory to decode; expected at most"):
+        open_image(file.getvalue())
+    scene().save(file := io.BytesIO(), "PNG")
+    assert_same(open_image(file.getvalue()), scene(), tolerance=0)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(scene(50, 30).convert(mode) for mode in ("RGB", "RGBA", "L", "LA", "La", "PA", "P", "CMYK", "1", "YCbCr")),
+        Image.fromarray(np.arange(1500, dtype=np.uint16).reshape(30, 50) * 43),
+        Image.fromarray(np.arange(1500, dtype=np.float32).reshape(30, 50) - 3),
+        Image.fromarray(np.arange(1500, dtype=np.int32).reshape(30, 50) * 99),
+    ],
+    ids=lambda image: image.mode,
+)
+def test_bands_are_the_whole(image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = open_image(image)
+    monkeypatch.setattr(pixels, "BAND", 210)  # four rows
+    assert open_image(image).tobytes() == whole.tobytes()
+    assert pixels.to_rgb(image, 4, 3).tobytes() == whole.reduce((4, 3)).tobytes()
+
+
+@pytest.mark.parametrize("size", [(2100, 2000), (9000, 20), (20, 9000)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_photo_is_scaled_down_as_it_is_converted(size: tuple[int, int], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    scene(*size).save(file := io.BytesIO(), "PNG", exif=exif)
+    whole = open_image(file.getvalue())
+    image, original = open_reduced(file.getvalue(), 100)
+    assert original == whole.size and max(image.size) < 200
+    assert all(small >= min(100, large) for small, large in zip(image.size, original, strict=True))
+    assert_same(image, whole.resize(image.size, Image.Resampling.BOX), tolerance=2)
+
+
+def test_memory_is_shared_and_a_giant_is_not_overtaken() -> None:
+    memory = _Memory(10)
+    order: list[str] = []
+
+    def decode(name: str, size: int) -> None:
+        with memory.room(size):
+            order.append(name)
+
+    with memory.room(6):
+        decode("fits", 4)
+        waiting = [threading.Thread(target=decode, args=each) for each in (("giant", 99), ("small", 1))]
+        for thread in waiting:
+            thread.start()
+            thread.join(0.1)
+        assert order == ["fits"]
+    for thread in waiting:
+        thread.join()
+    assert order == ["fits", "giant", "small"]
+
+
+MEASURE = """
+import resource, sys, threading
+from captioner.images import Preprocess
+threads = [threading.Thread(target=Preprocess(224).read, args=(sys.argv[1],)) for _ in range(3)]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts kilobytes")
+def test_large_photos_take_little_memory_beside_their_own_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    path.write_bytes(png_file(5000, 4000, depth=16, data=b"".join([bytes(10_001)] * 4000)))
+    kilobytes = int(subprocess.check_output([sys.executable, "-c", MEASURE, path]))
+    assert kilobytes < 3 * 40_000 + 250_000  # three times two bytes per pixel, and the bands
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF", "TIFF"])
@@ -386,6 +519,20 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
             open_image(tmp_path / "broken.png")
     assert len(list(open_files.iterdir())) == before
     assert images[0].getpixel((0, 0)) == (230, 20, 20)
+
+
+def test_names_are_printable() -> None:
+    assert printable("photos/dög 1.jpg") == "photos/dög 1.jpg"
+    assert printable("a\nb\x1b[31m.jpg") == "a\\nb\\x1b[31m.jpg"
+    assert printable(os.fsdecode(b"caf\xe9")) == "caf\\udce9"
+    with pytest.raises(ImageError, match=r"absent\\x07\.jpg: no such file"):
+        open_image("absent\a.jpg")
+
+
+def test_heic_opens_without_a_call() -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(scene()).save(file := io.BytesIO())
+    assert_same(open_image(file.getvalue()), scene(), tolerance=6)
 
 
 def test_find_images(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from captioner import __version__
 from captioner.captioner import Captioner
-from captioner.images import FORMATS
+from captioner.images import supported_formats
 from captioner.visualize.html import page
 from captioner.visualize.view import caption_view
 from captioner.web.errors import SETTING, Problem, wrong_address, wrong_setting
@@ -110,7 +110,7 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
             attention=captioner.config.attention != "none",
             decoding=asdict(captioner.decoding.for_display()),
             limits=asdict(limits),
-            formats=[name for name in FORMATS if name != "HEIF"],
+            formats=supported_formats(),
         )
 
     return app
