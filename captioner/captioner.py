@@ -1,5 +1,5 @@
-"""The public door: a trained model that captions photos. It joins preprocessing, a backend that runs the network, the
-search and the vocabulary; each of these lives in a room of its own. Importing this file imports no torch."""
+"""The public interface: a trained model that captions photos. It joins preprocessing, a backend that runs the network,
+the search and the vocabulary, each of which has a file of its own. Importing this file imports no torch."""
 
 from __future__ import annotations
 
@@ -34,45 +34,46 @@ if TYPE_CHECKING:
     from captioner.model import CaptionModel
 
 SHIPPED = "flickr8k-mobilenet_v2"
-WORKERS = 1 + min(os.cpu_count() or 1, 7)  # batches under way at once: one may wait for its photos
+WORKERS = 1 + min(os.cpu_count() or 1, 7)  # batches in progress at once; one more than cores, as one may wait for files
 
 
 @dataclass(frozen=True, eq=False)
 class Caption:
-    """A sentence about a photo, what the model thought at each word, and where it looked."""
+    """A sentence about a photo, with the probability of each word and the attention at each word."""
 
     text: str
     words: list[str]
-    """T words, as the vocabulary has them."""
+    """T words, as they stand in the vocabulary."""
     log_probabilities: list[float] = field(repr=False)
-    """One a word; natural logarithms."""
+    """One per word; natural logarithms."""
     log_probability: float
-    """Of the whole caption, its end included."""
+    """Of the whole caption, including its end token."""
     score: float
     """What the search ranked it by: the log-probability, normalised by length."""
     finished: bool
-    """Whether the model ended it, rather than the longest length."""
+    """True if the model ended the caption, False if it was cut off at the greatest length."""
     attention: np.ndarray | None = field(default=None, repr=False)
-    """(T, h, w): one map a word over the photo's grid, each summing to 1; None for a model without attention."""
+    """(T, h, w): one map per word over the h·w = R regions, each summing to 1; None for a model without attention."""
     box: tuple[float, float, float, float] | None = None
     """What the grid covers: left, top, right, bottom in the original (upright) photo's pixels."""
     alternatives: list[list[tuple[str, float]]] | None = field(default=None, repr=False)
-    """For each word the runners-up with their log-probabilities, if asked for."""
+    """For each word the most probable other words, with their log-probabilities, if asked for."""
     other_captions: tuple[Caption, ...] = field(default=(), repr=False)
-    """The next best captions, if more than one was asked for."""
+    """If more than one caption was asked for: the next best ones, or the other samples."""
     photo: Source | None = field(default=None, repr=False)
-    """What was captioned, as it was given; opened again to show it."""
+    """The photo as it was given; it is opened again to show it."""
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def attention_statistics(self) -> AttentionStatistics | None:
-        """How still, sharp and wide the attention was, and a warning if its maps tell nothing; None without maps."""
+        """Entropy, movement and coverage of the attention, and a warning if the maps carry no information; None without
+        maps."""
         return None if self.attention is None else attention_statistics(self.attention)
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the maps, for JSON."""
+        """Everything but the maps, for JSON."""
         entry: dict[str, Any] = {
             "caption": self.text,
             "log_probability": round(self.log_probability, 6),
@@ -83,16 +84,16 @@ class Caption:
             ],
         }
         if self.alternatives is not None:
-            for word, runners_up in zip(entry["words"], self.alternatives, strict=True):
-                word["alternatives"] = [{"word": w, "log_probability": round(p, 6)} for w, p in runners_up]
-        if (look := self.attention_statistics) is not None:
-            entry["attention"] = look.to_dict()
+            for word, alternatives in zip(entry["words"], self.alternatives, strict=True):
+                word["alternatives"] = [{"word": w, "log_probability": round(p, 6)} for w, p in alternatives]
+        if (statistics := self.attention_statistics) is not None:
+            entry["attention"] = statistics.to_dict()
         if self.other_captions:
             entry["other_captions"] = [other.to_dict() for other in self.other_captions]
         return entry
 
     def of(self, photo: Source) -> Caption:
-        """The same caption, which now knows its photo."""
+        """The same caption with its photo, which `save` and notebooks need."""
         return replace(self, photo=photo, other_captions=tuple(other.of(photo) for other in self.other_captions))
 
     def view(self, width: int, height: int) -> dict[str, Any]:
@@ -100,10 +101,10 @@ class Caption:
         return caption_view((width, height), **self._parts())
 
     def save(self, path: str | Path) -> None:
-        """Where it looked, as a file: a picture (.png, .svg, .pdf), a film (.gif, .webp), the interactive page (.html)
-        or data (.json, .npz), by the ending of its name. The photo is opened again for it."""
+        """Save the attention as a picture (.png, .svg, .pdf), a film (.gif, .webp), the interactive page (.html) or
+        data (.json, .npz); the ending of the name decides which. The photo is opened again for it."""
         if self.photo is None:
-            raise ValueError("this caption does not know its photo. Tell it: caption.of(photo).save(path).")
+            raise ValueError("this caption has no photo to draw on. Give it one: caption.of(photo).save(path).")
         save_caption(path, open_image(self.photo), **self._parts())
 
     def _parts(self) -> dict[str, Any]:
@@ -139,7 +140,7 @@ class Captioner:
         decoding: Decoding | None = None,
         provenance: str = "in memory",
     ):
-        """`provenance` says where the model is from: a checkpoint's name and the SHA-256 of its weights."""
+        """`provenance` says which model this is: a checkpoint's name and the SHA-256 of its weights."""
         self.backend = backend
         self.vocabulary = vocabulary
         self.preprocess = preprocess
@@ -149,10 +150,11 @@ class Captioner:
 
     @classmethod
     def load(cls, checkpoint: str | Path | None = None, device: str = "auto", backend: Backend = "auto") -> Captioner:
-        """A model from its directory; without one, the model that is shipped with captioner.
+        """Load a model from its directory; without one, the model that is shipped with captioner.
 
-        On a CPU the ONNX runtime runs an exported model, which needs no torch; torch runs any model, and on a GPU.
-        `auto` takes torch if it is there with an NVIDIA GPU or if the model is not exported, else the ONNX runtime.
+        The ONNX runtime runs exported models on a CPU and needs no torch; torch runs any model on any device.
+        `auto` takes torch if it is installed and there is an NVIDIA GPU, or if the model is not exported; else the
+        ONNX runtime.
         Raises `CheckpointError` (a ValueError) naming what is wrong with the directory.
         """
         directory = find_checkpoint(shipped_checkpoint() if checkpoint is None else checkpoint)
@@ -193,16 +195,16 @@ class Captioner:
 
     @property
     def model(self) -> CaptionModel:
-        """The torch module that captions. Raises ValueError if the ONNX runtime does, which has none, or an
-        ensemble."""
+        """The torch module. Raises ValueError if the ONNX runtime runs the model or if this is an ensemble: neither has
+        such a module."""
         if isinstance(self.backend, EnsembleBackend):
             raise ValueError("an ensemble has no single torch module: load one of its checkpoints.")
         if isinstance(self.backend, OnnxBackend):
-            raise ValueError("the ONNX runtime runs this model, but torch must: load it with backend='torch'.")
+            raise ValueError("the ONNX runtime runs this model, but this needs torch. Load it with backend='torch'.")
         return self.backend.model
 
     def to_config(self) -> dict[str, Any]:
-        """What a checkpoint's config.json says of the model."""
+        """What config.json of a checkpoint says about the model."""
         return {
             "model": asdict(self.config),
             "preprocess": self.preprocess.to_dict(),
@@ -218,11 +220,11 @@ class Captioner:
     def caption(
         self, photos: Source | Sequence[Source], decoding: Decoding | None = None, **changes: Any
     ) -> Caption | list[Caption]:
-        """Caption a photo, or a list of them: paths, bytes, files, Pillow images or arrays.
+        """Caption a photo, or a list of photos: paths, bytes, open files, Pillow images or arrays.
 
-        `decoding` replaces the model's own settings and `changes` single ones of them: `caption(photo, beam_size=5)`.
-        Of the model's own, `alternatives` is at least 4, so that a caption can show what else it might have said.
-        Raises `ImageError` for the first photo that cannot be read.
+        `changes` are laid over the model's own settings by `Decoding.override`: `caption(photo, beam_size=5)`. At least
+        4 alternatives per word are reported unless `changes` say otherwise. `decoding` replaces the model's own
+        settings altogether. Raises `ImageError` for the first photo that cannot be read.
         """
         settings = (decoding or self.decoding.for_display()).override(**changes)
         if isinstance(photos, list | tuple):
@@ -240,11 +242,11 @@ class Captioner:
     def caption_many(
         self, photos: Iterable[Source], decoding: Decoding | None = None, batch_size: int = 32
     ) -> Iterator[Caption | ImageError]:
-        """Caption any number of photos, in order, `batch_size` at a time; some batches are under way at once, so that
-        photos are read while others are captioned. For a photo that cannot be read its `ImageError` comes in the place
-        of a caption."""
+        """Caption any number of photos, in order, `batch_size` at a time. Several batches are in progress at once, so
+        that photos are read while others are captioned. A photo that cannot be read yields its `ImageError` in place of
+        a caption."""
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
         settings = decoding or self.decoding
         waiting = iter(photos)
         coming: deque[Future[list[Caption | ImageError]]] = deque()
@@ -277,16 +279,16 @@ class Captioner:
     def read(self, photo: Source, captions: Sequence[str]) -> list[Caption]: ...
 
     def read(self, photo: Source, captions: str | Sequence[str]) -> Caption | list[Caption]:
-        """Let the model read a caption that someone else wrote of a photo, or several, as if it had found them itself:
-        what it would have given each word, what else it would have said there, and where it looked. `words` are its
-        own: one that it does not know is "<unk>", and has the probability of that.
+        """Score given captions of a photo by forced decoding: the probability that the model gives to each word, the
+        words that it finds more probable, and the attention. `words` are those of the vocabulary: a word that it lacks
+        is "<unk>" and has the probability of that token.
 
         Raises `ImageError` if the photo cannot be read, and ValueError for a caption without words."""
         if isinstance(captions, str):
             return self.read(photo, [captions])[0]
         words = [tokenize(caption) for caption in captions]
         if not words or not all(words):
-            raise ValueError(f"captions are {list(captions)!r:.80}; expected one or more, each with a word at least.")
+            raise ValueError(f"captions are {list(captions)!r:.80}; expected at least one, none without words.")
         pixels, size = self.preprocess.read(photo)
         memory: Any = self.backend.encode(pixels[None])
         (hypotheses,) = force(self.backend.step(memory), [[*map(self.vocabulary.encode, words)]], ALTERNATIVES)
@@ -296,7 +298,7 @@ class Captioner:
     def search(
         self, memory: Any, photos: int, decoding: Decoding, sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[Caption]:
-        """The best caption of each photo that the backend remembers; `sizes` are the original (width, height)."""
+        """The captions of photos whose `memory` is from `backend.encode`; `sizes` are the original (width, height)."""
         found = search(self.backend.step(memory), photos, decoding)
         return [
             self._to_caption(hypotheses, self.preprocess.box(*sizes[i]) if sizes else None)
@@ -310,9 +312,9 @@ class Captioner:
         if best.attention is not None and best.attention.shape[-1]:
             side = round(best.attention.shape[-1] ** 0.5)
             attention = best.attention.reshape(len(words), side, -1)  # (T, h, w)
-        runners_up = None
+        alternatives = None
         if best.alternatives is not None:
-            runners_up = [
+            alternatives = [
                 [("<end>" if word == EOS else self.vocabulary[word], p) for word, p in step]
                 for step in best.alternatives
             ]
@@ -325,7 +327,7 @@ class Captioner:
             finished=best.finished,
             attention=attention,
             box=box,
-            alternatives=runners_up,
+            alternatives=alternatives,
             other_captions=tuple(self._to_caption([other], box) for other in others),
         )
 

@@ -1,6 +1,6 @@
-"""The word decoder: a recurrent network that is fed the photo first, then words, and looks at the photo's grid after
-every step with Luong's global attention. It knows nothing of CNNs, files or search; with `memory=None` it is a plain
-language model."""
+"""The word decoder: a recurrent network whose first input is the photo and whose next inputs are words, with Luong's
+global attention over the photo's grid after every step. With `memory=None` it is a plain language model. The CNN, files
+and the search are not here."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Memory(NamedTuple):
 
 class Attention(nn.Module):
     """Luong's global attention (Luong, Pham, Manning 2015, "Effective Approaches to Attention-based Neural Machine
-    Translation", section 3.1). The scores of its eq. 8 between a hidden state h and a region v:
+    Translation", section 3.1). It scores a hidden state h against each region v in one of three ways (eq. 8):
 
-        dot      hᵀ v              (the grid is projected to the hidden size first, so that the two can be multiplied)
+        dot      hᵀ v              (the grid is first projected to the hidden size, so that the sizes agree)
         general  hᵀ W_a v
         concat   v_aᵀ tanh(W_a [h; v])
 
-    The first two are divided by the root of the hidden size (Vaswani et al. 2017, section 3.2.1): without it the
-    softmax soon looks at single cells only, and learns slowly. Whatever does not depend on h is computed once a photo,
-    in `project`.
+    The first two are divided by the square root of the hidden size (Vaswani et al. 2017, section 3.2.1). Without it the
+    softmax soon puts all its weight on single regions and learns slowly. What does not depend on h is computed once per
+    photo, in `project`.
     """
 
     def __init__(self, score: str, feature_size: int, hidden_size: int):
@@ -49,9 +49,9 @@ class Attention(nn.Module):
             raise ValueError(f"unknown attention score {score!r}; there are: {', '.join(ATTENTIONS)}")
         self.score = score
         self.value_size = hidden_size if score == "dot" else feature_size
-        self.key = nn.Linear(feature_size, hidden_size, bias=score == "concat")  # W_a, or its half that meets v
+        self.key = nn.Linear(feature_size, hidden_size, bias=score == "concat")  # W_a, or its half that multiplies v
         if score == "concat":
-            self.query = nn.Linear(hidden_size, hidden_size, bias=False)  # the half of W_a that meets h
+            self.query = nn.Linear(hidden_size, hidden_size, bias=False)  # the half of W_a that multiplies h
             self.v = nn.Parameter(torch.empty(hidden_size).uniform_(-1, 1) / hidden_size**0.5)
 
     def project(self, grid: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,8 @@ class Attention(nn.Module):
         return (keys if self.score == "dot" else grid), keys
 
     def forward(self, hidden: Tensor, values: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states (B, Q, H) -> contexts (B, Q, D), weights (B, Q, R): all queries of a photo in one product."""
+        """Hidden states (B, Q, H) -> contexts (B, Q, D), weights (B, Q, R). Q = C·T: all hidden states of a photo
+        are one matrix product."""
         if self.score == "concat":
             summed = self.query(hidden)[:, :, None] + keys[:, None]  # (B, Q, R, H)
             scores = torch.tanh(summed) @ self.v  # (B, Q, R)
@@ -71,13 +72,13 @@ class Attention(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Recurrent layers, attention over the grid, recurrent layers again, and a softmax over the words.
+    """Recurrent layers, attention over the grid, recurrent layers again, and logits of the next word.
 
-    The order is that of Luong et al., section 3: the hidden state h of the layers *below* looks at the grid (context
-    c), then h̃ = tanh(W_c [c; h]) (eq. 5) predicts the word. Layers *above* read h̃, so that they remember where the
-    model looked, and add what they find to it. Nothing of h̃ flows back into the layers below, so a whole caption is
-    one call a layer.
-    The photo enters as in Vinyals et al. 2015 ("Show and Tell", eq. 10-12): before the words, once.
+    The order is that of Luong et al., section 3. The hidden state h of the layers *below* the attention gives a context
+    c, and h̃ = tanh(W_c [c; h]) (eq. 5) predicts the word. Layers *above* the attention take h̃ as their input, so their
+    state carries what was attended to before; their output is added to h̃ (a residual connection). Nothing of h̃ is fed
+    back to the layers below, so a whole caption is one call per layer.
+    The photo is the first input of the layers below, once, as in Vinyals et al. 2015 ("Show and Tell", eq. 10-12).
     """
 
     def __init__(
@@ -94,8 +95,9 @@ class Decoder(nn.Module):
         dropout: float = 0.0,
         tie_embeddings: bool = False,
     ):
-        """`attention` is a score of `Attention`, or `none` for Show and Tell's decoder, which sees the photo once.
-        `tie_embeddings` predicts words with the transposed input embeddings (Press and Wolf 2017)."""
+        """`attention` is a score of `Attention`, or `none` for the decoder of Show and Tell, which sees the photo once.
+        `tie_embeddings` predicts words with the transposed input embeddings (Press and Wolf 2017). Raises ValueError
+        for an unknown name or a wrong number of layers."""
         super().__init__()
         if cell not in CELLS:
             raise ValueError(f"unknown recurrent cell {cell!r}; there are: {', '.join(CELLS)}")
@@ -138,7 +140,7 @@ class Decoder(nn.Module):
                         getattr(stack, f"bias_hh_l{layer}")[forget] = 0.0
 
     def prepare(self, features: Features) -> Memory:
-        """Pooled (B, D) and grid (B, R, D) features -> what every step needs of the photo, computed once."""
+        """Pooled (B, D) and grid (B, R, D) features -> what every step needs of the photos, computed once."""
         image = self.first(features.pooled)  # (B, E)
         if self.attention is None:
             nothing = features.grid[:, :0]  # (B, 0, D)
@@ -155,21 +157,24 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Tensor | None, State]:
         """Tokens (N, T) -> logits of the next tokens (N, T, V), attention (N, T, R) or None, and the state after them.
 
-        `memory` holds B photos and N is a multiple of B: rows [i·N/B, (i+1)·N/B) belong to photo i (its captions, or
-        its beams). With no `state` the photo goes in before the tokens, the first of which is then BOS; with a `state`
-        the tokens continue where it ended, so a caption fed word by word gives what it gives at once.
-        `real` (N, T) marks the positions whose logits are wanted (not padding): the logits are then (n, V), row by row.
-        Without `memory` this is a language model: no photo, no attention.
+        `memory` holds B photos, and N must be a multiple of B: rows i·N/B to (i+1)·N/B - 1 belong to photo i, as its
+        captions or its hypotheses. Without a `state` the photo is the input before the tokens, and the first token is
+        BOS. With a `state` the tokens continue from it, so a caption fed word by word gives the same as in one call.
+        `real` (N, T) marks the positions whose logits are wanted, those that are not padding; the logits are then
+        (number of them, V), row by row. Without `memory` this is a language model: no photo, no attention.
         """
         hidden, attention, state = self.hidden_states(tokens, memory, state)
         if real is not None:
-            hidden = hidden[real]  # (n, H)
+            hidden = hidden[real]  # (real positions, H)
         return self.logits(hidden), attention, state
 
     def hidden_states(
         self, tokens: Tensor, memory: Memory | None = None, state: State | None = None
     ) -> tuple[Tensor, Tensor | None, State]:
         """As `forward`, up to what the next words are predicted from (N, T, H), in place of their logits."""
+        if memory is not None:
+            N, B = tokens.shape[0], memory.values.shape[0]
+            assert N % B == 0, f"{N} rows over {B} photos; expected equally many per photo"
         inputs = self.embedding(tokens)  # (N, T, E)
         photo_first = memory is not None and state is None
         if memory is not None and photo_first:
@@ -189,7 +194,7 @@ class Decoder(nn.Module):
         return self.output(hidden)
 
     def initial_state(self, memory: Memory) -> State:
-        """The state after the photo, before any word: with it a caption goes on at BOS."""
+        """The state after the photo and before any word; the first token after it is BOS."""
         return self._run_layers(memory.image[:, None], memory, None)[2]
 
     def _run_layers(
@@ -201,18 +206,18 @@ class Decoder(nn.Module):
         attention = None
         if memory is not None and self.attention is not None:
             photos = memory.values.shape[0]  # len() would fix the number in an exported graph
-            queries = hidden.reshape(photos, -1, hidden.shape[-1])  # (B, C·T, H): captions of a photo side by side
+            queries = hidden.reshape(photos, -1, hidden.shape[-1])  # (B, C·T, H): the captions of a photo in a row
             context, weights = self.attention(queries, memory.values, memory.keys)
             context = context.reshape(*hidden.shape[:2], -1)  # (N, T, D)
             attention = weights.reshape(*hidden.shape[:2], -1)  # (N, T, R)
             hidden = torch.tanh(self.combine(torch.cat([context, hidden], dim=-1)))  # h̃, eq. 5
         if self.above is not None:
-            found, state_above = self.above(self.dropout(hidden), state_above)
-            hidden = hidden + found
+            residual, state_above = self.above(self.dropout(hidden), state_above)
+            hidden = hidden + residual
         return hidden, attention, self._join(state_below, state_above)
 
     def _split(self, state: State | None) -> tuple:
-        """The flat state -> what torch's recurrent modules take: (h, c) of an LSTM, h of the others."""
+        """The flat state -> what torch's layers below and above take: (h, c) for an LSTM, h for the others."""
         if state is None:
             return None, None
         if isinstance(self.below, nn.LSTM):

@@ -1,5 +1,5 @@
-"""The one place where vision meets language: a CNN encoder and a word decoder as one module, trained jointly. How they
-are built from a config is here; what is done with them (search, training, files) is not."""
+"""The captioning model: a CNN encoder and a word decoder as one module, and how it is built from a config. Search,
+training and files are not here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CaptionModel(nn.Module):
 
 
 def build_model(config: ModelConfig, vocabulary_size: int, weights: str | None = None) -> CaptionModel:
-    """A model as the config says; `weights` are the CNN's (see `Encoder`), the rest starts at random."""
+    """The model that the config describes. `weights` are the CNN's (see `Encoder`); the decoder starts at random."""
     encoder = Encoder(config.encoder, weights)
     decoder = Decoder(
         vocabulary_size,

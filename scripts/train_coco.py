@@ -1,9 +1,9 @@
-"""A recipe for COCO: ResNet-50 and a larger LSTM, first over the frozen CNN, then jointly, the last blocks first.
+"""A recipe for COCO: ResNet-50 and a larger LSTM; first the decoder over the frozen CNN, then both, block by block.
 
 python scripts/train_coco.py --data datasets/coco2017 --output runs/coco [any setting of captioner train]
 
-It is made for a GPU and has not been run to its end by its authors: no figures are claimed for it.
-The first stage keeps the features of 123,000 photos: 25 GB of disk (--cache FOLDER tells where)."""
+It is meant for a GPU. Its authors have not run it to the end, so it comes without scores.
+The first stage stores the features of 123,000 photos: 25 GB on disk, in the folder given by --cache."""
 
 from pathlib import Path
 

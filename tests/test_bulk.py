@@ -293,6 +293,13 @@ def test_sidecars_of_a_table(tmp_path, folder):
     assert (folder / "00.txt").read_text(encoding="utf-8") == f"{expected(folder)[0][1].upper()}\n"
 
 
+def test_names_that_are_no_utf8(file):
+    names = [os.fsdecode(b"caf\xe9.jpg"), os.fsdecode(b"broken\xe9.jpg")]
+    assert caption(file, None, photos=list_photos(names)) == (1, 1, 0)
+    (path, _, _), (other, _, error) = rows_of(file)
+    assert (path, other, error) == ("caf\\xe9.jpg", "broken\\xe9.jpg", "broken\\xe9.jpg: broken; expected a photo.")
+
+
 def test_search(tmp_path):
     texts = {
         "1.jpg": "a dog runs along the beach",

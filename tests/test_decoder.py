@@ -156,6 +156,39 @@ def test_a_language_model_carries_its_state():
     torch.testing.assert_close(torch.cat([left, right], 1), whole)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_rows_that_do_not_divide_among_the_photos_are_refused(steps):
+    decoder = make()
+    _, _, state = decoder(torch.ones(6, 1, dtype=torch.long))
+    four = decoder.prepare(Features(torch.randn(4, 12), torch.randn(4, 9, D)))
+    tokens = torch.full((6, steps), 5)
+    for given in (None, state):
+        with pytest.raises(AssertionError, match="6 rows over 4 photos"):
+            decoder(tokens, four, given)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_dropout_before_each_stack_of_layers_and_before_the_vocabulary(tied):
+    """With everything dropped, the part behind it sees zeros: it cannot know what came before."""
+    decoder = make(tie_embeddings=tied).train()
+    memory, tokens = decoder.prepare(photos()), captions()
+
+    def run(tokens, memory, dropped):
+        calls = iter(range(3))  # below, above, vocabulary
+        decoder.dropout.forward = lambda x: x * 0 if next(calls) == dropped else x
+        return decoder(tokens, memory)
+
+    _, attention, _ = run(tokens, memory, dropped=0)
+    torch.testing.assert_close(attention, run(tokens.flip(0), memory, dropped=0)[1])
+    _, _, state = run(tokens, memory, dropped=1)
+    blank = memory._replace(values=0 * memory.values)
+    for ours, theirs in zip(state[2:], run(tokens, blank, dropped=1)[2][2:], strict=True):
+        torch.testing.assert_close(ours, theirs)
+    logits, _, _ = run(tokens, memory, dropped=2)
+    torch.testing.assert_close(logits, logits[:1, :1].expand_as(logits))
+    assert not torch.allclose(logits, run(tokens, memory, dropped=None)[0])
+
+
 def test_forget_gates_start_open():
     decoder = make(layers_below=2)
     for stack, layers in ((decoder.below, 2), (decoder.above, 1)):

@@ -468,6 +468,20 @@ def test_a_sample_with_no_word_left_is_cut_off_while_others_go_on():
     assert {len(h.words) for h in found} > {1, 2} and all(len(h.words) == 6 or h.words[-1] == 4 for h in found)
 
 
+def test_a_dead_end_does_not_stop_the_search():
+    """The probable word 4 leads nowhere; 5 6 ends, but is less probable than 4 alone."""
+    after = {BOS: {4: 2.0, 5: 0.0}, 4: {}, 5: {6: 0.0}, 6: {EOS: 0.0}}
+
+    def step(words, rows, state, images, choose):
+        logits = np.array([[0.0, 0, -np.inf, 0, -np.inf, -np.inf, -np.inf]]).repeat(len(words), axis=0)
+        for row, word in enumerate(words.tolist()):
+            logits[row, list(after[word])] = list(after[word].values())
+        return choose_words(logits, choose), None
+
+    [[found]] = search(step, 1, Decoding(beam_size=2, length_penalty=0))
+    assert found.words == [5, 6] and found.finished
+
+
 def test_given_captions_are_read() -> None:
     """Against a model asked word by word; of different lengths; and a search's captions read again are the same."""
     model = Fake(photos=(3, 5), rows=3)

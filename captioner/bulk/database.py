@@ -97,8 +97,8 @@ class Database:
         if isinstance(error, sqlite3.Error):
             raise ValueError(f"{self.path} is not an SQLite database, or damaged ({error}).") from error
 
-    def begin(self, settings: Mapping[str, Any], redo: bool = False) -> None:
-        """Raise ValueError if the captions that are there were made with other settings. `redo` forgets them."""
+    def begin(self, settings: Mapping[str, Any], redo: bool = False) -> str:
+        """How the settings differ from those that the captions were made with. `redo` forgets the captions."""
         if redo:
             self._sqlite.execute("DELETE FROM captions")
             self._sqlite.execute("INSERT INTO search (search) VALUES ('delete-all')")
@@ -106,14 +106,11 @@ class Database:
         settings = {**settings, "format": FORMAT_VERSION}
         found = self.recall("settings")
         if found is None:
+            found = settings
             self.remember("settings", settings)
-        elif found != settings:
-            names = [name for name in {**found, **settings} if found.get(name) != settings.get(name)]
-            changes = ", ".join(f"{name} {_short(found.get(name))}, not {_short(settings.get(name))}" for name in names)
-            raise ValueError(
-                f"{self.path} was written with {changes}. Ask for the same, choose another file, or start over: --redo."
-            )
         self._sqlite.commit()
+        names = [name for name in {**found, **settings} if found.get(name) != settings.get(name)]
+        return ", ".join(f"{name} {_short(found.get(name))}, not {_short(settings.get(name))}" for name in names)
 
     def recall(self, name: str) -> Any:
         found = self._sqlite.execute("SELECT value FROM run WHERE name = ?", (name,)).fetchone()

@@ -51,7 +51,7 @@ class Member:
 
     @property
     def name(self) -> str:
-        return f"{self.shard}/{self.member}"
+        return f"{self.shard}/{self.member.removeprefix('./')}"
 
     def read(self) -> bytes:
         try:
@@ -157,15 +157,15 @@ def _in_shard(shard: str, report: Report) -> Iterator[Member]:
 
 def _photo(found: Found) -> Photo:
     if isinstance(found, Member):
-        return Photo(_utf8(found.name), cast("BinaryIO", found), found.size, int(found.modified * 1e9))
+        return Photo(as_utf8(found.name), cast("BinaryIO", found), found.size, int(found.modified * 1e9))
     path = os.fspath(found)
     try:
         status = found.stat()
     except (OSError, ValueError):  # ValueError: a NUL byte in the path
-        return Photo(_utf8(path), path)
-    return Photo(_utf8(path), path, status.st_size, status.st_mtime_ns)
+        return Photo(as_utf8(path), path)
+    return Photo(as_utf8(path), path, status.st_size, status.st_mtime_ns)
 
 
-def _utf8(path: str) -> str:
-    """The path, with \\xe9 for a byte that is no UTF-8."""
+def as_utf8(path: str) -> str:
+    """A path, or a text with one in it, with \\xe9 for a byte that is no UTF-8."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-BAR = "{n_fmt}/{total_fmt} photos |{bar}| {rate_fmt}, {remaining} left{postfix}"
-BAR_WITHOUT_TOTAL = "{n_fmt} photos, {rate_fmt}, {elapsed}{postfix}"
+WITH_TOTAL = "{n_fmt}/{total_fmt} photos |{bar}| {rate_fmt}, {remaining} left{postfix}"
+WITHOUT_TOTAL = "{n_fmt} photos, {rate_fmt}, {elapsed}{postfix}"
 
 
 @dataclass
@@ -35,31 +35,36 @@ class Counts:
 
 
 class Bar:
-    """A bar on standard error, if that is a terminal and `shown` is true. `count` is called in a thread of its own and
-    returns how many photos there are; without it no time is foretold."""
+    """A bar on standard error, inside a `with` statement, if `shown` is true and that is a terminal. `count` is called
+    in a thread of its own and returns how many photos there are; without it no time left is shown."""
 
     def __init__(self, shown: bool, count: Callable[[], int] | None = None):
-        self._total: int | None = None
-        shown = shown and sys.stderr.isatty()
-        self._tqdm = tqdm(disable=not shown, unit=" photos", dynamic_ncols=True, bar_format=BAR_WITHOUT_TOTAL)
-        if shown and count is not None:
-            threading.Thread(target=self._count, args=(count,), daemon=True).start()
+        self.counts = Counts()
+        self._shown = shown and sys.stderr.isatty()
+        self._count, self._total = count, 0
+        self._tqdm = tqdm(disable=not self._shown, unit=" photos", dynamic_ncols=True, bar_format=WITHOUT_TOTAL)
 
-    def _count(self, count: Callable[[], int]) -> None:
-        self._total = count()
+    def __enter__(self) -> Bar:
+        if self._shown and self._count is not None:
+            threading.Thread(target=self._find_total, args=(self._count,), daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._tqdm.close()
 
     def show(self, counts: Counts) -> None:
+        self.counts = counts
         done = counts.captioned + counts.failed
-        if self._total is not None:
-            self._tqdm.bar_format = BAR
+        if self._total:
+            self._tqdm.bar_format = WITH_TOTAL
             self._tqdm.total = max(done, self._total - counts.skipped)
-        notes = f"{counts.failed:,} errors" + (f", {counts.skipped:,} skipped" if counts.skipped else "")
-        self._tqdm.set_postfix_str(notes, refresh=False)
+        skipped = f", {counts.skipped:,} skipped" if counts.skipped else ""
+        self._tqdm.set_postfix_str(f"{counts.failed:,} errors{skipped}", refresh=False)
         self._tqdm.update(done - self._tqdm.n)
 
     def print(self, line: str) -> None:
-        """A line above the bar."""
+        """A line on standard error, above the bar."""
         tqdm.write(line, file=sys.stderr)
 
-    def close(self) -> None:
-        self._tqdm.close()
+    def _find_total(self, count: Callable[[], int]) -> None:
+        self._total = count()

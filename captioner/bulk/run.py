@@ -12,7 +12,7 @@ from typing import Protocol
 
 from captioner.bulk.database import Database, Row, database_of
 from captioner.bulk.formats.sidecar import sidecar
-from captioner.bulk.listing import Photo
+from captioner.bulk.listing import Photo, as_utf8
 from captioner.bulk.lock import lock
 from captioner.bulk.outputs import ENDINGS, Output, Sidecars, Table
 from captioner.bulk.progress import Counts
@@ -65,7 +65,10 @@ def caption_into(
             check_table(file, options.num_captions)
             stack.enter_context(_held(file, redo))
         database = stack.enter_context(Database("" if file is None else database_of(file)))
-        database.begin(settings, redo)
+        if changes := database.begin(settings, redo):
+            raise ValueError(
+                f"{file} was written with {changes}. Ask for the same, choose another file, or start over: --redo."
+            )
         outputs: list[Output] = []
         if file is not None and file != database.path:
             outputs.append(Table(file, database, embed))
@@ -160,7 +163,7 @@ class _Run:
         photo = self._under_way.pop(next(iter(self._under_way)))
         if isinstance(result, ImageError):
             self.counts.failed += 1
-            row = Row(photo.name, error=str(result))
+            row = Row(photo.name, error=as_utf8(str(result)))
         else:
             self.counts.captioned += 1
             entry = result.to_dict()

@@ -10,12 +10,12 @@ import sys
 
 import tyro
 
-from captioner.cli import caption, diagnose, export, inside, look, score, train, web
+from captioner.cli import caption, diagnose, export, inside, look, score, search, train, web
 from captioner.cli.options import app
 from captioner.extras import MissingExtraError, name_missing_extras
 
 # Importing a module of verbs adds them to the application.
-__all__ = ["caption", "diagnose", "export", "inside", "look", "main", "score", "train", "web"]
+__all__ = ["caption", "diagnose", "export", "inside", "look", "main", "score", "search", "train", "web"]
 
 DESCRIPTION = "Photos in, sentences out, and a picture of where the model looked for each word."
 

@@ -1,18 +1,96 @@
-"""The verb caption: a sentence about each photo."""
+"""The verb caption: a sentence about each photo, on standard output or into a file."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
-from captioner.cli.options import AS_SAVED, SHIPPED, Model, Options, Paths, app, find_photos, print_json
+import tyro
+
+from captioner.cli.options import AS_SAVED, SHIPPED, Model, OptionalFile, Options, Paths, app, print_json
+
+if TYPE_CHECKING:
+    import io
+
+    from captioner.bulk.listing import Photo, Report
+    from captioner.bulk.progress import Bar
+    from captioner.captioner import Captioner
+    from captioner.decoding import Decoding
+    from captioner.images import Source
+
+
+@dataclass(frozen=True)
+class ListingOptions:
+    """Which photos there are."""
+
+    recursive: bool = False
+    """Look into the folders' folders, too."""
+    follow_links: bool = False
+    """Look into folders behind symbolic links, too."""
+    null: Annotated[bool, tyro.conf.arg(aliases=["-0"])] = False
+    """The list on standard input is separated by NUL, as find -print0 writes it."""
+
+    def photos(self, paths: Iterable[str], report: Report) -> Iterator[Photo]:
+        """Raises ValueError if there is no photo."""
+        from captioner.bulk.listing import Photo, is_photo, list_photos, read_list
+
+        def found() -> Iterator[Photo]:
+            for path in paths:
+                stream = cast("io.BufferedReader", sys.stdin.buffer)
+                if path != "-":
+                    yield from list_photos([path], self.recursive, self.follow_links, report)
+                elif is_photo(stream.peek(16)):
+                    photo = stream.read()
+                    yield Photo("-", photo, len(photo), time.time_ns())
+                else:
+                    listed = read_list(stream, b"\0" if self.null else b"\n")
+                    yield from list_photos(listed, self.recursive, self.follow_links, report)
+
+        photos = found()
+        if (first := next(photos, None)) is None:
+            deeper = "" if self.recursive or not paths else " Add --recursive to look into folders' folders, too."
+            raise ValueError(f"no photos: {', '.join(paths) or 'nothing was given'}.{deeper}")
+        return chain([first], photos)
+
+    def count(self, paths: Iterable[str]) -> int:
+        from captioner.bulk.listing import count_photos
+
+        return count_photos(paths, self.recursive, self.follow_links)
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Captions in a file. The same command again goes on where it was interrupted, and adds new and changed photos."""
+
+    output: Annotated[OptionalFile, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None
+    """Write to this file: .jsonl, .csv, .parquet, .sqlite (which `captioner search` searches), or .html (a gallery)."""
+    redo: bool = False
+    """Start over, and forget the captions in the file."""
+    retry_errors: bool = False
+    """Try the photos again that could not be captioned."""
+    embed: bool = False
+    """A gallery with small copies of the photos in it, which can be moved and sent."""
+    sidecar: Annotated[Literal["txt"] | None, tyro.conf.arg(metavar="txt", help_behavior_hint="")] = None
+    """Write PHOTO.txt beside each photo, unless there is one already."""
+    overwrite: bool = False
+    """Write PHOTO.txt even if there is one already."""
+    quiet: bool = False
+    """No progress bar and no last line."""
 
 
 @app.command
 def caption(
     paths: Paths = (),
     /,
+    file: Annotated[FileOptions, tyro.conf.arg(name="")] = FileOptions(),
+    listing: Annotated[ListingOptions, tyro.conf.arg(name="")] = ListingOptions(),
     model: Model = SHIPPED,
-    recursive: bool = False,
     json: bool = False,
     options: Options = AS_SAVED,
     batch_size: int = 32,
@@ -20,28 +98,113 @@ def caption(
     """Write a sentence about each photo.
 
     Args:
-        paths: Photos, folders of photos, or - for a list of paths on standard input.
-        recursive: Look into the folders' folders, too.
-        json: One JSON object a line, for programs.
-        batch_size: Photos captioned at a time.
+        paths: Photos, folders or .tar shards of photos, or - for standard input: a photo, or a list of paths.
+        json: One JSON object per line, for programs.
+        batch_size: Photos per batch.
     """
+    from captioner.bulk.progress import Bar
+
+    unlisted = []
+
+    def report(line: str) -> None:
+        unlisted.append(line)
+        bar.print(f"captioner: {line}")
+
+    into_file = file.output is not None or file.sidecar is not None
+    _check(file, json, into_file)
+    shown = not file.quiet and (into_file or not sys.stdout.isatty())
+    with Bar(shown, None if "-" in paths else partial(listing.count, paths)) as bar:
+        photos = listing.photos(paths, report)
+        captioner = model.load()
+        decoding = options.over(captioner.decoding)
+        if into_file:
+            _write(photos, captioner, decoding, batch_size, file, bar)
+        else:
+            _print(photos, captioner, decoding, batch_size, json, bar)
+    if not file.quiet:
+        _last_line(file, into_file, bar)
+    return 1 if bar.counts.failed or bar.counts.failed_before or unlisted else 0
+
+
+def _check(file: FileOptions, json: bool, into_file: bool) -> None:
+    """Raise ValueError for an option that would be ignored."""
+    from captioner.bulk.run import check_table
+
+    gallery = file.output is not None and file.output.suffix.lower() == ".html"
+    for option, ignored, remedy in (
+        ("--json", json and into_file, "is for standard output. Leave it out, or write a .jsonl file"),
+        ("--redo", file.redo and file.output is None, "starts a file over. Add -o FILE"),
+        ("--retry-errors", file.retry_errors and file.output is None, "reads the errors in a file. Add -o FILE"),
+        ("--embed", file.embed and not gallery, "is for a gallery. Write an .html file: -o FILE.html"),
+        ("--overwrite", file.overwrite and file.sidecar is None, "is for text files. Add --sidecar txt"),
+    ):
+        if ignored:
+            raise ValueError(f"{option} {remedy}.")
+    if file.output is not None:
+        check_table(file.output)
+
+
+def _print(
+    photos: Iterable[Photo], captioner: Captioner, decoding: Decoding, batch_size: int, json: bool, bar: Bar
+) -> None:
+    from captioner.bulk.listing import as_utf8
+    from captioner.bulk.progress import Counts
     from captioner.images import ImageError
 
-    photos = find_photos(paths, recursive)
-    captioner = model.load()
-    decoding = options.over(captioner.decoding)
-    failed = 0
-    results = captioner.caption_many(photos, decoding, batch_size)
-    for path, result in zip(photos, results, strict=True):
+    names: deque[str] = deque()
+
+    def sources() -> Iterator[Source]:
+        for photo in photos:
+            names.append(photo.name)
+            yield photo.source
+
+    counts = Counts()
+    for result in captioner.caption_many(sources(), decoding, batch_size):
+        name = names.popleft()
         if isinstance(result, ImageError):
-            failed += 1
-            print(f"captioner: {result}", file=sys.stderr, flush=True)
-        elif json:
-            print_json({"path": str(path), **result.to_dict()})
+            counts.failed += 1
+            bar.print(f"captioner: {as_utf8(str(result))}")
         else:
-            print(f"{path}: {result.text}{'' if result.finished else ' ...'}", flush=True)
-            for other in result.other_captions:
-                print(f"{' ' * len(str(path))}  {other.text}", flush=True)
-    if failed:
-        print(f"captioner: {failed} of {len(photos)} photos could not be captioned.", file=sys.stderr)
-    return 1 if failed else 0
+            counts.captioned += 1
+            if json:
+                print_json({"path": name, **result.to_dict()})
+            else:
+                print(f"{name}: {result.text}{'' if result.finished else ' ...'}", flush=True)
+                for other in result.other_captions:
+                    print(f"{' ' * len(name)}  {other.text}", flush=True)
+        bar.show(counts)
+
+
+def _write(
+    photos: Iterable[Photo], captioner: Captioner, decoding: Decoding, batch_size: int, file: FileOptions, bar: Bar
+) -> None:
+    from captioner.bulk.run import caption_into
+
+    try:
+        caption_into(
+            file.output,
+            photos,
+            captioner,
+            decoding,
+            batch_size=batch_size,
+            redo=file.redo,
+            retry_errors=file.retry_errors,
+            embed=file.embed,
+            sidecars=file.sidecar is not None,
+            overwrite=file.overwrite,
+            show=bar.show,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted: {bar.counts}. The same command goes on.") from None
+
+
+def _last_line(file: FileOptions, into_file: bool, bar: Bar) -> None:
+    counts = bar.counts
+    if into_file:
+        where = ""
+        if file.output is not None and counts.failed + counts.failed_before:
+            where = f" The errors are in {file.output}."
+        print(f"captioner: {counts}.{where}", file=sys.stderr)
+    elif counts.failed:
+        total = counts.captioned + counts.failed
+        print(f"captioner: {counts.failed} of {total} photos could not be captioned.", file=sys.stderr)

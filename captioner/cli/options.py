@@ -1,5 +1,5 @@
-"""What the verbs of the command line share: the application that they join, options in common, and how a checkpoint
-or a list of photos is found."""
+"""What the verbs of the command line share: the application, common options, and how a checkpoint or a list of photos
+is found."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ModelOptions:
         tuple[Path, ...],
         tyro.conf.arg(
             metavar="DIRECTORY ...",
-            help="Directory of the model; the shipped one if not given. Several are an ensemble: each word has the "
+            help="Directory of the model. If not given: the shipped one. Several are an ensemble: each word has the "
             "mean of their probabilities.",
             help_behavior_hint="",
         ),
@@ -65,7 +65,7 @@ class ModelOptions:
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     backend: Backend = "auto"
-    """The ONNX runtime (exported models on a CPU, without torch), or torch; auto takes the faster one."""
+    """onnx runs exported models on a CPU without torch; torch runs any model; auto takes the faster one."""
 
     def load(self) -> Captioner:
         directories = self.checkpoint or (None,)
@@ -83,7 +83,7 @@ def find_photos(paths: Iterable[str], recursive: bool) -> list[Path]:
     given = [path for path in _with_standard_input(paths) if path.strip()]
     photos = find_images(given, recursive=recursive)
     if not photos:
-        deeper = "" if recursive or not given else " Add --recursive to look into folders' folders, too."
+        deeper = "" if recursive or not given else " Add --recursive to search subfolders, too."
         raise ValueError(f"no photos: {', '.join(given) or 'nothing was given'}.{deeper}")
     return photos
 
@@ -93,7 +93,7 @@ def keep_photos(photos: Iterable[Path], *outputs: Path) -> None:
     originals = {photo.resolve() for photo in photos}
     for path in outputs:
         if path.resolve() in originals:
-            raise ValueError(f"{path} is one of the photos; it would be lost. Choose another name or folder.")
+            raise ValueError(f"{path} is one of the photos and would be overwritten. Choose another name or folder.")
 
 
 def _with_standard_input(paths: Iterable[str]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A captioner that takes no time, for tests of bulk runs; as a program, one run: FILE FOLDER SECONDS_PER_BATCH."""
 
+import os
 import random
 import sys
 import time
@@ -36,7 +37,7 @@ class FastCaptioner:
     def caption(self, name: str) -> Caption | ImageError:
         if "broken" in name:
             return ImageError(f"{name}: broken; expected a photo.")
-        chance = random.Random(Path(name).name)
+        chance = random.Random(os.fsencode(Path(name).name))
         colour, animal = chance.choice("black white brown".split()), chance.choice("dog cat horse".split())  # noqa: SIM905
         words = ["a", colour, animal, "on", "a", chance.choice(["beach", "sofa, asleep", 'field of "grass"', "café"])]
         values = [-chance.random() for _ in words]

@@ -1,0 +1,40 @@
+"""The verb search: photos by their captions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from captioner.cli.options import app, print_json
+
+
+@app.command
+def search(
+    query: tyro.conf.Positional[str],
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE", help_behavior_hint="")],
+    /,
+    limit: int = 20,
+    json: bool = False,
+) -> int:
+    """List photos by their captions, best first. Exit status 1: none was found.
+
+    Args:
+        query: Words, 'begin*' of words, '"a phrase"'. Photos with all of them, or else with some of them, are listed.
+        file: What `captioner caption -o FILE` wrote.
+        limit: Photos to list at most.
+        json: One JSON object per line, for programs.
+    """
+    from captioner.bulk.search import search
+
+    found = search(file, query, limit)
+    for photo in found:
+        if json:
+            print_json(photo._asdict())
+        else:
+            print(f"{photo.path}: {photo.caption}")
+    if not found:
+        print("captioner: no caption has any of these words.", file=sys.stderr)
+    return 0 if found else 1
