@@ -119,6 +119,32 @@ def tokenize(caption: str) -> list[str]:
     return words
 
 
+# Scripts that are written without spaces between words, and a mean length that words of them do not reach.
+_UNSPACED = (
+    (re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"), 3),  # kana, Han
+    (re.compile(r"[\u0e00-\u0eff\u0f40-\u0fbc\u1000-\u109f\u1780-\u17ff]"), 9),  # Thai, Lao, Tibetan, Burmese, Khmer
+)
+UNSEPARATED = (
+    "the words of the captions are not separated by spaces, so each phrase counts as one word; separate the words with "
+    "a segmenter for the language first"
+)
+
+
+def words_are_separated(captions: Iterable[str]) -> bool:
+    """Whether captions in scripts without spaces, such as Chinese, have spaces between their words: judged by the mean
+    length of the words in these scripts."""
+    letters, words = [0, 0], [0, 0]
+    for caption in captions:
+        if caption.isascii():
+            continue
+        for word in caption.split():
+            for script, (letter, _) in enumerate(_UNSPACED):
+                if count := len(letter.findall(word)):
+                    letters[script] += count
+                    words[script] += 1
+    return all(letters[script] <= most * words[script] for script, (_, most) in enumerate(_UNSPACED))
+
+
 _WRITTEN = {word: bracket for bracket, word in _BRACKETS.items()}
 _JOINED_LEFT = re.compile(r"'(?:s|m|d|re|ve|ll)|n't|[%)\]}]")
 

@@ -130,6 +130,7 @@ class Stub:
         for number, photo in enumerate(photos):
             if number == 300:
                 yield ImageError("no photo")
+                continue
             self.most = max(self.most, len(self.alive))
             maps = np.full((2, 3, 3), 1 / 9)
             caption = Caption("a dog", ["a", "dog"], [-1.0, -1.0], -2.0, -1.0, number % 2 == 0, maps).of(photo)
@@ -140,10 +141,21 @@ class Stub:
 def test_captions_and_their_maps_are_not_kept():
     stub, seen = Stub(), []
     records = [Record(number, Path("a.jpg"), ("a dog",), "val") for number in range(200)]
-    results, looks = caption_records(stub, records, Decoding(), watch=lambda record, _: seen.append(record.id))
+    results, looks, damaged = caption_records(stub, records, Decoding(), watch=lambda record, _: seen.append(record.id))
     assert stub.most <= 2, "photos and maps of earlier captions are still there"
     assert results.captions == dict.fromkeys(range(200), "a dog") and seen == list(range(200))
     assert results.unfinished == set(range(1, 200, 2))
-    assert looks["attention_warnings"] == 1 and looks["attention_entropy"] == pytest.approx(1)
-    with pytest.raises(ImageError, match="no photo"):
-        caption_records(stub, records * 2, Decoding())
+    assert looks["attention_warnings"] == 1 and looks["attention_entropy"] == pytest.approx(1) and not damaged
+
+
+def test_a_damaged_photo_is_left_out_and_the_others_count(run, coco):
+    (coco / "val2014" / "val2014_1.jpg").write_bytes(b"\xff\xd8 no photo")
+    status, out, err = run("--data", coco, "--results", "r.json")
+    assert status == 1 and err.count("val2014_1.jpg") == 1 and "1 of 3 photos cannot be read and are left out" in err
+    assert "2 of 3 images have a caption; only these are scored" in out
+    assert [row["image_id"] for row in json.loads(Path("r.json").read_text())] == [0, 2]
+    (coco / "val2014" / "val2014_2.jpg").write_bytes(b"")
+    Path("r.json").unlink()
+    status, out, err = run("--data", coco, "--results", "r.json")
+    assert (status, out) == (2, "") and "2 of 3 photos cannot be read; at most a quarter may be damaged" in err
+    assert [row["image_id"] for row in json.loads(Path("r.json").read_text())] == [0]

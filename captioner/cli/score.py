@@ -24,7 +24,6 @@ Java = Annotated[
 ]
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY", help_behavior_hint="")]
 OptionalSplit = Annotated[str | None, tyro.conf.arg(metavar="SPLIT", help_behavior_hint="")]
-PRINTED = 20  # problems of a submission
 
 
 @app.command
@@ -43,7 +42,8 @@ def evaluate(
     options: Options = AS_SAVED,
     batch_size: int = 32,
 ) -> int:
-    """Caption every photo of a split, and score the captions as the COCO evaluation does.
+    """Caption every photo of a split, and score the captions as the COCO evaluation does. Photos that cannot be read
+    are listed and left out; the exit status is then 1.
 
     Args:
         data: Folder of the data set, whose format is recognised from its files, or a caption file.
@@ -58,6 +58,7 @@ def evaluate(
         limit: Use only the first photos, this many; 0 uses all.
         batch_size: Photos per batch.
     """
+    from captioner.data.checks import check_damaged, shortened
     from captioner.evaluate import caption_records, score_split
     from captioner.metrics.files.results import write_results
     from captioner.metrics.files.tables import format_scores
@@ -73,9 +74,14 @@ def evaluate(
     captioner, known = model.load(), _captions(training)
     games, watch = _pointing(data, captioner) if pointing else ({}, None)
     decoding = options.over(captioner.decoding)
-    found, looks = caption_records(captioner, records, decoding, batch_size, watch)
+    found, looks, damaged = caption_records(captioner, records, decoding, batch_size, watch)
+    for problem in shortened(damaged, "photos"):
+        print(f"captioner: {problem}", file=sys.stderr)
     if results is not None:
         write_results(results, found.captions)
+    check_damaged(damaged, len(records))
+    if damaged:
+        print(f"captioner: {len(damaged)} of {len(records)} photos cannot be read and are left out.", file=sys.stderr)
     if records[0].captions:
         scored = score_split(captioner, found, looks, records, decoding, split, java, known)
         for whose, game in games.items():
@@ -90,7 +96,7 @@ def evaluate(
         print("nothing is scored: only COCO's server has the captions of test2014")
     if submit is not None:
         _submit(submit, split, found.captions, data)
-    return 0
+    return 1 if damaged else 0
 
 
 @app.command
@@ -178,11 +184,12 @@ def check(file: tyro.conf.Positional[Path], /, val: OptionalFile = None, test: O
         val: COCO's captions_val2014.json, to find missing and unknown images.
         test: COCO's image_info_test2014.json, for the same purpose.
     """
+    from captioner.data.checks import shortened
     from captioner.metrics.files.server import check_submission, read_image_ids
 
     known = {split: read_image_ids(path) for split, path in (("val", val), ("test", test)) if path is not None}
     problems = check_submission(file, known)
-    for problem in _shortened(problems):
+    for problem in shortened(problems, "problems"):
         print(f"captioner: {problem}", file=sys.stderr)
     if not problems:
         unchecked = "" if known else " (image ids were not checked; pass --val and --test)"
@@ -243,6 +250,7 @@ def _records(data: Path, images: Path | None, split: str | None, submit: str | N
 
 def _submit(name: str, split: str, captions: Mapping[int | str, str], data: Path) -> None:
     """Write the submission and print its problems. Image ids are checked if COCO's lists of them are present."""
+    from captioner.data.checks import shortened
     from captioner.metrics.files.server import check_submission, read_image_ids, write_submission
 
     archive = write_submission(Path.cwd(), name, split, captions)
@@ -250,15 +258,10 @@ def _submit(name: str, split: str, captions: Mapping[int | str, str], data: Path
     folder = data / "annotations" if data.is_dir() else data.parent
     lists = {"val": folder / "captions_val2014.json", "test": folder / "image_info_test2014.json"}
     known = {part: read_image_ids(path) for part, path in lists.items() if path.is_file()}
-    for problem in _shortened(check_submission(archive, known)):
+    for problem in shortened(check_submission(archive, known), "problems"):
         print(f"note: {problem}")
     if not known:
         print(f"note: the image ids were not checked, because {folder} has no list of COCO's images")
-
-
-def _shortened(problems: Sequence[str]) -> list[str]:
-    more = [f"and {len(problems) - PRINTED:,} more problems"] if len(problems) > PRINTED else []
-    return [*problems[:PRINTED], *more]
 
 
 def _can_write(*files: Path | None) -> None:

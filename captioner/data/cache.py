@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from captioner.data.checks import files_digest
 from captioner.data.datasets import PhotoDataset, batches, in_order
 from captioner.data.records import Record
 from captioner.encoder import Encoder
@@ -78,15 +79,11 @@ def cache_key(encoder: Encoder, preprocess: Preprocess, records: Sequence[Record
     for name, tensor in sorted(encoder.state_dict().items()):
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    photos = hashlib.sha256()
-    for record in records:
-        status = record.path.stat()
-        photos.update(f"{record.path.name}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
     return {
         "encoder": encoder.name,
         "weights": weights.hexdigest(),
         "preprocess": preprocess.to_dict(),
-        "photos": photos.hexdigest(),
+        "photos": files_digest(records),
     }
 
 

@@ -65,7 +65,7 @@ def select(records: Sequence[RecordOrEntry], split: str) -> list[RecordOrEntry]:
     if not chosen:
         counts = Counter(record.split for record in records)
         there = ", ".join(f"{name} ({counts[name]} images)" for name in SPLITS if name in counts)
-        raise ValueError(f"the data set has no split {split!r}; it has: {there or 'no photos'}. all means every photo.")
+        raise ValueError(f"the data set has no split {split!r}; it has: {there or 'no photos'}.")
     return chosen
 
 

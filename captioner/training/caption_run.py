@@ -14,6 +14,7 @@ import torch
 
 from captioner.backends.torch_backend import TorchBackend
 from captioner.captioner import Captioner
+from captioner.data.checks import find_damaged, notes_on, shortened
 from captioner.data.datasets import encode_captions
 from captioner.data.readers import Record, read_dataset, select
 from captioner.data.vectors import read_vectors
@@ -64,8 +65,9 @@ class CaptionRun(Run):
 
 def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict[str, Any]]:
     """A new run, or with `--resume` the one in `--output`, and the state that its `last/` holds (none of a new run)."""
-    records = read_dataset(config.data)
-    training, validation = (select(records, name)[: config.limit or None] for name in ("train", "val"))
+    if not config.resume:
+        check_unused(config.output)
+    training, validation = read_splits(config)
     digest = _digest([*training, *validation])
     state: dict[str, Any] = {}
     if config.resume:
@@ -73,7 +75,6 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
         captioner = Captioner.load(config.output / "last", device=config.device, backend="torch")
         _check_blocks(captioner.model.encoder, stages)
     else:
-        check_unused(config.output)
         captioner = build_captioner(config, training)
         _check_blocks(captioner.model.encoder, stages)
         write_settings(config, digest)
@@ -93,6 +94,21 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
         validation=next(splits),
     )
     return run, state
+
+
+def read_splits(config: TrainConfig) -> tuple[list[Record], list[Record]]:
+    """The photos to train and to validate on, without damaged ones, which are printed."""
+    records = read_dataset(config.data, images=config.images)
+    for note in notes_on(records):
+        print(f"note    {note}.")
+    chosen = [record for name in ("train", "val") for record in select(records, name)[: config.limit or None]]
+    damaged = find_damaged(chosen, config.image_size or 224, config.output / "photos.json", config.workers)
+    for problem in shortened(list(damaged.values()), "photos"):
+        print(f"damaged {problem}")
+    if damaged:
+        print(f"note    {len(damaged)} of {len(chosen)} photos cannot be read and are left out.")
+    sound = [record for number, record in enumerate(chosen) if number not in damaged]
+    return select(sound, "train"), select(sound, "val")
 
 
 def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captioner:

@@ -81,6 +81,8 @@ class TrainConfig:
     output: Path
     """Folder of the run: best/, last/, log.jsonl, curves.png, TensorBoard."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    images: Path | None = None
+    """Folder of the photos, if they are not below the data set's folder."""
     weights: str = "DEFAULT"
     """Initial weights of the CNN: a torchvision name, a .safetensors or .pth file, a captioner checkpoint, or none."""
     stages: tuple[str, ...] = ("decoder:10", "features.14:3", "features.7:7")

@@ -24,7 +24,7 @@ from captioner.training.journal import Journal
 from captioner.training.optim import optimizer_state, restore_optimizer
 
 # Settings that do not change the model. They may differ when a run is resumed, and a checkpoint does not keep them.
-ABOUT_THE_MACHINE = ("data", "output", "cache", "device", "workers", "save_every", "deterministic", "resume")
+ABOUT_THE_MACHINE = ("data", "images", "output", "cache", "device", "workers", "save_every", "deterministic", "resume")
 
 
 class Settings(Protocol):

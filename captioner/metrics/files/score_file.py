@@ -21,7 +21,7 @@ from captioner.metrics.habits import habits, slices
 from captioner.metrics.intervals import SAMPLES, Difference, compare, intervals
 from captioner.metrics.java import JavaMetricError, meteor_counts, spice
 from captioner.metrics.scores import Scores, score_tokens
-from captioner.vocabulary import tokenize
+from captioner.vocabulary import UNSEPARATED, tokenize, words_are_separated
 
 FORMAT = "captioner scores 1"
 TOKENIZER = "captioner's Penn Treebank tokenizer (as COCO's PTBTokenizer), lower case, punctuation dropped"
@@ -173,6 +173,9 @@ def score_results(
             f"captions without words: {len(wordless):,} (first: image {wordless[0]!r}); "
             "they score 0, as in the official evaluation"
         )
+
+    if not words_are_separated(caption for key in ids for caption in (results.captions[key], *references[key])):
+        notes.append(UNSEPARATED)
 
     each = [len(captions) for captions in tokens]
     about = {

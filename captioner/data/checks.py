@@ -1,0 +1,127 @@
+"""Checks of a data set beyond its caption file: photos that cannot be decoded, and photos that are in two splits under
+two names. Training runs them once, before it begins. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from captioner.data.records import Record
+from captioner.images import ImageError, open_reduced
+from captioner.vocabulary import UNSEPARATED, words_are_separated
+
+ENDING = 4096  # bytes at the end of a file, in which two photos of the same size nearly always differ
+SHOWN = 20
+
+
+def check_damaged(damaged: Sized, photos: int) -> None:
+    """Raise ValueError if more than a quarter of the photos, and more than one, cannot be read, or if none can."""
+    if len(damaged) > max(1, photos / 4) or len(damaged) == photos:
+        raise ValueError(
+            f"{len(damaged):,} of {photos:,} photos cannot be read; at most a quarter may be damaged. "
+            "Copy or download the photos again."
+        )
+
+
+def shortened(lines: Sequence[str], noun: str) -> list[str]:
+    """The first lines, and how many more there are."""
+    more = [f"and {len(lines) - SHOWN:,} more {noun}"] if len(lines) > SHOWN else []
+    return [*lines[:SHOWN], *more]
+
+
+def files_digest(records: Iterable[Record]) -> str:
+    """Changes with the name, size or time of any photo's file."""
+    digest = hashlib.sha256()
+    for record in records:
+        status = record.path.stat()
+        digest.update(f"{record.path.name}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def find_damaged(records: Sequence[Record], side: int, memory: Path, threads: int = 1) -> dict[int, str]:
+    """The photos that cannot be decoded: position in `records` -> what is wrong. JPEGs are decoded at the reduced size
+    that training uses for `side` pixels.
+
+    `memory` keeps what was found, so that a resumed run does not decode the photos again while their files are the
+    same. Raises ValueError if too many are damaged.
+    """
+    digest = files_digest(records)
+    damaged = _recall(memory, digest)
+    if damaged is None:
+
+        def problem(record: Record) -> str | None:
+            try:
+                open_reduced(record.path, side)
+            except ImageError as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor(max(1, threads)) as pool:  # Pillow decodes outside Python's global lock
+            bar = tqdm(
+                pool.map(problem, records), total=len(records), desc="checking photos", unit="photo", dynamic_ncols=True
+            )
+            damaged = {number: answer for number, answer in enumerate(bar) if answer}
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        found = {"files": digest, "damaged": {str(number): answer for number, answer in damaged.items()}}
+        memory.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    check_damaged(damaged, len(records))
+    return damaged
+
+
+def _recall(memory: Path, digest: str) -> dict[int, str] | None:
+    """What an earlier check of the same files found; None if there was none."""
+    try:
+        found = json.loads(memory.read_text(encoding="utf-8"))
+        return {int(key): str(text) for key, text in found["damaged"].items()} if found["files"] == digest else None
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return None
+
+
+def find_copies(records: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """Photos with a byte-identical copy in another split: (the first copy, a photo of another split). Only files that
+    have the same size and the same last bytes are read."""
+    suspects: dict[object, list[Record]] = {None: list(records)}
+    for key in (lambda path: path.stat().st_size, _ending, _content):
+        split_up: dict[object, list[Record]] = defaultdict(list)
+        for before, group in suspects.items():
+            for record in group:
+                split_up[before, key(record.path)].append(record)
+        suspects = {key: group for key, group in split_up.items() if len({record.split for record in group}) > 1}
+    groups = suspects.values()
+    return [(first, other) for first, *others in groups for other in others if other.split != first.split]
+
+
+def _ending(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - ENDING))
+        return hashlib.sha256(file.read(ENDING)).digest()
+
+
+def _content(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def notes_on(records: Sequence[Record]) -> list[str]:
+    """What whoever trains on these records should know."""
+    notes = []
+    if all(record.hashed for record in records):
+        counts = [sum(record.split == split for record in records) for split in ("train", "val", "test")]
+        notes.append(
+            "the data set has no splits, so its photos are split by their names: {} to train on, {} for validation, "
+            "{} for testing".format(*counts)
+        )
+    if copies := find_copies(records):
+        one, other = copies[0]
+        notes.append(
+            f"photos with an identical copy in another split: {len(copies)} (first: {one.path.name} in {one.split} and "
+            f"{other.path.name} in {other.split}). The scores will be too high; remove the photos from one split"
+        )
+    if not words_are_separated(caption for record in records for caption in record.captions):
+        notes.append(UNSEPARATED)
+    return notes
