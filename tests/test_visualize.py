@@ -442,3 +442,17 @@ def test_names_at_the_lines_ends_do_not_cover_each_other() -> None:
     render(figure)
     one, other = (text.get_window_extent() for text in figure.axes[0].texts if "loss" in text.get_text())
     assert not one.overlaps(other)
+
+
+def test_curves_show_rewards_in_a_panel_of_their_own() -> None:
+    """What a reward weights is no cross-entropy, and is not drawn as one."""
+    steps = [{"kind": "step", "step": i, "stage": "decoder", "epoch": 1, "loss": 3.0} for i in range(1, 5)]
+    rewarded = [
+        {**row, "step": row["step"] + 4, "stage": "self-critical@decoder", "loss": 0.0, "reward": 0.4, "distinct": 0.9}
+        for row in steps
+    ]
+    figure = training_curves(steps + rewarded)
+    assert [y for _, y in lines(figure, 0)] == [[3.0] * 4, [3.0] * 4, []]
+    assert [y for _, y in lines(figure, 2)] == [[0.4] * 4, [0.9] * 4]
+    assert {"mean reward\n0.400", "distinct captions\n0.900"} == set(notes(figure, 2))
+    assert len(training_curves(steps).axes) == 2

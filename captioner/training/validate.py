@@ -13,8 +13,9 @@ from captioner.data.datasets import batches, in_order
 from captioner.data.records import Record
 from captioner.decoding import Decoding
 from captioner.metrics import score_captions
+from captioner.metrics.habits import habits
 from captioner.training.objectives.cross_entropy import cross_entropy
-from captioner.vocabulary import PAD
+from captioner.vocabulary import PAD, tokenize
 
 
 @torch.inference_mode()
@@ -28,7 +29,8 @@ def validate(
 ) -> dict[str, float]:
     """Caption the photos of the records (the items of `dataset`, in the same order) and score the captions. Besides the
     scores there are the `loss` (nats per token, teacher-forced, without smoothing), and the shares of captions that are
-    `unfinished` (no end token within the longest length) and `distinct`."""
+    `unfinished` (no end token within the longest length), that are `distinct`, and that have `bad_endings` ("with a").
+    """
     model = captioner.model.eval()
     captions: list[str] = []
     unfinished = 0
@@ -45,10 +47,11 @@ def validate(
         captions += [caption.text for caption in found]
         unfinished += sum(not caption.finished for caption in found)
     candidates: dict[Hashable, str] = {record.id: text for record, text in zip(records, captions, strict=True)}
+    styles = habits([tokenize(text) for text in captions])
     references: dict[Hashable, Sequence[str]] = {record.id: record.captions for record in records}
     return {
         "loss": loss / max(1, tokens),
         **score_captions(candidates, references),
         "unfinished": unfinished / len(captions),
-        "distinct": len(set(captions)) / len(captions),
+        **{name: styles[name] for name in ("distinct", "bad_endings")},
     }

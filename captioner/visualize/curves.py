@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAIN, VALID, CIDER, BLEU = "#8a94a6", "#1f4e79", "#b8451b", "#2b7a5b"
-HEIGHT = 5.6  # inches
+HEIGHT = 5.6  # inches, of two panels
 
 
 def save_curves(path: str | Path, log: Iterable[Mapping[str, Any]], title: str | None = None) -> None:
@@ -26,32 +26,40 @@ def save_curves(path: str | Path, log: Iterable[Mapping[str, Any]], title: str |
 
 
 def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Training and validation loss, and below them the validation scores, over all epochs of the run. Vertical lines
-    mark the stages.
+    """Training and validation loss, below them the validation scores, over all epochs of the run; and below these, if
+    a stage drew captions in training, their mean reward and the share of them that was distinct. Vertical lines mark
+    the stages.
 
     `log` has the rows of a run in order: {"kind": "step" or "validation", "step", "epoch" (within its stage), "stage",
     "loss", "CIDEr-D", "BLEU-4", ...}. Missing and non-finite values are left out."""
     rows = [row for row in log if row.get("kind") in ("step", "validation")]
     places, stages = _epochs(rows)
 
-    def values(kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-        found = np.array([row.get(name, math.nan) if row["kind"] == kind else math.nan for row in rows], dtype=float)
-        return places[np.isfinite(found)], found[np.isfinite(found)]
+    def values(kind: str, name: str, without: str = "") -> tuple[np.ndarray, np.ndarray]:
+        chosen = (row["kind"] == kind and without not in row for row in rows)
+        found = [row.get(name, math.nan) if wanted else math.nan for row, wanted in zip(rows, chosen, strict=True)]
+        finite = np.isfinite(np.array(found, float))
+        return places[finite], np.array(found, float)[finite]
 
-    figure = new_figure(8, HEIGHT)
-    axes_loss, axes_scores = figure.subplots(2, 1, sharex=True, gridspec_kw={"hspace": 0.16})
-    figure.subplots_adjust(left=0.08, right=0.84, top=0.87, bottom=0.1)
-    figure.text(0.08, 0.965, title or "Training", size=13, color=INK, va="top", family=fonts(), parse_math=False)
-    for axes in (axes_loss, axes_scores):
+    rewarded = any("reward" in row for row in rows)
+    panels = 3 if rewarded else 2
+    figure = new_figure(8, HEIGHT * panels / 2)
+    all_axes = figure.subplots(panels, 1, sharex=True, gridspec_kw={"hspace": 0.16})
+    axes_loss, axes_scores, *_ = all_axes
+    figure.subplots_adjust(left=0.08, right=0.84, top=1 - 0.26 / panels, bottom=0.2 / panels)
+    figure.text(
+        0.08, 1 - 0.07 / panels, title or "Training", size=13, color=INK, va="top", family=fonts(), parse_math=False
+    )
+    for axes in all_axes:
         _plain(axes)
         for start, _ in stages:
             axes.axvline(start, color=RULE, lw=1, zorder=0)
     axes_scores.set_xlim(0, max(1.0, float(places.max(initial=1.0))))
-    axes_scores.set_xlabel("epoch", size=9, color=FAINT, family=fonts())
+    all_axes[-1].set_xlabel("epoch", size=9, color=FAINT, family=fonts())
     for start, name in stages:
         _note(axes_loss, name, (start, 1), (4, 4), 8, FAINT, xycoords=axes_loss.get_xaxis_transform())
 
-    x, losses = values("step", "loss")
+    x, losses = values("step", "loss", without="reward")  # what a reward weights is no cross-entropy
     thin = slice(None, None, 1 + len(x) // 2000)
     axes_loss.plot(x[thin], losses[thin], color=TRAIN, lw=0.6, alpha=0.3)
     axes_loss.plot(x[thin], _smooth(losses)[thin], color=TRAIN, lw=1.6)
@@ -76,6 +84,14 @@ def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) 
                 _note(axes_scores, f"best {y[best]:.3f}", (x[best], y[best]), (0, 9), 8, colour, ha="center")
     axes_scores.set_ylim(0, 1.12 * axes_scores.get_ylim()[1])
     _name_ends(axes_scores, {name: (colour, y) for name, (colour, (_, y)) in scores.items()})
+    if rewarded:
+        drawn = {"mean reward": (CIDER, "reward"), "distinct captions": (VALID, "distinct")}
+        for colour, name in drawn.values():
+            x, y = values("step", name)
+            all_axes[-1].plot(x, _smooth(y), color=colour, lw=1.6)
+        all_axes[-1].set_ylim(0, 1.12 * all_axes[-1].get_ylim()[1])
+        smooth = {label: (colour, _smooth(values("step", name)[1])) for label, (colour, name) in drawn.items()}
+        _name_ends(all_axes[-1], smooth)
     return figure
 
 
@@ -131,7 +147,7 @@ def _name_ends(axes: Axes, lines: Mapping[str, tuple[str, np.ndarray]]) -> None:
     ends = sorted((float(y[-1]), name, colour) for name, (colour, y) in lines.items() if len(y))
     low, high = axes.get_ylim()
     gap = (ends[1][0] - ends[0][0]) / (high - low) if len(ends) == 2 else 1.0
-    points = 72 * axes.get_position().height * HEIGHT
+    points = 72 * axes.get_window_extent().height / axes.figure.dpi
     push = max(0.0, 26 - gap * points) / 2
     for (y, name, colour), shift in zip(ends, (-push, push), strict=False):
         where = {"xycoords": axes.get_yaxis_transform(), "va": "center"}
