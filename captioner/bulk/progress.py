@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-WITH_TOTAL = "{n_fmt}/{total_fmt} photos |{bar}| {rate_fmt}, {remaining} left{postfix}"
-WITHOUT_TOTAL = "{n_fmt} photos, {rate_fmt}, {elapsed}{postfix}"
+WITH_TOTAL = "{n_fmt}/{total_fmt} photos |{bar}| {rate_noinv_fmt}, {remaining} left{postfix}"
+WITHOUT_TOTAL = "{n_fmt} photos, {rate_noinv_fmt}, {elapsed}{postfix}"
 
 
 @dataclass
@@ -42,7 +42,8 @@ class Bar:
         self.counts = Counts()
         self._shown = shown and sys.stderr.isatty()
         self._count, self._total = count, 0
-        self._tqdm = tqdm(disable=not self._shown, unit=" photos", dynamic_ncols=True, bar_format=WITHOUT_TOTAL)
+        look = {"unit": " photos", "dynamic_ncols": True, "bar_format": WITHOUT_TOTAL, "leave": False}
+        self._tqdm = tqdm(disable=not self._shown, **look)
 
     def __enter__(self) -> Bar:
         if self._shown and self._count is not None:
@@ -58,8 +59,8 @@ class Bar:
         if self._total:
             self._tqdm.bar_format = WITH_TOTAL
             self._tqdm.total = max(done, self._total - counts.skipped)
-        skipped = f", {counts.skipped:,} skipped" if counts.skipped else ""
-        self._tqdm.set_postfix_str(f"{counts.failed:,} errors{skipped}", refresh=False)
+        skipped = f", skipped: {counts.skipped:,}" if counts.skipped else ""
+        self._tqdm.set_postfix_str(f"errors: {counts.failed:,}{skipped}", refresh=False)
         self._tqdm.update(done - self._tqdm.n)
 
     def print(self, line: str) -> None:

@@ -1,8 +1,7 @@
-"""A captioner that takes no time, for tests of bulk runs; as a program, one run: FILE FOLDER SECONDS_PER_BATCH."""
+"""A captioner that takes no time, for tests of bulk runs."""
 
 import os
 import random
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from captioner.bulk import run
 from captioner.bulk.listing import list_photos
+from captioner.bulk.progress import Counts
 from captioner.captioner import Caption
 from captioner.decoding import Decoding
 from captioner.images import ImageError
@@ -21,15 +21,15 @@ class FastCaptioner:
     provenance = "fast, SHA-256 0123456789"
     decoding = Decoding()
 
-    def __init__(self, seconds: float = 0):
-        self.seconds, self.seen = seconds, 0
+    def __init__(self, pause: float = 0):
+        self.pause, self.seen = pause, 0
 
     def caption_many(
         self, photos: Iterable, decoding: Decoding | None = None, batch_size: int = 32
     ) -> Iterator[Caption | ImageError]:
         waiting = iter(photos)
         while batch := list(islice(waiting, batch_size)):
-            time.sleep(self.seconds)
+            time.sleep(self.pause)
             for photo in batch:
                 self.seen += 1
                 yield self.caption(str(getattr(photo, "name", photo)))
@@ -44,7 +44,7 @@ class FastCaptioner:
         return Caption(" ".join(words), words, values, sum(values), sum(values), True)
 
 
-if __name__ == "__main__":
-    file, folder, seconds = sys.argv[1:]
-    run.COMMIT = 0.02
-    print(run.caption_into(Path(file), list_photos([folder]), FastCaptioner(float(seconds)), batch_size=8))
+def caption_folder(file: Path, folder: Path, batch_size: int, pause: float = 0) -> Counts:
+    """A run that commits after each batch and pauses before it."""
+    run.COMMIT = 0
+    return run.caption_into(file, list_photos([str(folder)]), FastCaptioner(pause), batch_size=batch_size)
