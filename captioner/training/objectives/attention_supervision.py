@@ -1,0 +1,110 @@
+"""Attention taught where to look, without boxes. A linear classifier of the caption's words on the mean-pooled grid
+knows where in the grid a word's evidence is: its class activation map (Zhou et al. 2016, "Learning Deep Features for
+Discriminative Localization", eq. 2). For each content word of a caption, the map of that word is the soft target of the
+attention (supervised attention: Liu et al. 2017, "Attention Correctness in Neural Image Captioning", section 3.3, where
+the targets are boxes). Nothing of this is needed at inference.
+
+The classifier learns beside the captioner. While the CNN learns, too, it is a second task that keeps the grid local."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from captioner.data.datasets import Batch
+from captioner.training.objectives import Forward
+from captioner.vocabulary import SPECIALS, Vocabulary
+
+if TYPE_CHECKING:
+    from captioner.training.caption_run import CaptionRun
+
+SHARPNESS = 2.0  # of the targets, whose maps are standardised; the shipped model was taught with it
+# Words that name nothing one can point at.
+_NOT_TAUGHT = (
+    "a an the and or but of in on at to for from with by into onto over under near next through between behind beside "
+    "above below before after while as that this these those his her its their it he she they i you we who which what "
+    "where when is are be been being was were has have having had do does can will not no so just more most than then "
+    "them him himself there some other another one two three four five several many few each all both very up down out "
+    "off top side front back around across along inside outside toward towards against during about 's n't"
+)
+FUNCTION_WORDS = frozenset(_NOT_TAUGHT.split())
+
+
+class AttentionSupervision(nn.Module):
+    """The term: how far the attention is from the maps of the words, and how well the classifier knows the words."""
+
+    def __init__(self, weight: float, grid_size: int, content: Tensor, priors: Tensor):
+        """`content` (V,) marks the words that are taught; `priors` (V,) is the share of photos whose captions have each
+        word, from which the classifier starts."""
+        super().__init__()
+        self.weight = weight
+        self.classifier = nn.Linear(grid_size, len(content))
+        self.register_buffer("content", content)
+        nn.init.zeros_(self.classifier.weight)
+        with torch.no_grad():
+            self.classifier.bias.copy_(torch.logit(priors.clamp(1e-4, 0.99)))
+
+    def forward(self, run: CaptionRun, batch: Batch, forward: Forward) -> Tensor:
+        assert forward.attention is not None
+        grid, targets = forward.features.grid, batch.targets  # (B, R, D), (N, T)
+        scores = self.classifier(grid.mean(1))[:, self.content].float()  # (B, V')
+        labels = self.labels(targets, len(grid))[:, self.content]  # (B, V')
+        naming = F.binary_cross_entropy_with_logits(scores, labels, reduction="sum")
+        return self.weight * (self.looking(grid, targets, forward.attention) + naming)
+
+    def labels(self, targets: Tensor, photos: int) -> Tensor:
+        """Token ids (N, T) -> (B, V): 1 for each word in any caption of the photo."""
+        labels = torch.zeros(photos, len(self.content), device=targets.device)
+        return labels.scatter_(1, targets.reshape(photos, -1), 1.0)
+
+    def looking(self, grid: Tensor, targets: Tensor, attention: Tensor) -> Tensor:
+        """Cross-entropy of the attention (N, T, R) to the maps of the content words among the targets (N, T), summed.
+        Each word counts by the probability that the classifier gives it in that photo: what the classifier does not
+        see, it cannot teach."""
+        rows, places = torch.nonzero(self.content[targets], as_tuple=True)  # (n,) each
+        photos = rows // (len(targets) // len(grid))
+        with torch.no_grad():
+            words, index = targets[rows, places].unique(return_inverse=True)  # (U,), (n,)
+            weight, bias = self.classifier.weight[words], self.classifier.bias[words]
+            evidence = (grid.float() @ weight.T).transpose(1, 2)  # (B, U, R)
+            seen = (evidence.mean(2) + bias).sigmoid()[photos, index]  # (n,)
+            wanted = (SHARPNESS * standardised(smoothed(evidence))).softmax(2)[photos, index]  # (n, R)
+        given = attention[rows, places].float()  # (n, R)
+        return -(seen[:, None] * wanted * given.clamp(min=1e-8).log()).sum()
+
+
+def smoothed(maps: Tensor) -> Tensor:
+    """Maps (B, U, R) over a square grid, each region replaced by the mean of its neighbourhood of 3×3."""
+    side = round(maps.shape[2] ** 0.5)
+    assert side * side == maps.shape[2], "the grid is not square"
+    return F.avg_pool2d(maps.unflatten(2, (side, side)), 3, 1, 1, count_include_pad=False).flatten(2)
+
+
+def standardised(maps: Tensor) -> Tensor:
+    """Maps (B, U, R) with mean 0 and standard deviation 1 each; a flat map stays flat."""
+    return (maps - maps.mean(2, keepdim=True)) / maps.std(2, keepdim=True).clamp(min=1e-6)
+
+
+def build(run: CaptionRun) -> AttentionSupervision:
+    """A classifier of the content words of the training captions, or the one that the stage before has trained."""
+    if run.model.decoder.attention is None:
+        raise ValueError("attention-supervision teaches attention, but the model has none. Pass a --model.attention.")
+    trained = getattr(getattr(run, "objective", None), "terms", {})
+    if "attention-supervision" in trained:
+        return trained["attention-supervision"]
+    vocabulary, captions = run.captioner.vocabulary, run.training.captions
+    photos_with = torch.zeros(len(vocabulary))
+    for of_photo in captions:
+        photos_with[sorted({word for caption in of_photo for word in caption})] += 1
+    priors = photos_with / len(captions)
+    weight, grid_size = run.config.attention_supervision, run.model.encoder.grid_size
+    return AttentionSupervision(weight, grid_size, content_words(vocabulary), priors)
+
+
+def content_words(vocabulary: Vocabulary) -> Tensor:
+    """(V,): which words can be pointed at."""
+    words = [word.isalpha() and word not in FUNCTION_WORDS for word in vocabulary.words]
+    return torch.tensor([False] * len(SPECIALS) + words)
