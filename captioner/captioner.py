@@ -18,7 +18,7 @@ import numpy as np
 from captioner.backends.choose import Backend, choose_backend
 from captioner.backends.ensemble import EnsembleBackend
 from captioner.backends.onnx_backend import OnnxBackend, load_runtime
-from captioner.checkpoint.manifest import AGAIN, CONFIG, CheckpointError, find_checkpoint, read_config
+from captioner.checkpoint.manifest import AGAIN, CONFIG, DEFAULT, CheckpointError, find_checkpoint, read_config
 from captioner.config import ModelConfig
 from captioner.decoding import ALTERNATIVES, Decoding, Hypothesis, force, search
 from captioner.extras import name_missing_extras
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from captioner.backends.torch_backend import TorchBackend
     from captioner.model import CaptionModel
 
-SHIPPED = "flickr8k-mobilenet_v2"
 WORKERS = 1 + min(os.cpu_count() or 1, 7)  # batches in progress at once; one more than cores, as one may wait for files
 
 
@@ -150,14 +149,15 @@ class Captioner:
 
     @classmethod
     def load(cls, checkpoint: str | Path | None = None, device: str = "auto", backend: Backend = "auto") -> Captioner:
-        """Load a model from its directory; without one, the model that is shipped with captioner.
+        """Load a model from its directory, or by its name if it is shipped with captioner ("flickr8k"); without either,
+        the default model.
 
         The ONNX runtime runs exported models on a CPU and needs no torch; torch runs any model on any device.
         `auto` takes torch if it is installed and there is an NVIDIA GPU, or if the model is not exported; else the
         ONNX runtime.
         Raises `CheckpointError` (a ValueError) naming what is wrong with the directory.
         """
-        directory = find_checkpoint(shipped_checkpoint() if checkpoint is None else checkpoint)
+        directory = find_checkpoint(checkpoint or DEFAULT)
         saved = read_config(directory)
         try:
             config, vocabulary = ModelConfig(**saved["model"]), Vocabulary(saved["vocabulary"])
@@ -330,12 +330,3 @@ class Captioner:
             alternatives=alternatives,
             other_captions=tuple(self._to_caption([other], box) for other in others),
         )
-
-
-def shipped_checkpoint() -> Path:
-    """The directory of the model that is shipped: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for directory in (package / "shipped" / SHIPPED, package.parent / "checkpoints" / SHIPPED):
-        if directory.is_dir():
-            return directory
-    raise FileNotFoundError(f"the shipped model {SHIPPED} is not installed. Pass a checkpoint's directory.")

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from captioner.checkpoint.card import model_card
-from captioner.checkpoint.manifest import CheckpointError, has_checkpoint, sha256_of
+from captioner.checkpoint.manifest import CheckpointError, find_checkpoint, has_checkpoint, sha256_of
 from captioner.checkpoint.tensors import halve, load_checkpoint, load_into, load_state, save_checkpoint
 from captioner.decoding import Decoding
 
@@ -452,3 +452,13 @@ def test_the_card_names_only_the_settings_that_were_used() -> None:
     saved["decoding"] = asdict(Decoding("sample", beam_size=3, temperature=0.8, top_p=0.9, seed=4))
     assert "sampling, temperature 0.8, top-p 0.9, seed 4. Tokenization" in model_card(saved)
     assert "Scores" not in model_card(saved | {"scores": None})
+
+
+def test_shipped_models_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = find_checkpoint("flickr8k-mobilenet_v2")
+    assert (whole / "config.json").is_file() and find_checkpoint("flickr8k") == whole
+    (tmp_path / "flickr8k").mkdir()  # a path of one's own comes first
+    assert find_checkpoint("flickr8k") == Path("flickr8k")
+    with pytest.raises(CheckpointError, match=r"flickr8 does not exist.*shipped: .*flickr8k-mobilenet_v2"):
+        find_checkpoint("flickr8")

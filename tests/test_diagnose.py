@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from captioner.captioner import Captioner, shipped_checkpoint
+from captioner.captioner import Captioner
+from captioner.checkpoint.manifest import find_checkpoint
 from captioner.cli import main
 from captioner.config import ModelConfig
 from captioner.data.datasets import collate, encode_captions
@@ -22,6 +23,8 @@ from captioner.metrics.habits import repeats
 from captioner.training.config import TrainConfig
 from captioner.training.train import train
 from captioner.vocabulary import EOS, PAD, Vocabulary, tokenize
+
+FLICKR8K = str(find_checkpoint("flickr8k"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def records(data):
 def checkpoint(data):
     model = ModelConfig(hidden_size=96, embedding_size=64, layers_above=0, dropout=0)
     settings = TrainConfig(
-        data, data.parent / "run", model, weights=str(shipped_checkpoint()), stages=("decoder:5",), learning_rate=4e-3,
+        data, data.parent / "run", model, weights=FLICKR8K, stages=("decoder:5",), learning_rate=4e-3,
         batch_size=8, image_size=96, workers=0, device="cpu", label_smoothing=0.0,
     )  # fmt: skip
     return train(settings)

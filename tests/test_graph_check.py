@@ -14,8 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from captioner import Captioner
 from captioner.backends.graph_check import check_graph
-from captioner.captioner import shipped_checkpoint
-from captioner.checkpoint.manifest import CheckpointError, size_and_hash, write_json
+from captioner.checkpoint.manifest import CheckpointError, find_checkpoint, size_and_hash, write_json
 
 
 def external(location="model.safetensors", offset="0", length="16", **more) -> TensorProto:
@@ -54,7 +53,7 @@ def test_sound_graphs_pass(tmp_path):
     check(tmp_path, model(inline, nodes=[constant(inline), constant(external())]))
     check(tmp_path, model(inline, nodes=[helper.make_node("QAttention", ["w"], ["y"], domain="com.microsoft")]))
     for name in ("photo", "word"):
-        check_graph(shipped_checkpoint() / f"{name}.onnx")
+        check_graph(find_checkpoint() / f"{name}.onnx")
 
 
 TWICE = external()
@@ -104,8 +103,8 @@ def test_hostile_graphs_are_refused(tmp_path, graph, complaint):
 
 
 def test_damaged_graphs_never_raise_anything_else(tmp_path):
-    content = (shipped_checkpoint() / "word.onnx").read_bytes()
-    shutil.copyfile(shipped_checkpoint() / "model.safetensors", tmp_path / "model.safetensors")
+    content = (find_checkpoint() / "word.onnx").read_bytes()
+    shutil.copyfile(find_checkpoint() / "model.safetensors", tmp_path / "model.safetensors")
     generator, refused = random.Random(0), 0
     for _ in range(100):
         damaged = bytearray(content[: generator.randint(1, len(content))])
@@ -120,7 +119,7 @@ def test_damaged_graphs_never_raise_anything_else(tmp_path):
 
 
 def test_a_hostile_checkpoint_does_not_reach_the_runtime(tmp_path, monkeypatch):
-    directory = shutil.copytree(shipped_checkpoint(), tmp_path / "model")
+    directory = shutil.copytree(find_checkpoint(), tmp_path / "model")
     path = directory / "word.onnx"
     path.write_bytes(path.read_bytes().replace(b"model.safetensors", b"/etc/passwd/abcde"))
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))

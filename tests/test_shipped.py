@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from captioner import Captioner
-from captioner.captioner import shipped_checkpoint
+from captioner.checkpoint.manifest import find_checkpoint
 from captioner.images import find_images
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ def captioner():
 
 
 def test_it_is_small_and_says_what_it_is():
-    directory = shipped_checkpoint()
+    directory = find_checkpoint()
     assert sum(path.stat().st_size for path in directory.iterdir()) < 30e6
     card = (directory / "README.md").read_text(encoding="utf-8")
     assert "CIDEr-D" in card and "Flickr8k" in card

@@ -13,7 +13,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from captioner.captioner import Captioner, shipped_checkpoint
+from captioner.captioner import Captioner
+from captioner.checkpoint.manifest import find_checkpoint
 from captioner.checkpoint.tensors import load_checkpoint
 from captioner.config import ModelConfig
 from captioner.data.augment import AugmentConfig
@@ -28,6 +29,8 @@ from captioner.training.loop import Interrupted
 from captioner.training.train import train
 
 STAGES = ("decoder:2", "features.12:1")
+
+FLICKR8K = str(find_checkpoint("flickr8k"))
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +251,7 @@ def test_the_toy_world_is_learned(tmp_path):
     make_toy(tmp_path / "toy", images=900)
     model = ModelConfig(hidden_size=128, dropout=0, attention="concat", layers_above=0)
     settings = TrainConfig(
-        tmp_path / "toy", tmp_path / "run", model, weights=str(shipped_checkpoint()), stages=("decoder:10",),
+        tmp_path / "toy", tmp_path / "run", model, weights=FLICKR8K, stages=("decoder:10",),
         patience=0, batch_size=8, image_size=288, workers=0, device="cpu",
     )  # fmt: skip
     captioner = Captioner.load(train(settings), device="cpu")

@@ -15,6 +15,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 STATE_TENSORS, STATE = "state.safetensors", "state.json"
 GRAPHS = ("photo", "word")  # of an exported checkpoint: photo.onnx and word.onnx
 AGAIN = "Copy or download the checkpoint again."
+DEFAULT = "flickr8k-mobilenet_v2"  # of the models that are shipped with captioner
 
 
 class CheckpointError(ValueError):
@@ -26,15 +27,30 @@ def has_checkpoint(directory: str | Path) -> bool:
     return (locate(directory) / CONFIG).is_file()
 
 
-def find_checkpoint(directory: str | Path) -> Path:
-    """The directory that holds the checkpoint of that name. Raises CheckpointError if there is none."""
+def shipped_checkpoints() -> dict[str, Path]:
+    """The models that are shipped, by name: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for directory in (package / "shipped", package.parent / "checkpoints"):
+        if directory.is_dir():
+            return {path.parent.name: path.parent for path in sorted(directory.glob(f"*/{CONFIG}"))}
+    return {}
+
+
+def find_checkpoint(directory: str | Path = DEFAULT) -> Path:
+    """The directory that holds the checkpoint of that name: a path, or a model that is shipped by its name or the part
+    before the hyphen ("flickr8k"). Raises CheckpointError if there is none."""
     path = locate(directory)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{path} {'is a file' if path.exists() else 'does not exist'}; expected a checkpoint: a directory "
-            f"with {CONFIG} and {WEIGHTS}. Pass the directory of a trained model, such as best/ of a training run."
-        )
-    return path
+    if path.is_dir():
+        return path
+    shipped = shipped_checkpoints()
+    for name, place in shipped.items():
+        if str(directory) in (name, name.partition("-")[0]):
+            return place
+    raise CheckpointError(
+        f"{path} {'is a file' if path.exists() else 'does not exist'}; expected a checkpoint: a directory "
+        f"with {CONFIG} and {WEIGHTS}, such as best/ of a training run, or a model that is shipped: "
+        f"{', '.join(shipped) or 'none here'}."
+    )
 
 
 def read_config(directory: Path) -> dict[str, Any]:

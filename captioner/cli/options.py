@@ -56,9 +56,9 @@ class ModelOptions:
     checkpoint: Annotated[
         tuple[Path, ...],
         tyro.conf.arg(
-            metavar="DIRECTORY ...",
-            help="Directory of the model. If not given: the shipped one. Several are an ensemble: each word has the "
-            "mean of their probabilities.",
+            metavar="MODEL ...",
+            help="Directory of a model, or the name of a shipped one (flickr8k). Several are an ensemble: each word "
+            "has the mean of their probabilities.",
             help_behavior_hint="",
         ),
     ] = ()
