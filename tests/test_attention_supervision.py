@@ -30,7 +30,7 @@ def make(weight: float = 1.5) -> tuple[AttentionSupervision, Forward, SimpleName
     torch.nn.init.normal_(term.classifier.weight)
     grid = torch.randn(2, 9, 5, requires_grad=True)
     attention = torch.randn(4, 4, 9).softmax(-1).requires_grad_()
-    forward = Forward(Features(grid.mean(1), grid), torch.empty(0), attention, torch.empty(0), TARGETS != PAD)
+    forward = Forward(Features(grid.mean(1), grid), torch.empty(0), attention, torch.empty(0), TARGETS, TARGETS != PAD)
     return term, forward, SimpleNamespace(targets=TARGETS)
 
 

@@ -50,6 +50,11 @@ RECIPES = {
     "self-critical": ("self-critical@decoder:1 self-critical@features.12:1", {}, {"reward", "distinct"}),
     "greedy": ("self-critical@decoder:1", {"self_critical": SelfCriticalConfig(1, "greedy", bleu=0.5)}, {"reward"}),
     "professor-forcing": ("professor-forcing@decoder:2", {}, {"discriminator_accuracy"}),
+    "attention-supervision": (
+        "self-critical+attention-supervision@decoder:1 cross-entropy+attention-supervision@features.12:1",
+        {},
+        {"attention-supervision"},
+    ),
     "coverage": ("cross-entropy+coverage@decoder:1", {}, {"coverage"}),
     "average": ("decoder:1 features.12:1", {"ema": 0.9}, set()),
 }

@@ -16,7 +16,7 @@ from captioner.decoding import Decoding
 
 # Each is a file in training/objectives/.
 OBJECTIVES = ("cross-entropy", "scheduled-sampling", "self-critical", "professor-forcing")
-TERMS = ("coverage",)  # what can be added to an objective
+TERMS = ("attention-supervision", "coverage")  # what can be added to an objective
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,9 @@ class TrainConfig:
     """Initial word vectors: a text file of GloVe or word2vec, plain or gzip."""
     freeze_embeddings: bool = False
     """Keep the word vectors as they are."""
+    attention_supervision: float = 1.0
+    """Weight of the term +attention-supervision: each content word should be looked for where a word classifier sees
+    it."""
     coverage: float = 1.0
     """Weight of the term +coverage: each region should be looked at once in the course of a caption."""
     scheduled_sampling: ScheduledSamplingConfig = field(default_factory=ScheduledSamplingConfig)
@@ -169,7 +172,14 @@ def check_settings(config: TrainConfig) -> None:
     check(lambda x: 0 < x <= 1, "above 0 and at most 1 (no crop)", "augment.smallest_crop")
     check(lambda x: 0 <= x < 1, "0 or more and below 1, such as 0.999", "ema")
     check(lambda x: 0 <= x <= 1, "0 to 1", "scheduled_sampling.rate")
-    check(lambda x: x >= 0, "0 or more", "coverage", "self_critical.bleu", "professor_forcing.weight")
+    check(
+        lambda x: x >= 0,
+        "0 or more",
+        "attention_supervision",
+        "coverage",
+        "self_critical.bleu",
+        "professor_forcing.weight",
+    )
     check(lambda x: x > 0, "above 0", "self_critical.learning_rate_scale")
     least = 2 if config.self_critical.baseline == "others" else 1
     check(lambda x: x >= least, f"{least} or more for this baseline", "self_critical.samples")

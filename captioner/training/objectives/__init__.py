@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 
 class Forward(NamedTuple):
-    """A forward pass over people's captions, for the terms that are added to an objective."""
+    """A forward pass over captions, for the terms that are added to an objective."""
 
     features: Features  # pooled (B, D), grid (B, R, D)
     hidden: Tensor  # (N, T, H), what the next words are predicted from
     attention: Tensor | None  # (N, T, R); None for a decoder without attention
     logits: Tensor  # (n, V), of the n real tokens, row by row
+    targets: Tensor  # (N, T), the words that were to be predicted
     real: Tensor  # (N, T), False where there is padding
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from captioner.data.datasets import Batch
 from captioner.training.objectives import Forward
-from captioner.vocabulary import SPECIALS, Vocabulary
+from captioner.vocabulary import PAD, SPECIALS, Vocabulary
 
 if TYPE_CHECKING:
     from captioner.training.caption_run import CaptionRun
@@ -36,6 +36,8 @@ FUNCTION_WORDS = frozenset(_NOT_TAUGHT.split())
 class AttentionSupervision(nn.Module):
     """The term: how far the attention is from the maps of the words, and how well the classifier knows the words."""
 
+    content: Tensor
+
     def __init__(self, weight: float, grid_size: int, content: Tensor, priors: Tensor):
         """`content` (V,) marks the words that are taught; `priors` (V,) is the share of photos whose captions have each
         word, from which the classifier starts."""
@@ -48,12 +50,13 @@ class AttentionSupervision(nn.Module):
             self.classifier.bias.copy_(torch.logit(priors.clamp(1e-4, 0.99)))
 
     def forward(self, run: CaptionRun, batch: Batch, forward: Forward) -> Tensor:
-        assert forward.attention is not None
-        grid, targets = forward.features.grid, batch.targets  # (B, R, D), (N, T)
+        grid, attention = forward.features.grid, forward.attention  # (B, R, D), (N, T, R)
+        assert attention is not None
+        words = forward.targets.masked_fill(~forward.real, PAD)  # (N, T)
         scores = self.classifier(grid.mean(1))[:, self.content].float()  # (B, V')
-        labels = self.labels(targets, len(grid))[:, self.content]  # (B, V')
+        labels = self.labels(batch.targets, len(grid))[:, self.content]  # (B, V')
         naming = F.binary_cross_entropy_with_logits(scores, labels, reduction="sum")
-        return self.weight * (self.looking(grid, targets, forward.attention) + naming)
+        return self.weight * (self.looking(grid, words, attention) + naming)
 
     def labels(self, targets: Tensor, photos: int) -> Tensor:
         """Token ids (N, T) -> (B, V): 1 for each word in any caption of the photo."""

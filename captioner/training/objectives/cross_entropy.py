@@ -36,7 +36,7 @@ class CrossEntropy(nn.Module):
         hidden, attention, _ = run.model.decoder.hidden_states(batch.inputs, memory)  # (N, T, H)
         logits = run.model.decoder.logits(hidden[real])  # (n, V)
         total = cross_entropy(logits, batch.targets[real], self.label_smoothing)
-        return Loss(total, real.sum(), forward=Forward(features, hidden, attention, logits, real))
+        return Loss(total, real.sum(), forward=Forward(features, hidden, attention, logits, batch.targets, real))
 
 
 def build(run: CaptionRun) -> CrossEntropy:

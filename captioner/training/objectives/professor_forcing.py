@@ -96,7 +96,7 @@ class ProfessorForcing(nn.Module):
         if right > FOOL_ABOVE:
             total = total + self.weight * deception(*(self.discriminator.frozen(*side) for side in sides))
         figures = {"discriminator_accuracy": (right, 1)}
-        return Loss(total, real.sum(), figures, Forward(features, hidden, attention, logits, real))
+        return Loss(total, real.sum(), figures, Forward(features, hidden, attention, logits, batch.targets, real))
 
 
 def build(run: CaptionRun) -> ProfessorForcing:

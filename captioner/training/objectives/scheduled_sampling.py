@@ -75,7 +75,7 @@ class ScheduledSampling(nn.Module):
         logits = decoder.logits(hidden[real])  # (n, V)
         total = cross_entropy(logits, batch.targets[real], self.label_smoothing)
         figures = {"rate": (torch.tensor(rate), 1)}
-        return Loss(total, real.sum(), figures, Forward(features, hidden, attention, logits, real))
+        return Loss(total, real.sum(), figures, Forward(features, hidden, attention, logits, batch.targets, real))
 
     @torch.no_grad()
     def _draw(self, decoder: Decoder, inputs: Tensor, memory: Memory, real: Tensor) -> Tensor:

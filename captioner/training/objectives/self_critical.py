@@ -72,7 +72,7 @@ class SelfCritical(nn.Module):
             "reward": (torch.tensor(rewards.sum()), rewards.size),
             "distinct": (self._watch(tokens.masked_fill(~drawn, 0)) * len(tokens), len(tokens)),
         }
-        return Loss(total, drawn.sum(), figures, Forward(features, hidden, attention, logits, drawn))
+        return Loss(total, drawn.sum(), figures, Forward(features, hidden, attention, logits, tokens, drawn))
 
     def _rewards(self, tokens: Tensor, photos: list[int]) -> np.ndarray:
         """Captions (B·S, T) -> rewards (B, S)."""
