@@ -53,6 +53,7 @@ setup(
     },
     install_requires=[
         "matplotlib>=3.8",
+        "nltk>=3.8.1",
         "numpy>=1.26",
         "onnxruntime>=1.20",
         "pillow>=11.3",
@@ -73,7 +74,6 @@ setup(
             *PARQUET,
             *HEIC,
             "mypy",
-            "nltk>=3.8.1",
             "pytest>=8",
             "pytest-xdist",
             "ruff",

@@ -15,7 +15,8 @@ from captioner.data.readers import Record
 from captioner.decoding import Decoding
 from captioner.images import ImageError
 from captioner.metrics.attention import summary
-from captioner.metrics.files.results import Results, references_of
+from captioner.metrics.files.references import references_of
+from captioner.metrics.files.results import Results
 from captioner.metrics.files.score_file import ScoreFile, score_results
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from captioner.metrics import Consensus, bleu, cider_d, rouge_l, score_captions
 from captioner.metrics.bleu import nltk_bleu
-from captioner.metrics.files.results import read_coco_references
+from captioner.metrics.files.references import read_coco_references
 from captioner.vocabulary import tokenize
 
 Work = Callable[[], Any]

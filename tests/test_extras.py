@@ -51,7 +51,7 @@ def test_other_missing_modules_are_not_explained():
 
 def test_each_import_is_required_or_belongs_to_an_extra():
     """Two lists, one truth: what the package imports, and what setup.py installs."""
-    required, extras = {"pil", "mpl_toolkits", "nltk"}, {}  # nltk is for the tests
+    required, extras = {"pil", "mpl_toolkits"}, {}
     for statement in ast.parse((ROOT / "setup.py").read_text()).body:
         if isinstance(statement, ast.Assign):
             extras[statement.targets[0].id.lower()] = {*map(import_name, ast.literal_eval(statement.value))}

@@ -22,7 +22,7 @@ from captioner.metrics import (
     score_tokens,
 )
 from captioner.metrics.bleu import nltk_bleu
-from captioner.metrics.files.results import read_coco_references
+from captioner.metrics.files.references import read_coco_references
 from captioner.metrics.files.score_file import score_people
 from captioner.metrics.meteor import forgive_whole_matches, meteor_of
 from captioner.vocabulary import tokenize

@@ -12,13 +12,8 @@ import numpy as np
 import pytest
 
 from captioner.metrics import java as java_module
-from captioner.metrics.files.results import (
-    MAX_CAPTION,
-    read_coco_references,
-    read_results,
-    references_of,
-    write_results,
-)
+from captioner.metrics.files.references import read_coco_references, references_of
+from captioner.metrics.files.results import MAX_CAPTION, read_results, write_results
 from captioner.metrics.files.score_file import ScoreFile, compare_files, score_files, score_people
 from captioner.metrics.files.server import check_submission, write_submission
 from captioner.metrics.files.tables import differences_to_dict, format_differences, format_scores

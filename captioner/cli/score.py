@@ -15,13 +15,15 @@ from captioner.cli.options import AS_SAVED, SHIPPED, Model, OptionalFile, Option
 if TYPE_CHECKING:
     from captioner.captioner import Caption, Captioner
     from captioner.data.readers import Record
-    from captioner.metrics.files.results import Id
+    from captioner.metrics.files.references import References
     from captioner.metrics.pointing import Pointing
 
 Java = Annotated[
     tuple[Literal["METEOR", "SPICE"], ...],
     tyro.conf.arg(metavar="{METEOR,SPICE} ...", help_behavior_hint=""),
 ]
+Sources = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH ...")]
+OptionalSources = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")]
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY", help_behavior_hint="")]
 OptionalSplit = Annotated[str | None, tyro.conf.arg(metavar="SPLIT", help_behavior_hint="")]
 
@@ -101,24 +103,28 @@ def evaluate(
 
 @app.command
 def score(
-    references: Path,
+    references: Sources,
     results: OptionalFile = None,
     people: bool = False,
     split: OptionalSplit = None,
     training: OptionalFile = None,
     java: Java = (),
+    nltk: bool = False,
     allow_missing: bool = False,
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None,
 ) -> int:
     """Score the captions of any model as the COCO evaluation does, without Java.
 
     Args:
-        references: COCO's annotation file, or a data set that captioner reads. No photos are needed.
-        results: The captions: [{"image_id": 42, "caption": "a dog"}, ...].
+        references: COCO's annotation file, a data set that captioner reads, whose photos are not needed, or text files
+            with one caption per line.
+        results: The captions: [{"image_id": 42, "caption": "a dog"}, ...], what captioner caption --json or -o writes,
+            a CSV table (image_id or path, caption), or a text file with one caption per line.
         people: Score people instead: the first caption of each image against its other captions.
         split: The split that the results are of, or all. By default val, or all photos of a data set without splits.
         training: Training captions (an annotation file or a data set), to count copies of them.
         java: Also compute METEOR or SPICE, which need Java.
+        nltk: Also compute BLEU by nltk's corpus_bleu, which many tutorials print.
         allow_missing: Score the captions that are there if some images have none.
         output: Write the scores to this file, with intervals and provenance, for captioner compare.
     """
@@ -129,17 +135,18 @@ def score(
         raise ValueError("expected either --results FILE or --people.")
     _can_write(output)
     _can_run(java)
-    known, split, elsewhere = _references(references, split)
+    known, split = _references(references, split)
     about: dict[str, Any] = {
         "split": split,
         "training": _captions(training),
         "java": java,
-        "provenance": {"references": references.name},
+        "nltk": nltk,
+        "provenance": {"references": ", ".join(path.name for path in references)},
     }
     if results is None:
         scored = score_people(known, **about)
     else:
-        scored = score_files(results, known, allow_missing=allow_missing, elsewhere=elsewhere, **about)
+        scored = score_files(results, known, allow_missing=allow_missing, **about)
     if output is not None:
         scored.write(output)
     print(format_scores(scored))
@@ -151,7 +158,7 @@ def compare(
     a: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="A")],
     b: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="B")],
     /,
-    references: OptionalFile = None,
+    references: OptionalSources = (),
     split: OptionalSplit = None,
     json: bool = False,
 ) -> int:
@@ -167,7 +174,7 @@ def compare(
     from captioner.metrics.files.score_file import compare_files
     from captioner.metrics.files.tables import differences_to_dict, format_differences
 
-    differences = compare_files(a, b, None if references is None else _references(references, split)[0])
+    differences = compare_files(a, b, _references(references, split)[0] if references else None)
     if json:
         print_json(differences_to_dict(differences))
     else:
@@ -289,23 +296,38 @@ def _is_annotations(source: Path) -> bool:
     return source.is_file() and source.suffix == ".json" and source.name not in KARPATHY_FILES
 
 
-def _references(source: Path, split: str | None) -> tuple[Mapping[Id, Sequence[str]], str, dict[Id, str]]:
-    """The captions of a COCO annotation file, or of a split of a data set, by image id; the name of the split; and the
-    splits of the images in other splits."""
-    from captioner.data.readers import default_split, read_captions, select
-    from captioner.metrics.files.results import read_coco_references, references_of
+def _is_text(source: Path) -> bool:
+    """Whether `source` is a text file with one caption per line rather than the caption file of a data set."""
+    from captioner.data.readers import FLICKR8K_FILES, KAGGLE_FILES
 
-    if not source.exists():
-        raise FileNotFoundError(f"{source} does not exist; expected COCO's annotation file or a data set")
+    known = {Path(name).name for name in (*FLICKR8K_FILES, *KAGGLE_FILES)}
+    return source.is_file() and source.suffix not in (".json", ".jsonl", ".csv", ".token") and source.name not in known
+
+
+def _references(sources: Sequence[Path], split: str | None) -> tuple[References, str]:
+    """The references to score against, and the name of their split."""
+    from captioner.data.readers import default_split, read_captions, select
+    from captioner.metrics.files.references import References, read_coco_file, read_text_references, references_of
+
+    for source in sources:
+        if not source.exists():
+            raise FileNotFoundError(f"{source} does not exist; expected COCO's annotation file or a data set")
+    if not sources or (len(sources) > 1 and not all(source.is_file() for source in sources)):
+        raise ValueError("expected --references of one annotation file or data set, or of several text files.")
+    if len(sources) > 1 or _is_text(sources[0]):
+        return read_text_references(sources), "unknown"
+    source = sources[0]
     if _is_annotations(source):  # its name may have the split: captions_val2017.json
-        return read_coco_references(source), (re.findall("train|val|test", source.name) or ["unknown"])[0], {}
+        return read_coco_file(source), (re.findall("train|val|test", source.name) or ["unknown"])[0]
     entries = read_captions(source)
     split = split or default_split(entries)
-    chosen = references_of(select(entries, split))
-    return chosen, split, {entry.id: entry.split for entry in entries if entry.id not in chosen}
+    chosen = select(entries, split)
+    captions = references_of(chosen)
+    names = {name: entry.id for entry in chosen for name in entry.names}
+    return References(captions, names, {e.id: e.split for e in entries if e.id not in captions}), split
 
 
 def _captions(training: Path | None) -> list[str] | None:
     if training is None:
         return None
-    return [caption for captions in _references(training, "train")[0].values() for caption in captions]
+    return [caption for captions in _references([training], "train")[0].captions.values() for caption in captions]

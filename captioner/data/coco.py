@@ -18,7 +18,8 @@ from captioner.data.records import (
     photo_name,
     split_name,
 )
-from captioner.metrics.files.results import is_flagged, read_json
+from captioner.metrics.files.reading import read_json
+from captioner.metrics.files.references import is_flagged
 
 COCO_FILES = ("annotations/captions_train20*.json", "annotations/captions_val20*.json")
 OTHER_ANNOTATIONS = ("instances_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")

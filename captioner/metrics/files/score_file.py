@@ -16,7 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from captioner.metrics.files.results import Id, Results, read_coco_references, read_json, read_results
+from captioner.metrics.bleu import BLEUS, nltk_bleu
+from captioner.metrics.files.reading import Id, read_json
+from captioner.metrics.files.references import References, read_coco_file
+from captioner.metrics.files.results import Results, read_results
+from captioner.metrics.files.rows import is_results
 from captioner.metrics.habits import habits, slices
 from captioner.metrics.intervals import SAMPLES, Difference, compare, intervals
 from captioner.metrics.java import JavaMetricError, meteor_counts, spice
@@ -40,6 +44,7 @@ class ScoreFile:
     habits: dict[str, float] = field(default_factory=dict)
     slices: dict[str, dict[str, float]] = field(default_factory=dict)  # slice: its number of images and its scores
     notes: list[str] = field(default_factory=list)
+    nltk: dict[str, float] = field(default_factory=dict)  # BLEU-1 to BLEU-4 of nltk's corpus_bleu, if asked for
 
     def to_dict(self) -> dict[str, Any]:
         """The file as JSON-ready data. A NaN becomes null."""
@@ -60,6 +65,7 @@ class ScoreFile:
             "slices": {name: {key: _number(value) for key, value in row.items()} for name, row in self.slices.items()},
             "notes": self.notes,
             "provenance": self.provenance,
+            **({"nltk": self.nltk} if self.nltk else {}),
             "images": {
                 "ids": list(self.scores.ids),
                 **{
@@ -135,6 +141,7 @@ def score_results(
     split: str | None = None,
     training: Iterable[str] | None = None,
     java: Sequence[str] = (),
+    nltk: bool = False,
     provenance: Mapping[str, Any] | None = None,
     samples: int = SAMPLES,
     seed: int = 0,
@@ -142,8 +149,8 @@ def score_results(
     """Score captions that were read and checked.
 
     `training`: training captions, to count the candidates that copy one. `java`: any of "METEOR" and "SPICE"; one that
-    cannot be computed here is left out, and a note says why. `provenance`: further entries, such as decoding settings
-    and the checkpoint's hash.
+    cannot be computed here is left out, and a note says why. `nltk`: also compute BLEU as nltk does. `provenance`:
+    further entries, such as decoding settings and the checkpoint's hash.
     """
     ids = [key for key in references if key in results.captions]
     candidates = [tokenize(results.captions[key]) for key in ids]
@@ -196,45 +203,59 @@ def score_results(
         for name, mask in slices(candidates, tokens, ids, results.unfinished).items()
         if mask.any()
     }
-    return ScoreFile(scores, intervals(scores, samples, seed), about, habits(candidates, trained_on), table, notes)
+    by_nltk = dict(zip(BLEUS, nltk_bleu(candidates, tokens).tolist(), strict=True)) if nltk else {}
+    return ScoreFile(
+        scores, intervals(scores, samples, seed), about, habits(candidates, trained_on), table, notes, by_nltk
+    )
+
+
+Given = str | Path | Mapping[Id, Sequence[str]] | References
+
+
+def _references(given: Given) -> tuple[References, dict[str, str]]:
+    """References from a COCO annotation file or from captions by image id; and the file's name for the provenance."""
+    if isinstance(given, References):
+        return given, {}
+    if isinstance(given, (str, Path)):
+        return read_coco_file(given), {"references": Path(given).name}
+    return References(given), {}
 
 
 def score_files(
     results: str | Path,
-    references: str | Path | Mapping[Id, Sequence[str]],
+    references: Given,
     *,
     allow_missing: bool = False,
-    elsewhere: Mapping[Id, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ScoreFile:
-    """Score a COCO-format results file against a COCO annotation file or against references by image id. For a data
-    set, `results.references_of(read_dataset(...))` gives the latter. `elsewhere`: the splits of the data set's other
-    images, for errors. `options` are those of `score_results`."""
-    names: dict[str, Any] = {"results": Path(results).name}
-    if isinstance(references, (str, Path)):
-        names["references"] = Path(references).name
-        references = read_coco_references(references)
-    captions = read_results(results, references, allow_missing, elsewhere)
-    names["results_sha256"] = hashlib.sha256(Path(results).read_bytes()).hexdigest()
-    return score_results(captions, references, provenance={**names, **(provenance or {})}, **options)
+    """Score a results file, in a format of `rows.read_rows`, against a COCO annotation file or against references by
+    image id. For a data set, `references.references_of(read_dataset(...))` gives the latter. `options` are those of
+    `score_results`."""
+    known, source = _references(references)
+    captions = read_results(results, known.captions, allow_missing, known.elsewhere, known.names)
+    about = {
+        "results": Path(results).name,
+        **source,
+        "results_sha256": hashlib.sha256(Path(results).read_bytes()).hexdigest(),
+        **(provenance or {}),
+    }
+    return score_results(captions, known.captions, provenance=about, **options)
 
 
 def score_people(
-    references: str | Path | Mapping[Id, Sequence[str]],
+    references: Given,
     *,
     provenance: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ScoreFile:
     """Score people: the first caption of each image (by annotation id) against the image's other captions. Images with
     a single caption are left out. `options` are those of `score_results`."""
-    names: dict[str, Any] = {"results": "the first caption of each image against the others"}
-    if isinstance(references, (str, Path)):
-        names["references"] = Path(references).name
-        references = read_coco_references(references)
-    others = {key: list(captions[1:]) for key, captions in references.items() if len(captions) > 1}
-    results = Results({key: references[key][0] for key in others})
-    return score_results(results, others, provenance={**names, **(provenance or {})}, **options)
+    known, source = _references(references)
+    about = {"results": "the first caption of each image against the others", **source, **(provenance or {})}
+    others = {key: list(captions[1:]) for key, captions in known.captions.items() if len(captions) > 1}
+    results = Results({key: known.captions[key][0] for key in others})
+    return score_results(results, others, provenance=about, **options)
 
 
 def obstacles(a: ScoreFile, b: ScoreFile) -> list[str]:
@@ -255,23 +276,22 @@ def obstacles(a: ScoreFile, b: ScoreFile) -> list[str]:
 def compare_files(
     a: str | Path,
     b: str | Path,
-    references: str | Path | Mapping[Id, Sequence[str]] | None = None,
+    references: Given | None = None,
     *,
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> list[Difference]:
     """Compare two score files, or two results files if `references` are given. Raises ValueError with every reason if
     the two are not comparable."""
-    if isinstance(references, (str, Path)):
-        references = read_coco_references(references)
+    known = None if references is None else _references(references)[0]
     files = []
-    for path in (a, b):
-        if isinstance(content := read_json(Path(path)), list):
-            if references is None:
-                raise ValueError(f"{path} is a results file; pass its references too, or compare score files")
-            files.append(score_files(path, references, samples=1))
+    for path in map(Path, (a, b)):
+        if not is_results(path):
+            files.append(ScoreFile.from_dict(read_json(path), str(path)))
+        elif known is None:
+            raise ValueError(f"{path} is a results file; pass its references too, or compare score files")
         else:
-            files.append(ScoreFile.from_dict(content, str(path)))
+            files.append(score_files(path, known, samples=1))
     reasons = obstacles(*files)
     if reasons:
         raise ValueError(f"{a} and {b} are not comparable: " + "; ".join(reasons))

@@ -11,15 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from captioner.metrics.files.results import (
-    Id,
-    caption_problem,
-    raise_problems,
-    read_json,
-    results_json,
-    shorten,
-    write_results,
-)
+from captioner.metrics.files.reading import Id, raise_problems, read_json, shorten
+from captioner.metrics.files.results import caption_problem, results_json, write_results
 
 SERVER_FILE = re.compile(r"captions_(val|test)2014_([A-Za-z0-9][A-Za-z0-9.+-]*(?:_[A-Za-z0-9.+-]+)*)_results\.json")
 

@@ -25,6 +25,7 @@ def format_scores(file: ScoreFile) -> str:
         low, high = file.intervals[name]
         spread = "" if low is None or low != low else f"  {low:.4f} to {high:.4f}"
         lines.append(f"{name:<12} {_shown(value):>8}{spread}  {remarks.get(name, '')}".rstrip())
+    lines += [f"{name} nltk  {_shown(value)}  nltk's corpus_bleu" for name, value in file.nltk.items()]
     provenance = file.provenance
     least, most = provenance["references_per_image"]
     lines.append(
