@@ -5,17 +5,21 @@ from dataclasses import replace
 import pytest
 import torch
 
+from captioner.captioner import Captioner
 from captioner.checkpoint.tensors import load_checkpoint, load_state
+from captioner.cli import main
 from captioner.config import ModelConfig
 from captioner.data.toy import make_toy
 from captioner.decoding import Decoding
 from captioner.training import loop
+from captioner.training import train as training
 from captioner.training.averaging import MovingAverage
 from captioner.training.config import SelfCriticalConfig, TrainConfig
 from captioner.training.journal import read_log
 from captioner.training.loop import Interrupted
 from captioner.training.objectives import self_critical
-from captioner.training.train import train
+
+train = training.train
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +107,34 @@ def test_the_best_model_is_the_average(toy, tmp_path, monkeypatch):
     best, last = (load_checkpoint(settings.output / name)[0] for name in ("best", "last"))
     name = "decoder.output.bias"  # a vector: best/ keeps it exactly
     assert torch.equal(best[name], averages[-1][name]) and not torch.equal(last[name], best[name])
+
+
+def test_the_best_epochs_are_kept_and_averaged(toy, tmp_path, monkeypatch, capsys):
+    """kept/ has the best two of four epochs; their average is that of the weights by hand."""
+    run = config(toy, tmp_path / "run", "decoder:4", keep_best=2, save_every=0)
+    scores = iter([0.1, 0.4, 0.2, 0.3])
+
+    def score(*arguments, validate=training.validate, **options):
+        return validate(*arguments, **options) | {"CIDEr-D": next(scores)}
+
+    monkeypatch.setattr(training, "validate", score)
+    train(run)
+    kept = sorted((run.output / "kept").iterdir())
+    assert [folder.name for folder in kept] == ["step-0000006", "step-0000012"]
+    tensors, saved = load_checkpoint(kept[1])
+    assert saved["scores"]["CIDEr-D"] == 0.3
+
+    output = tmp_path / "averaged"
+    monkeypatch.setattr("sys.argv", ["captioner", "average", *map(str, kept), "--output", str(output)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0 and "mean of 2 checkpoints" in capsys.readouterr().out
+    means, saved = load_checkpoint(output)
+    assert saved["training"]["averaged"] == [folder.name for folder in kept]
+    for name, tensor in load_checkpoint(kept[0])[0].items():
+        mean = (tensor.double() + tensors[name].double()) / 2
+        torch.testing.assert_close(means[name], mean.to(tensor.dtype), atol=1e-3, rtol=1e-3)  # stored in float16
+    Captioner.load(output, "cpu")
 
 
 def test_no_sampling_is_cross_entropy(toy, tmp_path):

@@ -1,4 +1,4 @@
-"""The verbs train and toy: a model, and a small world to train it on."""
+"""The verbs train, average and toy: a model, the mean of several, and a small world to train on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from captioner.cli.options import app
+from captioner.cli.options import Output, app
 from captioner.training.config import TrainConfig
 
 
@@ -17,6 +17,27 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
     from captioner.training.train import train as run
 
     print(f"best checkpoint: {run(config)}")
+    return 0
+
+
+@app.command
+def average(
+    checkpoints: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIRECTORY ...", help_behavior_hint="")
+    ],
+    /,
+    output: Output,
+) -> int:
+    """Average the weights of checkpoints of one run, such as those that train --keep-best left.
+
+    Args:
+        checkpoints: Their directories.
+        output: Directory of the new checkpoint.
+    """
+    from captioner.training.averaging import average_checkpoints
+
+    average_checkpoints(checkpoints, output)
+    print(f"{output}: mean of {len(checkpoints)} checkpoints. Score it: captioner evaluate --checkpoint {output} ...")
     return 0
 
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from captioner.checkpoint.card import model_card
+from captioner.checkpoint.manifest import find_checkpoint
+from captioner.checkpoint.tensors import load_checkpoint, save_checkpoint
+
+OF_THE_MODEL = ("model", "preprocess", "decoding", "vocabulary")  # entries of a checkpoint's config
 
 
 class MovingAverage:
@@ -58,10 +65,8 @@ def _set(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def mean_weights(checkpoints: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The uniform mean of named tensors, computed in float64; integers come from the last checkpoint.
-
-    Raises ValueError if the checkpoints differ in names or shapes: only those of one run, or of one start, average.
-    """
+    """The uniform mean of named tensors, computed in float64; integers come from the last checkpoint. Raises ValueError
+    if the checkpoints differ in names or shapes."""
     first = checkpoints[0]
     for number, checkpoint in enumerate(checkpoints[1:], 2):
         for name in sorted(first.keys() | checkpoint.keys()):
@@ -79,3 +84,24 @@ def mean_weights(checkpoints: Sequence[Mapping[str, Tensor]]) -> dict[str, Tenso
         else:
             means[name] = tensors[-1].clone()
     return means
+
+
+def average_checkpoints(directories: Sequence[Path], output: Path) -> None:
+    """Write the checkpoint whose weights are the mean of these, which are epochs of one run. It has no scores yet.
+
+    Raises CheckpointError, and ValueError for checkpoints of different models.
+    """
+    if not directories:
+        raise ValueError("no checkpoints to average; expected directories of one run, such as RUN/kept/*.")
+    directories = [find_checkpoint(directory) for directory in directories]
+    loaded = [load_checkpoint(directory) for directory in directories]
+    first = loaded[0][1]
+    for directory, (_, saved) in zip(directories, loaded, strict=True):
+        for name in ("model", "preprocess", "vocabulary"):
+            if saved[name] != first[name]:
+                raise ValueError(
+                    f"{directory} and {directories[0]} differ in their {name}; expected checkpoints of one run."
+                )
+    training = (first.get("training") or {}) | {"averaged": [directory.name for directory in directories]}
+    config = {name: first[name] for name in OF_THE_MODEL} | {"training": training, "scores": None}
+    save_checkpoint(output, mean_weights([tensors for tensors, _ in loaded]), config, model_card(config))

@@ -109,6 +109,8 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, such as 0.999, which is what is validated and kept in
     best/; 0 for none."""
+    keep_best: int = 0
+    """Number of best epochs whose checkpoints stay in kept/, for captioner average."""
     embeddings: Path | None = None
     """Initial word vectors: a text file of GloVe or word2vec, plain or gzip."""
     freeze_embeddings: bool = False
@@ -164,7 +166,7 @@ def check_settings(config: TrainConfig) -> None:
     check(lambda x: x >= 1, "1 or more", "batch_size", "accumulate", "min_count", "max_length")
     check(lambda x: x >= 1, "1 or more", "model.embedding_size", "model.hidden_size")
     check(lambda x: x >= 0, "0 or more", "image_size", "weight_decay", "patience", "save_every")
-    check(lambda x: x >= 0, "0 or more", "workers", "seed", "limit")
+    check(lambda x: x >= 0, "0 or more", "workers", "seed", "limit", "keep_best")
     check(lambda x: x > 0, "above 0", "learning_rate", "joint_learning_rate", "encoder_learning_rate")
     check(lambda x: x > 0, "above 0 (inf for no clipping)", "clip")
     check(lambda x: 0 <= x <= 1, "0 to 1", "warmup", "augment.colour")

@@ -5,6 +5,7 @@ elsewhere."""
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -57,6 +58,7 @@ class Progress:
     best: float | None = None  # the score of best/ (see Selection.value); None before the first validation
     stale: int = 0  # epochs of the stage since the best one
     seconds: float = 0.0  # so far
+    kept: list[tuple[float, str]] = field(default_factory=list)  # score and folder of the checkpoints in kept/
 
 
 @dataclass(frozen=True)
@@ -152,9 +154,22 @@ class Run:
 
     def save_best(self, scores: Mapping[str, float]) -> None:
         """Write `best/` exactly, as the next stage starts from it."""
+        self._save_scored(self.best, scores)
+
+    def keep(self, scores: Mapping[str, float], count: int) -> None:
+        """Write the model to `kept/`, too, if it is among the `count` best ones, and remove the one it displaces."""
+        value, name = self.selection.value(scores), f"step-{self.progress.step:07d}"
+        ranked = sorted([*self.progress.kept, (value, name)], key=lambda each: each[0], reverse=True)
+        if (value, name) in ranked[:count]:
+            self._save_scored(self.config.output / "kept" / name, scores)
+        for _, displaced in ranked[count:]:
+            shutil.rmtree(self.config.output / "kept" / displaced, ignore_errors=True)
+        self.progress.kept = ranked[:count]
+
+    def _save_scored(self, directory: Path, scores: Mapping[str, float]) -> None:
         saved = self.describe({name: score for name, score in scores.items() if score == score})  # without NaN
         with self.averaged():
-            save_checkpoint(self.best, self.model.state_dict(), saved, model_card(saved), half=False)
+            save_checkpoint(directory, self.model.state_dict(), saved, model_card(saved), half=False)
 
     def load_best(self) -> None:
         load_into(self.model, load_checkpoint(self.best)[0], self.best)

@@ -58,6 +58,7 @@ def train(config: TrainConfig) -> Path:
                 run_epoch(run, order, partial(batches, dataset, workers=config.workers), unit="photo")
                 with run.averaged():
                     scores = validate(run.captioner, validation, records, config.decoding, workers=config.workers)
+                run.keep(scores, config.keep_best)
                 finish_epoch(run, scores)
             progress.stage, progress.epoch, progress.stale = progress.stage + 1, 0, 0
             if progress.stage < len(run.stages):
