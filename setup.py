@@ -80,5 +80,5 @@ setup(
             "selenium>=4.20",
         ],
     },
-    entry_points={"console_scripts": ["captioner=captioner.cli:main"]},
+    entry_points={"console_scripts": ["captioner=captioner.__main__:main"]},
 )

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
@@ -250,18 +251,27 @@ class Captioner:
         settings = decoding or self.decoding
         waiting = iter(photos)
         coming: deque[Future[list[Caption | ImageError]]] = deque()
-        with ThreadPoolExecutor(WORKERS) as pool:
+        stopped = Event()
+        pool = ThreadPoolExecutor(WORKERS)
+        try:
             while True:
                 while len(coming) <= WORKERS and (batch := list(islice(waiting, batch_size))):
-                    coming.append(pool.submit(self._caption_batch, batch, settings))
+                    coming.append(pool.submit(self._caption_batch, batch, settings, stopped))
                 if not coming:
                     return
                 yield from coming.popleft().result()
+        finally:  # after an interrupt, too: no further photo is begun
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
 
-    def _caption_batch(self, photos: Sequence[Source], decoding: Decoding) -> list[Caption | ImageError]:
+    def _caption_batch(
+        self, photos: Sequence[Source], decoding: Decoding, stopped: Event
+    ) -> list[Caption | ImageError]:
         read: list[tuple[np.ndarray, tuple[int, int], Source]] = []  # pixels (3, S, S), width and height, photo
         errors: dict[int, ImageError] = {}
         for index, photo in enumerate(photos):
+            if stopped.is_set():
+                return []
             try:
                 read.append((*self.preprocess.read(photo), photo))
             except ImageError as error:

@@ -16,6 +16,8 @@ import torch
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device of that name; `auto` is a GPU if there is one. Raises ValueError if the device cannot be used."""
+    if name == "gpu":
+        raise ValueError("there is no device 'gpu'; expected cuda (NVIDIA), mps (Apple), cpu or auto.")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

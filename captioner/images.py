@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
@@ -40,6 +41,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Resize = Literal["squash", "crop", "pad"]
 Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 
+ADDRESS = re.compile(r"(https?|ftp|s3|gs|data|file):/?/?[^/]", re.IGNORECASE)
 JPEG_END = b"\xff\xd9"
 TURNS = {  # EXIF orientation: what makes it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -132,6 +134,9 @@ def _open(source: Source, max_pixels: int, side: int | None = None) -> tuple[Ima
 def _as_stream(source: str | Path | bytes | BinaryIO) -> tuple[BinaryIO, str]:
     """An open, seekable, non-empty file, and its name for errors."""
     if isinstance(source, str | Path):
+        if ADDRESS.match(str(source)):
+            address = re.sub(":/+", "://", printable(source), count=1)  # pathlib makes one slash of two
+            raise ImageError(f"{address}: a web address; expected a file. Download the photo first.")
         return _open_path(Path(source)), printable(source)
     if isinstance(source, bytes):
         data, name = source, "<bytes>"

@@ -96,7 +96,7 @@ def warm(photos: list[Path]) -> list[Figure]:
 
 
 def cold(photos: list[Path]) -> list[Figure]:
-    command = [sys.executable, "-m", "captioner.cli", "caption", str(photos[0])]
+    command = [sys.executable, "-m", "captioner", "caption", str(photos[0])]
     (ours,) = take_turns(7, lambda: subprocess.run(command, check=True, capture_output=True))
     return [Figure("cold: the command, one photo", "s", ours, [])]
 

@@ -141,21 +141,6 @@ def test_help_is_quick_and_complete(run):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_reader_that_leaves(tiny, photos):
-    """`captioner caption … | head -1` ends without a traceback."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "captioner.cli", "caption", *[str(photos)] * 40, "--checkpoint", str(tiny),
-         "--batch-size", "4", "--device", "cpu"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout and process.stderr
-    process.stdout.readline()
-    process.stdout.close()
-    errors = process.stderr.read()
-    process.stderr.close()
-    assert process.wait() == 0 and errors == ""
-
-
 def test_a_photo_with_exif_rotation(run, tiny, tmp_path):
     """Turned in its EXIF data, it is captioned as the upright one."""
     photo = Image.effect_mandelbrot((60, 40), (-2, -1.5, 1, 1.5), 20).convert("RGB")

@@ -55,7 +55,7 @@ def test_photos_of_other_people(captioner):
 def test_no_checkpoint_from_an_empty_folder(tmp_path):
     """Without --checkpoint, from anywhere."""
     process = subprocess.run(
-        [sys.executable, "-m", "captioner.cli", "caption", str(SAMPLE / "dog.jpg")],
+        [sys.executable, "-m", "captioner", "caption", str(SAMPLE / "dog.jpg")],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr

@@ -69,7 +69,7 @@ def uninterrupted(toy, tmp_path_factory):
 def command(settings: TrainConfig, *more: str) -> list[str]:
     model = settings.model
     return [
-        sys.executable, "-m", "captioner.cli", "train", "--data", str(settings.data), "--output", str(settings.output),
+        sys.executable, "-m", "captioner", "train", "--data", str(settings.data), "--output", str(settings.output),
         "--weights", "none", "--stages", *STAGES, "--batch-size", "8", "--image-size", "64", "--min-count", "1",
         "--patience", "0", "--workers", "1", "--save-every", "1", "--device", "cpu", "--model.encoder", model.encoder,
         "--model.embedding-size", "16", "--model.hidden-size", "24", *more,

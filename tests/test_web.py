@@ -313,7 +313,7 @@ def run(code_or_verb, *arguments):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-VERB = ("-m", "captioner.cli")
+VERB = ("-m", "captioner")
 
 
 def test_the_verb(tiny, photo):

@@ -5,12 +5,14 @@ Exit status: 0 success; 1 some photos could not be captioned, the others were; 2
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Sequence
 
 import tyro
 
-from captioner.cli import caption, diagnose, export, inside, look, score, search, train, web
+from captioner import __version__
+from captioner.cli import caption, diagnose, export, inside, look, score, search, streams, train, web
+from captioner.cli.hints import check_words
 from captioner.cli.options import app
 from captioner.extras import MissingExtraError, name_missing_extras
 
@@ -21,18 +23,36 @@ DESCRIPTION = "Photos in, sentences out, and a picture of where the model looked
 
 
 def main() -> None:
-    if hasattr(sys.stdout, "reconfigure"):  # captions and file names are Unicode, whatever the terminal's locale
-        sys.stdout.reconfigure(errors="backslashreplace")
+    streams.prepare()
+    status = 0
     try:
-        with name_missing_extras():
-            status = app.cli(prog="captioner", description=DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,))
+        status = _run(sys.argv[1:])
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, less) was closed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    except KeyboardInterrupt as interrupt:
-        print(f"captioner: {str(interrupt) or 'interrupted'}", file=sys.stderr)
-        status = 130
-    except (ValueError, OSError, FloatingPointError, MissingExtraError) as error:
-        print(f"captioner: {error}", file=sys.stderr)
+        streams.discard()
+    except OSError as error:
+        streams.report(str(error))
         status = 2
     sys.exit(status)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        if tuple(arguments) == ("--version",):
+            print(f"captioner {__version__}")
+            return 0
+        check_words(arguments, tuple(app._subcommands))
+        with name_missing_extras():
+            return app.cli(
+                prog="captioner", description=DESCRIPTION, args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+            )
+    except SystemExit as end:  # --help, or a line that tyro could not parse
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt as interrupt:
+        streams.report(str(interrupt) or "interrupted")
+        return 130
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError, FloatingPointError, MissingExtraError) as error:
+        streams.report(str(error))
+        return 2

@@ -42,10 +42,11 @@ class ListingOptions:
 
         def found() -> Iterator[Photo]:
             for path in paths:
-                stream = cast("io.BufferedReader", sys.stdin.buffer)
                 if path != "-":
                     yield from list_photos([path], self.recursive, self.follow_links, report)
-                elif is_photo(stream.peek(16)):
+                    continue
+                stream = cast("io.BufferedReader", sys.stdin.buffer)
+                if is_photo(stream.peek(16)):
                     photo = stream.read()
                     yield Photo("-", photo, len(photo), time.time_ns())
                 else:
@@ -149,7 +150,7 @@ def _print(
 ) -> None:
     from captioner.bulk.listing import as_utf8
     from captioner.bulk.progress import Counts
-    from captioner.images import ImageError
+    from captioner.images import ImageError, printable
 
     names: deque[str] = deque()
 
@@ -169,9 +170,10 @@ def _print(
             if json:
                 print_json({"path": name, **result.to_dict()})
             else:
-                print(f"{name}: {result.text}{'' if result.finished else ' ...'}", flush=True)
-                for other in result.other_captions:
-                    print(f"{' ' * len(name)}  {other.text}", flush=True)
+                shown = printable(name)
+                lines = [f"{shown}: {result.text}{'' if result.finished else ' ...'}"]
+                lines += [f"{' ' * len(shown)}  {other.text}" for other in result.other_captions]
+                print(*lines, sep="\n", flush=True)
         bar.show(counts)
 
 

@@ -44,7 +44,7 @@ def attend(
         layer: The recurrent layers of the units: below or above the attention (the topmost of several).
         batch_size: Photos per batch.
     """
-    from captioner.images import ImageError
+    from captioner.images import ImageError, printable
 
     photos = find_photos(paths, recursive)
     if cells or cell:
@@ -70,9 +70,11 @@ def attend(
             print(f"captioner: {result}", file=sys.stderr, flush=True)
         else:
             result.save(path)
-            print(f"{photo}: {result.text}\n{path}", flush=True)
+            print(f"{printable(photo)}: {result.text}\n{printable(path)}", flush=True)
             if result.attention_statistics is not None and result.attention_statistics.warning:
-                print(f"captioner: {photo}: {result.attention_statistics.warning}", file=sys.stderr, flush=True)
+                print(
+                    f"captioner: {printable(photo)}: {result.attention_statistics.warning}", file=sys.stderr, flush=True
+                )
     if failed:
         print(f"captioner: {failed} of {len(photos)} photos could not be captioned.", file=sys.stderr)
     return 1 if failed else 0

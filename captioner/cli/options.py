@@ -111,4 +111,6 @@ def load_captioner(checkpoint: Path | None, device: str, backend: Backend = "aut
 
 
 def print_json(entry: Any) -> None:
-    print(json.dumps(entry, ensure_ascii=False), flush=True)
+    """One line of JSON, which is valid in any encoding."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(entry, ensure_ascii=not unicode), flush=True)

@@ -1,3 +1,0 @@
-from captioner.cli import main
-
-main()
