@@ -15,6 +15,7 @@ TRAIN = [
 WEB = ["fastapi>=0.115", "python-multipart>=0.0.27", "uvicorn>=0.30"]
 JAVA = ["pycocoevalcap>=1.2"]
 PARQUET = ["pyarrow>=17"]
+REMOTE = ["fsspec[http]>=2024.6"]
 HEIC = ["pillow-heif>=1.1"]
 
 setup(
@@ -65,6 +66,7 @@ setup(
         "heic": HEIC,
         "java-metrics": JAVA,
         "parquet": PARQUET,
+        "remote": REMOTE,
         "train": TRAIN,
         "web": WEB,
         "test": [
@@ -72,6 +74,7 @@ setup(
             *WEB,
             *JAVA,
             *PARQUET,
+            *REMOTE,
             *HEIC,
             "mypy",
             "pytest>=8",

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 EXTRAS = {  # the name that is imported: the extra that brings it
     **dict.fromkeys(("torch", "torchvision", "safetensors", "tensorboard", "onnx", "onnx_ir", "onnxscript"), "train"),
     **dict.fromkeys(("fastapi", "pydantic", "python_multipart", "starlette", "uvicorn"), "web"),
+    **dict.fromkeys(("aiohttp", "fsspec"), "remote"),
     "pyarrow": "parquet",
 }
 

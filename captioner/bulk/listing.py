@@ -1,5 +1,5 @@
-"""Which photos there are: files, folders, .tar shards and lists, one photo at a time. No list of them is kept, however
-many there are. What is in the photos is not read here."""
+"""Which photos there are: files, folders, .tar shards, lists and addresses, one photo at a time. No list of them is
+kept, however many there are. What is in the photos is not read here."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from captioner.bulk.remote import FetchedPhoto, RemotePhoto, find_remote, is_address
 from captioner.images import ENDINGS, ImageError, Source
 
 CHUNK = 10_000  # names of one folder that are sorted at a time
@@ -34,7 +35,7 @@ class Photo(NamedTuple):
     """Its path; for a photo in a shard, the shard's path and the name in it. Always valid UTF-8."""
     source: Source
     size: int | None = None
-    """Bytes; None for a photo that is not there."""
+    """Bytes; None for a photo that is not there, or whose size is not known before it is read."""
     modified: int | None = None
     """Nanoseconds since 1970."""
 
@@ -62,7 +63,7 @@ class Member:
             raise ImageError(f"{self.name}: cannot be read ({error.strerror}); expected a readable shard.") from error
 
 
-Found = Path | os.DirEntry | Member
+Found = Path | os.DirEntry | Member | RemotePhoto | FetchedPhoto
 
 
 def list_photos(
@@ -103,7 +104,9 @@ def _decoded(paths: Iterable[bytes]) -> Iterator[str]:
 
 def _find(paths: Iterable[str], recursive: bool, follow_links: bool, report: Report) -> Iterator[Found]:
     for path in paths:
-        if path.lower().endswith(".tar") and os.path.isfile(path):
+        if is_address(path):
+            yield from find_remote(path, recursive, report)
+        elif path.lower().endswith(".tar") and os.path.isfile(path):
             yield from _in_shard(path, report)
         elif os.path.isdir(path):
             yield from _in_folder(str(Path(path)), recursive, follow_links, report, frozenset())
@@ -156,8 +159,9 @@ def _in_shard(shard: str, report: Report) -> Iterator[Member]:
 
 
 def _photo(found: Found) -> Photo:
-    if isinstance(found, Member):
-        return Photo(as_utf8(found.name), cast("BinaryIO", found), found.size, int(found.modified * 1e9))
+    if isinstance(found, Member | RemotePhoto | FetchedPhoto):
+        modified = None if found.modified is None else int(found.modified * 1e9)
+        return Photo(as_utf8(found.name), cast("BinaryIO", found), found.size, modified)
     path = os.fspath(found)
     try:
         status = found.stat()

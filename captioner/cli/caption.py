@@ -59,6 +59,12 @@ class ListingOptions:
             raise ValueError(f"no photos: {', '.join(paths) or 'nothing was given'}.{deeper}")
         return chain([first], photos)
 
+    def can_count(self, paths: Iterable[str]) -> bool:
+        """Whether the photos can be listed a second time, and no network is asked for it."""
+        from captioner.bulk.remote import is_address
+
+        return not any(path == "-" or is_address(path) for path in paths)
+
     def count(self, paths: Iterable[str]) -> int:
         from captioner.bulk.listing import count_photos
 
@@ -99,7 +105,8 @@ def caption(
     """Write a sentence about each photo.
 
     Args:
-        paths: Photos, folders or .tar shards of photos, or - for standard input: a photo, or a list of paths.
+        paths: Photos, folders or .tar shards of photos, addresses of such (https://, s3://), or - for standard input:
+            a photo, or a list of paths.
         json: One JSON object per line, for programs.
         batch_size: Photos per batch.
     """
@@ -114,7 +121,7 @@ def caption(
     into_file = file.output is not None or file.sidecar is not None
     _check(file, json, into_file)
     shown = not file.quiet and (into_file or not sys.stdout.isatty())
-    with Bar(shown, None if "-" in paths else partial(listing.count, paths)) as bar:
+    with Bar(shown, partial(listing.count, paths) if listing.can_count(paths) else None) as bar:
         photos = listing.photos(paths, report)
         captioner = model.load()
         decoding = options.over(captioner.decoding)
