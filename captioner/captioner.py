@@ -3,6 +3,7 @@ the search and the vocabulary, each of which has a file of its own. Importing th
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,6 +55,9 @@ class Caption:
     """True if the model ended the caption, False if it was cut off at the greatest length."""
     attention: np.ndarray | None = field(default=None, repr=False)
     """(T, h, w): one map per word over the h·w = R regions, each summing to 1; None for a model without attention."""
+    evidence: np.ndarray | None = field(default=None, repr=False)
+    """(T, h, w): how much the log-probability of each word falls without each region; only from
+    `Captioner.with_evidence`. Where it is there, it is shown in place of the attention."""
     box: tuple[float, float, float, float] | None = None
     """What the grid covers: left, top, right, bottom in the original (upright) photo's pixels."""
     alternatives: list[list[tuple[str, float]]] | None = field(default=None, repr=False)
@@ -115,6 +119,7 @@ class Caption:
             "log_probability": self.log_probability,
             "finished": self.finished,
             "attention": self.attention,
+            "evidence": self.evidence,
             "box": self.box,
             "alternatives": self.alternatives,
         }
@@ -304,6 +309,29 @@ class Captioner:
         (hypotheses,) = force(self.backend.step(memory), [[*map(self.vocabulary.encode, words)]], ALTERNATIVES)
         found = (self._to_caption([each], self.preprocess.box(*size)).of(photo) for each in hypotheses)
         return [replace(each, text=text) for each, text in zip(found, captions, strict=True)]
+
+    def with_evidence(self, photo: Source, captions: Sequence[Caption]) -> list[Caption]:
+        """The captions of a photo, as `caption` or `read` gave them, with the evidence for each word: its
+        log-probability minus the one that it has if the attention cannot see a region, for each region of the grid.
+        The model reads the same words each time. What it knows of the photo before the first word stays the same, since
+        the CNN has seen all of it.
+
+        The difference is that of Li et al. 2016 (https://arxiv.org/abs/1612.08220), not divided by the log-probability.
+        Raises `ImageError` if the photo cannot be read, and ValueError for a model without attention."""
+        if self.config.attention == "none":
+            raise ValueError("this model has no attention, so no region can be left out.")
+        pixels, _ = self.preprocess.read(photo)
+        memory: Any = self.backend.encode(pixels[None])
+        step = self.backend.step_without_each_region(memory)
+        grid = cast("np.ndarray", captions[0].attention).shape[1:]
+        words = [self.vocabulary.encode(caption.words) for caption in captions]
+        by_region = force(step, [words] * math.prod(grid))  # R x captions
+        found = []
+        for caption, without in zip(captions, zip(*by_region, strict=True), strict=True):
+            left = np.array([each.log_probabilities for each in without])  # (R, T)
+            evidence = np.array(caption.log_probabilities)[:, None] - left.T  # (T, R)
+            found.append(replace(caption, evidence=evidence.reshape(-1, *grid)))
+        return found
 
     def search(
         self, memory: Any, photos: int, decoding: Decoding, sizes: Sequence[tuple[int, int]] | None = None

@@ -99,6 +99,11 @@ def choose_sampled(log_probabilities: np.ndarray, uniforms: np.ndarray, choose: 
     return take(order, np.minimum(places, order.shape[1] - 1))
 
 
+def all_but_one(regions: int) -> np.ndarray:
+    """(R, R - 1): row r holds the indices of all regions but r."""
+    return np.array([[each for each in range(regions) if each != r] for r in range(regions)])
+
+
 def take(values: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Values (N, any) at places (N, P) -> (N, P): numpy.take_along_axis without its overhead."""
     return values[np.arange(len(values))[:, None], places]

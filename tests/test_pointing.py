@@ -71,24 +71,25 @@ def test_the_game():
     attention = np.zeros((3, 2, 4))
     attention[1, 1, 3] = 1  # its region's centre is (80, 45)
     game = Pointing()
-    game.add(words, attention, box, {"dog": mask}, COCO)
-    assert (game.named, game.present, game.hits, game.centre, game.even) == (2, 1, 1, 0, 1 / 4)
+    game.add(words, {"attention": attention, "evidence": -attention}, box, {"dog": mask}, COCO)
+    assert (game.named, game.present, game.hits["attention"], game.centre, game.even) == (2, 1, 1, 0, 1 / 4)
     attention[1, 1] = (0, 0, 1, 0)
-    game.add(words, attention, box, {"dog": mask}, COCO)
-    assert (game.present, game.hits) == (2, 1)
-    game.add(words, attention, box, {"dog": ~mask}, COCO)
-    assert (game.hits, game.centre, game.even) == (2, 1, 1 / 4 + 1 / 4 + 3 / 4)
+    game.add(words, {"attention": attention, "evidence": -attention}, box, {"dog": mask}, COCO)
+    assert (game.present, game.hits["attention"]) == (2, 1)
+    game.add(words, {"attention": attention, "evidence": -attention}, box, {"dog": ~mask}, COCO)
+    assert (game.hits["attention"], game.centre, game.even) == (2, 1, 1 / 4 + 1 / 4 + 3 / 4)
     beside, whole = (-20.0, 0.0, 120.0, 60.0), {"dog": np.ones_like(mask)}  # a padded photo: no dog is in its margin
     edge = Pointing()
     attention[1, 1] = (1, 0, 0, 0)
-    edge.add(words, attention, beside, whole, COCO)
-    assert (edge.present, edge.hits, edge.centre, edge.even) == (1, 0, 1, 1 / 2)
+    edge.add(words, {"attention": attention}, beside, whole, COCO)
+    assert (edge.present, edge.hits["attention"], edge.centre, edge.even) == (1, 0, 1, 1 / 2)
     corner = np.zeros((60, 100), bool)
     corner[30:, 50:] = True  # the centre of the photo is at (50, 30), in this mask and not in the transposed place
     corner[50, 30] = False
-    edge.add(words, attention, beside, {"dog": corner}, COCO)
+    edge.add(words, {"attention": attention}, beside, {"dog": corner}, COCO)
     assert (edge.present, edge.centre) == (2, 2)
-    assert game.to_dict()["pointing"] == 2 / 3 and "0.667" in str(game)
+    assert game.to_dict()["attention_pointing"] == 2 / 3 and "0.667" in str(game)
+    assert game.to_dict()["evidence_pointing"] == 1 / 3 and "evidence peaks inside the object" in str(game)
     assert "no word names" in str(Pointing())
 
 
@@ -181,10 +182,11 @@ def test_evaluate_prints_the_game(tmp_path, tiny, monkeypatch, capsys):
         main()
     out, err = capsys.readouterr()
     assert end.value.code == 0, err
-    assert "if every word pointed at the centre of the photo" in out
+    assert "if every word pointed at the photo's centre" in out
     habits = json.loads(scores.read_text())["habits"]
     assert habits["own_object_words"] >= habits["own_object_words_in_the_photo"] > 0
-    assert 0 <= habits["own_pointing"] <= 1
+    for kind in ("attention", "evidence"):
+        assert 0 <= habits[f"own_{kind}_pointing"] <= 1 and out.count(f"{kind} peaks inside the object") == 2
     records = select(read_dataset(tmp_path / "toy"), "train")
     words = sum(len(re.findall(rf"\b{said}\b", text)) for record in records for text in record.captions)
     assert habits["people_object_words"] == words > 20 and "people's captions, under teacher forcing" in out

@@ -261,5 +261,5 @@ def test_the_toy_world_is_learned(tmp_path):
     assert right >= 0.9 * len(unseen), f"{right} of {len(unseen)}"
     objects, game = read_objects(settings.data), Pointing()
     for caption, record in zip(captions, unseen, strict=True):
-        game.add(caption.words, caption.attention, caption.box, objects.masks(record), objects.names)
-    assert game.present >= 1.9 * len(unseen) and game.hits >= 0.9 * game.present, game
+        game.add(caption.words, {"attention": caption.attention}, caption.box, objects.masks(record), objects.names)
+    assert game.present >= 1.9 * len(unseen) and game.hits["attention"] >= 0.9 * game.present, game

@@ -137,7 +137,7 @@ class Graph:
 
 
 def graphs(model: CaptionModel, size: int) -> list[Graph]:
-    B, K = torch.export.Dim("B", min=1, max=4096), torch.export.Dim("K", min=1, max=4096)
+    B, K, R = (torch.export.Dim(name, min=1, max=4096) for name in "BKR")
     photo, word = PhotoGraph(model).eval(), WordGraph(model).eval()
     images = torch.zeros(2, 3, size, size)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def graphs(model: CaptionModel, size: int) -> list[Graph]:
     states = [f"state.{i}" for i in range(len(state))]
     words = torch.ones(2, 3, dtype=torch.int64)
     given = (*memory, *(part[:, :, None].repeat(1, 1, 3, 1) for part in state))  # (L, B, K, H)
-    dims = (*({0: B} for _ in memory), *({1: B, 2: K} for _ in state))
+    dims = (*({0: B, 1: R} for _ in memory), *({1: B, 2: K} for _ in state))
     after = ["logits", *(["attention"] if attended else []), *(f"next.{name}" for name in states)]
     return [
         Graph(GRAPHS[0], photo, (images,), ({0: B},), ["images"], [*attended, *states]),

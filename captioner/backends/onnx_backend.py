@@ -12,7 +12,7 @@ import numpy as np
 
 from captioner.backends.graph_check import check_graph
 from captioner.checkpoint.manifest import CONFIG, GRAPHS, WEIGHTS, CheckpointError, check_file
-from captioner.step import Choices, Choose, Step, choose_words
+from captioner.step import Choices, Choose, Step, all_but_one, choose_words
 
 WEIGHTS_KEY = "captioner.weights.sha256"  # in a graph's metadata: whose weights it computes with
 EXPORT = "captioner export DIRECTORY (which needs torch: pip install 'captioner[train]')"
@@ -49,6 +49,17 @@ class OnnxBackend:
 
     def step(self, encoded: Encoded) -> Step:
         return partial(self._step, encoded)
+
+    def step_without_each_region(self, encoded: Encoded) -> Step:
+        """The step of one photo as R photos, each without one region of the grid. The state after the photo stays that
+        of the whole photo. Raises ValueError if the graph takes whole grids only."""
+        if isinstance(self.word.get_inputs()[1].shape[1], int):
+            raise ValueError(f"this model was exported for whole grids only. Export it again with {EXPORT}.")
+        regions = encoded.memory[0].shape[1]
+        kept = all_but_one(regions)
+        memory = tuple(part[0, kept] for part in encoded.memory)  # (R, R - 1, D) and (R, R - 1, H)
+        recurrent = tuple(part.repeat(regions, axis=1) for part in encoded.recurrent)  # (L, R, H)
+        return self.step(Encoded(memory, recurrent, np.arange(regions)))
 
     def _step(
         self,

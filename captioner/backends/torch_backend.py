@@ -17,7 +17,7 @@ from captioner.config import ModelConfig
 from captioner.decoder import Decoder, Memory, State
 from captioner.device import choose_device, use_full_float32
 from captioner.model import CaptionModel, build_model
-from captioner.step import Choices, Choose, Step
+from captioner.step import Choices, Choose, Step, all_but_one
 
 WITHOUT_FLOAT64 = ("mps",)  # device types on which torch has no float64
 
@@ -38,6 +38,23 @@ class TorchBackend:
 
     def step(self, memory: Memory) -> Step:
         return partial(step, self.model.decoder, memory)
+
+    @torch.inference_mode()
+    def step_without_each_region(self, memory: Memory) -> Step:
+        """The step of one photo as R photos, each without one region of the grid. The state after the photo stays that
+        of the whole photo."""
+        decoder, regions = self.model.decoder, memory.values.shape[1]
+        kept = torch.from_numpy(all_but_one(regions)).to(self.device)
+        recurrent = tuple(part.repeat(1, regions, 1) for part in decoder.initial_state(memory))  # (L, R, H)
+        each = Memory(memory.values[0, kept], memory.keys[0, kept], memory.image.repeat(regions, 1))
+        start = Carried(recurrent, each, np.arange(regions))
+
+        def step_from_start(
+            words: np.ndarray, rows: np.ndarray, state: Carried | None, images: np.ndarray, choose: Choose
+        ) -> tuple[Choices, Carried]:
+            return step(decoder, each, words, rows, state or start, images, choose)
+
+        return step_from_start
 
 
 class Carried(NamedTuple):

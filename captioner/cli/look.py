@@ -24,6 +24,7 @@ def attend(
     *,
     output: Output,
     recursive: bool = False,
+    map: Literal["attention", "evidence"] = "attention",
     text: Annotated[str | None, tyro.conf.arg(metavar="CAPTION", help_behavior_hint="")] = None,
     cells: bool = False,
     cell: Annotated[tuple[int, ...], tyro.conf.arg(metavar="CELL ...", help_behavior_hint="")] = (),
@@ -38,6 +39,8 @@ def attend(
         paths: Photos, folders of photos, or - for a list of paths on standard input.
         output: The file to write: .png .svg .pdf .gif .webp .html .npz .json. {name} stands for each photo's name.
         recursive: Include photos in subfolders.
+        map: attention: where the model looked. evidence: how much the log-probability of the word falls without each
+            region of the photo. It is exact and takes longer; pictures show no evidence against a word.
         text: Show this caption instead of the model's own: its attention and probabilities under teacher forcing.
         cells: Show units of the recurrent network: the captions, each word coloured by a unit's activation.
         cell: Show these units, counted from 0, instead of the most interpretable ones.
@@ -50,6 +53,8 @@ def attend(
     if cells or cell:
         if text is not None:
             raise ValueError("--cells shows the model's own captions. Leave --text out.")
+        if map != "attention":
+            raise ValueError("--cells shows units, not maps. Leave --map out.")
         return draw_units(photos, output, cell, layer, model, options)
     outputs = name_outputs(str(output), photos)
     if text is not None and options != AS_SAVED:
@@ -69,6 +74,8 @@ def attend(
             failed += 1
             print(f"captioner: {result}", file=sys.stderr, flush=True)
         else:
+            if map == "evidence":
+                (result,) = captioner.with_evidence(photo, [result])
             result.save(path)
             print(f"{printable(photo)}: {result.text}\n{printable(path)}", flush=True)
             if result.attention_statistics is not None and result.attention_statistics.warning:

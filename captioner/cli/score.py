@@ -54,7 +54,7 @@ def evaluate(
         results: Write the captions to this file, in COCO's results format.
         scores: Write the scores to this file, with intervals and provenance, for captioner compare.
         training: Training captions (an annotation file or a data set), to count copies of them.
-        pointing: Also measure how often words attend to the objects that they name.
+        pointing: Also measure how often attention and evidence point at the objects that words name.
         submit: Write a submission for COCO's server to the current folder. --split test uses test2014.
         java: Also compute METEOR or SPICE, which need Java.
         limit: Use only the first photos, this many; 0 uses all.
@@ -218,10 +218,12 @@ def _pointing(data: Path, captioner: Captioner) -> tuple[dict[str, Pointing], Ca
         masks = objects.masks(record)
         said = [text for text in record.captions if tokenize(text)]
         read = captioner.read(record.path, said) if said else []
-        for whose, captions in {"own": [caption], "people": read}.items():
+        own, *people = captioner.with_evidence(record.path, [caption, *read])
+        for whose, captions in {"own": [own], "people": people}.items():
             for each in captions:
-                assert each.attention is not None and each.box is not None
-                games[whose].add(each.words, each.attention, each.box, masks, objects.names)
+                assert each.attention is not None and each.evidence is not None and each.box is not None
+                maps = {"attention": each.attention, "evidence": each.evidence}
+                games[whose].add(each.words, maps, each.box, masks, objects.names)
 
     return games, watch
 

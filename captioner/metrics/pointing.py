@@ -1,5 +1,5 @@
-"""The pointing game: of the words that name an object in the photo, the share whose attention peaks inside the object's
-mask. Words, maps and masks come as arrays; files are read elsewhere.
+"""The pointing game: of the words that name an object in the photo, the share whose map, such as the attention, peaks
+inside the object's mask. Words, maps and masks come as arrays; files are read elsewhere.
 
 The pointing game is from Zhang et al. 2016 (https://arxiv.org/abs/1608.00507), here without their margin of 15 pixels.
 Whether named objects are in the photo at all is measured as in Rohrbach et al. 2018 (CHAIR,
@@ -9,8 +9,9 @@ Liu et al. 2017 (https://arxiv.org/abs/1605.09553)."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -61,29 +62,31 @@ class Pointing:
 
     named: int = 0  # words that name an object
     present: int = 0  # of these, words whose object is in the photo
-    hits: int = 0  # of these, words whose attention peaks at a region with its centre in the mask
+    hits: Counter[str] = field(default_factory=Counter)  # by kind of map, words whose map peaks inside their object:
+    # at a region with its centre in the mask
     centre: int = 0  # of the present, words whose mask holds the centre of the photo
     even: float = 0.0  # of the present, the expected hits of a random region
 
     def add(
         self,
         words: Sequence[str],
-        attention: np.ndarray,
+        maps: Mapping[str, np.ndarray],
         box: Box,
         masks: Mapping[str, np.ndarray],
         names: Collection[str],
     ) -> None:
-        """Add a caption of T words. Its maps (T, h, w) cover `box` of the photo; `masks` has the mask (H, W) of each
-        object in the photo, and `names` the names of all objects of the data set."""
+        """Add a caption of T words. Its maps, such as {"attention": (T, h, w)}, cover `box` of the photo; `masks` has
+        the mask (H, W) of each object in the photo, and `names` the names of all objects of the data set."""
         for i, name in object_words(words, names):
             self.named += 1
             if name not in masks:
                 continue
-            mask, weights = masks[name], attention[i]  # (H, W), (h, w)
-            x, y = region_centres((weights.shape[0], weights.shape[1]), box)
+            mask, grid = masks[name], next(iter(maps.values())).shape[1:]
+            x, y = region_centres((grid[0], grid[1]), box)
             hit = inside(mask, x, y)  # (h, w)
             self.present += 1
-            self.hits += bool(hit.flat[weights.argmax()])
+            for kind, values in maps.items():
+                self.hits[kind] += bool(hit.flat[values[i].argmax()])
             self.centre += bool(inside(mask, mask.shape[1] / 2, mask.shape[0] / 2))
             self.even += float(hit.mean())
 
@@ -92,26 +95,25 @@ class Pointing:
         counts: dict[str, float] = {"object_words": self.named, "object_words_in_the_photo": self.present}
         if not self.present:
             return counts
-        low, high = wilson_interval(self.hits, self.present)
-        return counts | {
-            "pointing": self.hits / self.present,
-            "pointing_low": low,
-            "pointing_high": high,
-            "centre_of_the_photo": self.centre / self.present,
-            "even_attention": self.even / self.present,
-        }
+        for kind, hits in self.hits.items():
+            low, high = wilson_interval(hits, self.present)
+            share = {"": hits / self.present, "_low": low, "_high": high}
+            counts |= {f"{kind}_pointing{end}": figure for end, figure in share.items()}
+        return counts | {"centre_of_the_photo": self.centre / self.present, "random_region": self.even / self.present}
 
     def __str__(self) -> str:
         if not self.present:
             return f"pointing: no word names an object in its photo ({self.named} object words in all)"
         figures = self.to_dict()
-        return (
-            f"pointing       {figures['pointing']:.3f}  {figures['pointing_low']:.3f} to {figures['pointing_high']:.3f}"
-            f"  of {self.present} object words, attention peaks inside the object\n"
-            f"  centre       {figures['centre_of_the_photo']:.3f}  if every word pointed at the centre of the photo\n"
-            f"  random       {figures['even_attention']:.3f}  if every word pointed at a random region\n"
-            f"named objects  {self.present / self.named:.3f}  of {self.named} object words, object is in the photo"
-        )
+        there, centre, random = self.present / self.named, figures["centre_of_the_photo"], figures["random_region"]
+        lines = [f"named objects  {there:.3f}  of {self.named} object words, object is in the photo"]
+        lines.append(f"pointing              of {self.present} object words whose object is in the photo")
+        for kind in self.hits:
+            share, low, high = (figures[f"{kind}_pointing{end}"] for end in ("", "_low", "_high"))
+            lines.append(f"  {kind:<13}{share:.3f}  {low:.3f} to {high:.3f}, {kind} peaks inside the object")
+        lines.append(f"  centre       {centre:.3f}  if every word pointed at the photo's centre")
+        lines.append(f"  random       {random:.3f}  if every word pointed at a random region")
+        return "\n".join(lines)
 
 
 def wilson_interval(hits: int, count: int, z: float = 1.959964) -> tuple[float, float]:

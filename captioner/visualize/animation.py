@@ -1,5 +1,5 @@
-"""The caption as an animated .gif or .webp: the photo, then one attention map per word, with the caption below. Takes
-arrays, never a model."""
+"""The caption as an animated .gif or .webp: the photo, then one map of attention or evidence per word, with the caption
+below. Takes arrays, never a model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from captioner.visualize.heatmap import Box, heat_map, level, overlay, scale_top
-from captioner.visualize.page import FAINT, INK, RULE, at_most, atomic_write, fonts, percent
+from captioner.visualize.heatmap import Box, Kind, heat_map, level, overlay, scale_top
+from captioner.visualize.page import FAINT, INK, RULE, amount, at_most, atomic_write, fonts, percent
 
 SUFFIXES = (".gif", ".webp")
 SECONDS = 0.8
@@ -33,9 +33,10 @@ def save_animation(
     box: Box | None = None,
     log_probabilities: Sequence[float] | None = None,
     seconds: float = SECONDS,
+    kind: Kind = "attention",
 ) -> None:
     """Write `frames` as an animated .gif or .webp that loops. `seconds` is the time per word."""
-    first, *others = frames(photo, words, attention, box, log_probabilities)
+    first, *others = frames(photo, words, attention, box, log_probabilities, kind)
     times = [round(1000 * each) for each in (FIRST_SECONDS, *[seconds] * (len(words) - 1), LAST_SECONDS)]
     times = times[: 1 + len(others)]
     with atomic_write(path) as partial:
@@ -59,18 +60,19 @@ def frames(
     attention: np.ndarray,
     box: Box | None = None,
     log_probabilities: Sequence[float] | None = None,
+    kind: Kind = "attention",
 ) -> list[Image.Image]:
     """T + 1 pictures of equal size: the photo, then the photo under the map of each word, with that word marked in the
-    caption below. `attention` is (T, h, w). `box` is the part of the photo that the grid covers, in the photo's pixels;
-    by default the whole photo."""
+    caption below. `attention` (T, h, w) holds maps of this `kind`. `box` is the part of the photo that the grid covers,
+    in the photo's pixels; by default the whole photo."""
     picture = _fitting(photo.convert("RGB"))
     pixels = np.asarray(picture)
     across, down = picture.width / photo.width, picture.height / photo.height
     left, top, right, bottom = box or (0, 0, photo.width, photo.height)
     here = (left * across, top * down, right * across, bottom * down)
-    page = _Page(picture.size, words)
+    page = _Page(picture.size, words, kind)
     found = [page.frame(picture, None, "")]
-    scale = scale_top(attention) if len(words) else 1.0
+    scale = scale_top(attention, kind) if len(words) else 1.0
     for index, weights in enumerate(attention):
         lit = overlay(pixels, level(heat_map(weights, *picture.size, here), scale))
         share = "" if log_probabilities is None else percent(math.exp(min(log_probabilities[index], 0)))
@@ -90,7 +92,8 @@ class _Page:
     """The layout of a frame: the photo on top, the lines of the caption, then the word's probability and the colour
     scale."""
 
-    def __init__(self, photo: tuple[int, int], words: Sequence[str]):
+    def __init__(self, photo: tuple[int, int], words: Sequence[str], kind: Kind):
+        self.kind = kind
         self.width = max(photo[0], NARROWEST)
         self.photo = ((self.width - photo[0]) // 2, 0)
         self.words: list[Word] = []
@@ -117,7 +120,7 @@ class _Page:
             draw.text((x, y + TEXT_SIZE), text, colour, _font(text, TEXT_SIZE), anchor="ls")
         draw.line((MARGIN, self.foot - 3, self.width - MARGIN, self.foot - 3), RULE)
         if current is not None:
-            self._write_foot(page, draw, share, percent(scale))
+            self._write_foot(page, draw, share, amount(scale, self.kind))
         return page
 
     def _write_foot(self, page: Image.Image, draw: ImageDraw.ImageDraw, share: str, top: str) -> None:
@@ -126,10 +129,10 @@ class _Page:
             draw.text((MARGIN, line), f"probability {share}", INK, _font(share, SMALL), anchor="ls")
         right = self.width - MARGIN
         draw.text((right, line), top, FAINT, _font(top, SMALL), anchor="rs")
-        right -= math.ceil(_font(top, SMALL).getlength(percent(1))) + 6
+        right -= math.ceil(_font(top, SMALL).getlength(amount(1, self.kind))) + 6
         ramp = np.linspace(0, 1, 72)[None].repeat(8, axis=0)  # (8, 72) levels
         page.paste(Image.fromarray(overlay(np.full((8, 72, 3), 120, dtype=np.uint8), ramp)), (right - 72, line - 9))
-        draw.text((right - 78, line), "attention  0", FAINT, _font("0", SMALL), anchor="rs")
+        draw.text((right - 78, line), f"{self.kind}  0", FAINT, _font("0", SMALL), anchor="rs")
 
 
 def _mark(page: Image.Image, place: Box) -> None:

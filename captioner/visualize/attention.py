@@ -1,4 +1,4 @@
-"""The picture of a caption: the photo, and one attention map per word. Takes arrays, never a model."""
+"""The picture of a caption: the photo, and one map of attention or evidence per word. Takes arrays, never a model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from captioner.visualize.heatmap import Box, heat_map, level, overlay, scale_top
-from captioner.visualize.page import FAINT, INK, at_most, check_path, fonts, new_figure, percent, save
+from captioner.visualize.heatmap import Box, Kind, heat_map, level, overlay, scale_top
+from captioner.visualize.page import FAINT, INK, amount, at_most, check_path, fonts, new_figure, percent, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Place = tuple[float, float, float, float]  # left, top, width, height in inches from the top left of the page
 
+LEGENDS = {
+    "attention": "attention per region of the grid",
+    "evidence": "evidence: fall of log p(word) without the region",
+}
 PANEL_PIXELS = 480  # the longest side of a word's picture
 
 
@@ -37,16 +41,18 @@ def attention_figure(
     title: str | None = None,
     grid: tuple[int, int] | None = None,
     columns: int | None = None,
+    kind: Kind = "attention",
 ) -> Figure:
     """The photo, then one panel per word: a small copy of the photo under the word's heat map, and its probability.
 
-    `attention` is (T, h, w), or (T, R) with `grid` = (h, w); the default grid is a square. `box` is the part of the
-    photo that the grid covers, in the photo's pixels (`Preprocess.box`); by default the whole photo. All maps share
-    one colour scale, whose legend is below the photo. `columns` is the number of panels per row; by default it is
-    chosen to fill a page about as wide as a screen. Raises ValueError if words, maps and probabilities do not match."""
+    `attention` holds maps of this `kind`: (T, h, w), or (T, R) with `grid` = (h, w); the default grid is a square.
+    `box` is the part of the photo that the grid covers, in the photo's pixels (`Preprocess.box`); by default the whole
+    photo. All maps share one colour scale, whose legend is below the photo. `columns` is the number of panels per row;
+    by default it is chosen to fill a page about as wide as a screen. Raises ValueError if words, maps and probabilities
+    do not match."""
     picture = photo if isinstance(photo, Image.Image) else Image.fromarray(photo)
     picture = picture.convert("RGB")
-    maps = _as_maps(attention, len(words), grid)
+    maps = _as_maps(attention, len(words), grid, kind)
     if log_probabilities is not None and len(log_probabilities) != len(words):
         raise ValueError(f"{len(log_probabilities)} log-probabilities for {len(words)} words; expected one per word.")
     layout = _Layout(picture.width / picture.height, len(words), title or "", columns)
@@ -60,7 +66,7 @@ def attention_figure(
     across, down = small.shape[1] / picture.width, small.shape[0] / picture.height
     left, top, right, bottom = box or (0, 0, picture.width, picture.height)
     small_box = (left * across, top * down, right * across, bottom * down)
-    scale = scale_top(maps)
+    scale = scale_top(maps, kind)
     for index, (word, weights) in enumerate(zip(words, maps, strict=True)):
         x, y, _, height = place = layout.panel(index)
         heat = heat_map(weights, small.shape[1], small.shape[0], small_box)
@@ -69,12 +75,12 @@ def attention_figure(
         if log_probabilities is not None:
             probability = math.exp(min(log_probabilities[index], 0.0))
             _write(figure, layout, (x, y + height + 0.26), percent(probability), 8, FAINT)
-    _legend(figure, layout, scale)
+    _legend(figure, layout, scale, kind)
     return figure
 
 
-def _as_maps(attention: np.ndarray, words: int, grid: tuple[int, int] | None) -> np.ndarray:
-    """The attention as checked maps (T, h, w)."""
+def _as_maps(attention: np.ndarray, words: int, grid: tuple[int, int] | None, kind: Kind) -> np.ndarray:
+    """The checked maps (T, h, w)."""
     maps = np.asarray(attention, dtype=np.float64)
     if maps.ndim not in (2, 3) or len(maps) != words:
         raise ValueError(
@@ -87,8 +93,8 @@ def _as_maps(attention: np.ndarray, words: int, grid: tuple[int, int] | None) ->
             hint = "" if grid else " Pass grid=(height, width)."
             raise ValueError(f"{regions} regions do not fill a grid of {height} x {width}.{hint}")
         maps = maps.reshape(words, height, width)  # (T, h, w)
-    if not np.isfinite(maps).all() or (maps < 0).any():
-        raise ValueError("attention has negative or non-finite weights; expected numbers from 0 to 1.")
+    if not np.isfinite(maps).all() or (kind == "attention" and (maps < 0).any()):
+        raise ValueError(f"{kind} has negative or non-finite weights; expected numbers from 0 to 1.")
     return maps
 
 
@@ -178,14 +184,14 @@ def _write(
     )
 
 
-def _legend(figure: Figure, layout: _Layout, top: float) -> None:
+def _legend(figure: Figure, layout: _Layout, top: float, kind: Kind) -> None:
     """The colour scale below the photo, drawn over grey."""
     x, y, width, height = layout.photo
     y += height + 0.13
     ramp = np.linspace(0, 1, 256)[None].repeat(2, axis=0)  # (2, 256) levels
     _show(figure, layout, (x, y, width, 0.09), overlay(np.full((2, 256, 3), 120, dtype=np.uint8), ramp))
     _write(figure, layout, (x, y + 0.14), "0", 8, FAINT)
-    _write(figure, layout, (x + width / 2, y + 0.14), percent(top / 4), 8, FAINT, "center")  # level(top / 4) = 1/2
-    _write(figure, layout, (x + width, y + 0.14), percent(top), 8, FAINT, "right")
-    _write(figure, layout, (x, y + 0.32), "attention per region of the grid", 8, FAINT)
+    _write(figure, layout, (x + width / 2, y + 0.14), amount(top / 4, kind), 8, FAINT, "center")  # level(top / 4) = 1/2
+    _write(figure, layout, (x + width, y + 0.14), amount(top, kind), 8, FAINT, "right")
+    _write(figure, layout, (x, y + 0.32), LEGENDS[kind], 8, FAINT)
     _write(figure, layout, (x, y + 0.46), "below a word: its probability", 8, FAINT)

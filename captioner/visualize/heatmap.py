@@ -1,18 +1,23 @@
-"""Heat maps as plain arrays: an attention map, resampled to the photo's pixels, coloured and laid over the photo. All
-renderers use these functions."""
+"""Heat maps as plain arrays: a map of attention or evidence, resampled to the photo's pixels, coloured and laid over
+the photo. All renderers use these functions."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 
 Box = tuple[float, float, float, float]
+Kind = Literal["attention", "evidence"]
+"""What a map shows per region: attention, a share of 1; or evidence, how much the word's log-probability falls without
+the region, in nats. Evidence against a word is negative; it is kept in data, and drawn as zero."""
 
 # From 0 to the top of the scale: violet, magenta, orange, pale yellow. Lightness rises throughout, for grey prints.
 HEAT_COLOURS = ((44, 17, 96), (120, 28, 109), (188, 55, 84), (237, 105, 37), (251, 166, 47), (253, 231, 140))
 
 
 def heat_map(weights: np.ndarray, width: int, height: int, box: Box | None = None) -> np.ndarray:
-    """One attention map (h, w) as a smooth (height, width) array over the photo's pixels, zero outside the grid. `box`
+    """One map (h, w) as a smooth (height, width) array over the photo's pixels, zero outside the grid. `box`
     is the part of the photo that the grid covers, in its pixels (`Preprocess.box`); None is the whole photo.
 
     Cubic convolution (Keys 1981, a = -1/2) interpolates the square roots of the weights, because the colour scale shows
@@ -20,7 +25,8 @@ def heat_map(weights: np.ndarray, width: int, height: int, box: Box | None = Non
     left, top, right, bottom = box or (0.0, 0.0, float(width), float(height))
     rows = _cubic_weights(height, weights.shape[0], top, bottom)  # (height, h)
     columns = _cubic_weights(width, weights.shape[1], left, right)  # (width, w)
-    return np.maximum(rows @ np.sqrt(weights.astype(np.float32)) @ columns.T, 0) ** 2  # (height, width)
+    roots = np.sqrt(np.maximum(weights, 0).astype(np.float32))
+    return np.maximum(rows @ roots @ columns.T, 0) ** 2  # (height, width)
 
 
 def _cubic_weights(pixels: int, regions: int, start: float, stop: float) -> np.ndarray:
@@ -42,10 +48,11 @@ def _cubic_weights(pixels: int, regions: int, start: float, stop: float) -> np.n
     return weights
 
 
-def scale_top(maps: np.ndarray) -> float:
-    """The weight at the top of the colour scale of a caption's maps (T, h, w): the largest weight, but at least six
-    times the uniform weight 1 / (h w). Otherwise nearly uniform attention would look sharp."""
-    return float(max(maps.max(), min(1.0, 6 / maps[0].size)))
+def scale_top(maps: np.ndarray, kind: Kind = "attention") -> float:
+    """The weight at the top of the colour scale of a caption's maps (T, h, w): the largest weight. It is at least six
+    times the uniform weight 1 / (h w) of attention, and 0.1 nats of evidence. Otherwise nearly uniform attention and
+    negligible evidence would look sharp."""
+    return float(max(maps.max(), 0.1 if kind == "evidence" else min(1.0, 6 / maps[0].size)))
 
 
 def level(weights: np.ndarray, top: float) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from captioner.visualize.heatmap import Kind
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -70,6 +72,11 @@ def percent(share: float) -> str:
     """A probability in percent, with a no-break space: 63 %, 3.4 %, <0.1 %."""
     number = "<0.1" if share < 0.0005 else f"{100 * share:.{0 if share >= 0.0995 else 1}f}"
     return f"{number}\N{NO-BREAK SPACE}%"
+
+
+def amount(weight: float, kind: Kind) -> str:
+    """A weight of a map, for a legend: 6.3 % of the attention, 0.25 nats of evidence."""
+    return percent(weight) if kind == "attention" else f"{weight:.2g}\N{NO-BREAK SPACE}nats"
 
 
 def at_most(picture: Image.Image, pixels: int) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from captioner.metrics.attention import attention_statistics
-from captioner.visualize.heatmap import Box, scale_top
+from captioner.visualize.heatmap import Box, Kind, scale_top
 from captioner.visualize.page import atomic_write
 
 Alternatives = Sequence[Sequence[tuple[str, float]]]
@@ -26,15 +26,17 @@ def caption_view(
     attention: np.ndarray | None = None,
     box: Box | None = None,
     alternatives: Alternatives | None = None,
+    evidence: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """A caption as JSON-ready data. The head of static/attention.js documents the format.
 
     `size` is the upright photo's (width, height) in pixels. `attention` is (T, h, w), or None for a model without
     attention. `box` is the part of the photo that the grid covers, in the photo's pixels; by default the whole photo.
-    `alternatives` has for each word other words and their log-probabilities. Raises ValueError if the lengths or
+    `alternatives` has for each word other words and their log-probabilities. With `evidence` (T, h, w) the view also
+    has an entry "evidence", whose maps are shown in place of the attention's. Raises ValueError if the lengths or
     shapes do not match."""
     attention = _checked(len(words), log_probabilities, attention, alternatives)
-    return {
+    view: dict[str, Any] = {
         "caption": caption,
         "log_probability": round(float(log_probability), 6),
         "finished": bool(finished),
@@ -50,20 +52,24 @@ def caption_view(
             for index, (word, value) in enumerate(zip(words, log_probabilities, strict=True))
         ],
         "photo": {"width": int(size[0]), "height": int(size[1])},
-        "attention": None if attention is None else _geometry(attention, size, box),
+        "attention": None if attention is None else _geometry(attention, size, box, "attention"),
     }
+    if attention is not None and len(attention):
+        view["attention"] |= attention_statistics(attention).to_dict()
+    if evidence is not None:
+        assert attention is not None and evidence.shape == attention.shape
+        view["evidence"] = _geometry(evidence, size, box, "evidence")
+    return view
 
 
-def _geometry(attention: np.ndarray, size: tuple[int, int], box: Box | None) -> dict[str, Any]:
-    """The maps, the part of the photo that they cover, and their statistics."""
-    regions = attention.shape[1] * attention.shape[2]
-    maps = attention.reshape(len(attention), regions).astype(np.float64)  # (T, R)
+def _geometry(maps: np.ndarray, size: tuple[int, int], box: Box | None, kind: Kind) -> dict[str, Any]:
+    """The maps (T, h, w), the part of the photo that they cover, and the top of their colour scale."""
+    rows = maps.reshape(len(maps), maps.shape[1] * maps.shape[2]).astype(np.float64)  # (T, R)
     return {
-        "grid": list(attention.shape[1:]),
+        "grid": list(maps.shape[1:]),
         "box": [float(edge) for edge in box or (0, 0, *size)],
-        "top": round(scale_top(attention), 6) if len(attention) else 1.0,
-        "maps": maps.round(5).tolist(),
-        **(attention_statistics(attention).to_dict() if len(attention) else {}),
+        "top": round(scale_top(maps, kind), 6) if len(maps) else 1.0,
+        "maps": rows.round(5).tolist(),
     }
 
 
@@ -91,12 +97,14 @@ def save_json(path: str | Path, view: dict[str, Any]) -> None:
         partial.write_text(json.dumps(view, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def save_arrays(path: str | Path, view: dict[str, Any], attention: np.ndarray | None) -> None:
+def save_arrays(
+    path: str | Path, view: dict[str, Any], attention: np.ndarray | None, evidence: np.ndarray | None = None
+) -> None:
     """Write a view as an .npz file, which `numpy.load` reads without pickle.
 
     Its arrays: caption, words (T), log_probabilities (T), log_probability, finished, size (width, height),
     alternatives (T, A) and alternative_log_probabilities (T, A), padded with "" and minus infinity. A model with
-    attention adds attention (T, h, w), unrounded, and box (left, top, right, bottom)."""
+    attention adds attention (T, h, w), unrounded, and box (left, top, right, bottom); evidence adds its (T, h, w)."""
     words = view["words"]
     most = max((len(step["alternatives"]) for step in words), default=0)
     missing = {"word": "", "log_probability": -np.inf}
@@ -115,5 +123,7 @@ def save_arrays(path: str | Path, view: dict[str, Any], attention: np.ndarray | 
     }
     if attention is not None:
         arrays |= {"attention": np.asarray(attention), "box": np.array(view["attention"]["box"])}
+    if evidence is not None:
+        arrays["evidence"] = evidence
     with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)

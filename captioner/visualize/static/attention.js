@@ -16,7 +16,9 @@
  *                             "entropy": [nats, ...], "movement": [shares, one fewer], "entropy_share": 0.8,
  *                             "mean_movement": 0.2, "coverage": 0.7,       // all or none of them
  *                             "warning": null}                     // or a sentence: why the maps carry no information
- *                            or null for a model without attention}
+ *                            or null for a model without attention,
+ *               "evidence": {"grid", "box", "top", "maps"}}          // optional; shown in place of the attention: how much
+ *                            the log-probability of the word falls without each region, in nats
  *   photoUrl   of the upright photo at any scale: data:, blob: or same-origin (its pixels are read). Browsers
  *              apply a JPEG's EXIF orientation, so the bytes of the file may be shown unchanged.
  *   options    all optional:
@@ -52,7 +54,7 @@
   function heatMap(weights, [rows, columns], width, height, [left, top, right, bottom]) {
     const across = taps(width, columns, left, right);
     const down = taps(height, rows, top, bottom);
-    const roots = Float32Array.from(weights, Math.sqrt);
+    const roots = Float32Array.from(weights, (weight) => Math.sqrt(Math.max(weight, 0))); // evidence may be negative
     const wide = new Float32Array(rows * width); // each row of the grid, stretched
     for (let row = 0; row < rows; row++) {
       for (let x = 0; x < width; x++) {
@@ -206,19 +208,29 @@
     };
   }
 
+  /** Where the evidence for a word is. */
+  function placeOfEvidence(weights, grid, box, photo) {
+    const positive = weights.map((weight) => Math.max(weight, 0));
+    const sum = positive.reduce((total, weight) => total + weight, 0);
+    if (sum < 0.01) return "no evidence";
+    return `evidence ${place(positive.map((weight) => weight / sum), grid, box, photo)}`;
+  }
+
   /** The colour scale over grey, with its numbers. */
-  function legend(top) {
+  function legend(top, isEvidence) {
     const canvas = canvasOf("canvas.ramp", 256, 1);
     const light = new Float32Array(256).fill(120 / 255);
     const ramp = Float32Array.from(light, (_, x) => (x / 255) ** 2 * top); // even in levels
     canvas.getContext("2d").putImageData(new ImageData(overlay(light, ramp, top), 256, 1), 0, 0);
-    const numbers = [0, top / 4, top].map((share) => make("span", { textContent: share ? percent(share) : "0" }));
-    return make("div.legend", {}, canvas, make("div.numbers", {}, ...numbers),
-      make("p", { textContent: "attention per region of the grid" }));
+    const amount = (weight) => (isEvidence ? `${Number(weight.toPrecision(2))}\u00a0nats` : percent(weight));
+    const numbers = [0, top / 4, top].map((weight) => make("span", { textContent: weight ? amount(weight) : "0" }));
+    const label = isEvidence ? "evidence: how much the word's log-probability falls without the region (not where it rises)"
+      : "attention per region of the grid";
+    return make("div.legend", {}, canvas, make("div.numbers", {}, ...numbers), make("p", { textContent: label }));
   }
 
   function check(container, data, photoUrl) {
-    const maps = data?.attention?.maps;
+    const maps = (data?.evidence ?? data?.attention)?.maps;
     if (!(container instanceof Element)) throw new TypeError("captionerPage.show: container is not an element.");
     if (!Array.isArray(data?.words) || !data.photo) throw new TypeError("captionerPage.show: data is not a caption.");
     if (typeof photoUrl !== "string") throw new TypeError("captionerPage.show: photoUrl is not a string.");
@@ -235,16 +247,16 @@
         type: "button",
         tabIndex: i ? -1 : 0, // one stop of the Tab key; arrow keys move inside
         "aria-pressed": "false",
-        "aria-label": [entry.word, share, where[i] && `looks ${where[i]}`].filter(Boolean).join(", "),
+        "aria-label": [entry.word, share, where[i]].filter(Boolean).join(", "),
       }, make("span.text", { textContent: entry.word }), make("span.share", { textContent: share, title: "probability" }));
     });
   }
 
   /** The texts about one word, beside the photo and on it. write(index) shows a word, write(null) none. */
-  function stepView(words, where, attention) {
+  function stepView(words, where, attention, isEvidence) {
     const element = make(words.some((entry) => entry.alternatives?.length) ? "div.step.long" : "div.step");
     const badge = make("figcaption.badge", { "aria-hidden": "true" });
-    const map = attention ? "Attention comes before the choice of the word, so the map is the same for all words of this step." : "";
+    const map = attention && !isEvidence ? "Attention comes before the choice of the word, so the map is the same for all words of this step." : "";
 
     function writeBadge(word, share) {
       badge.hidden = word === null;
@@ -253,7 +265,7 @@
 
     function write(index) {
       if (index === null) {
-        const seen = attention ? "see where the model looked for it and" : "see";
+        const seen = isEvidence ? "see the evidence for it and" : attention ? "see where the model looked for it and" : "see";
         const hint = `Hover over or tap a word, or use the arrow keys, to ${seen} its alternatives.`;
         writeBadge(null);
         element.replaceChildren(make("p.hint", { textContent: hint }),
@@ -264,7 +276,7 @@
       const share = percent(probability(words[index]));
       writeBadge(word, share);
       element.replaceChildren(make("p.chosen", {}, make("b", { textContent: word }), ` ${share}`),
-        make("p.where", { textContent: where[index] ? `looks ${where[index]}` : "" }),
+        make("p.where", { textContent: where[index] ?? "" }),
         make("p.figures", { textContent: figures(attention, index, words) }));
       if (!alternatives?.length) return;
       const note = make("p.note", { textContent: map });
@@ -343,7 +355,9 @@
   function show(container, data, photoUrl, options = {}) {
     check(container, data, photoUrl);
     showing.get(container)?.destroy();
-    const { words, photo, attention } = data;
+    const { words, photo } = data;
+    const isEvidence = Boolean(data.evidence);
+    const attention = data.evidence ?? data.attention; // the maps that are shown
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const opacity = options.opacity ?? OPACITY;
     const listeners = new AbortController();
@@ -352,12 +366,13 @@
     let pinned = null; // the word that was tapped or focused; shown again after others were hovered
     let revealing = 0; // a timer
 
-    const where = words.map((_, i) => attention && place(attention.maps[i], attention.grid, attention.box, photo));
+    const locate = isEvidence ? placeOfEvidence : (...map) => `looks ${place(...map)}`;
+    const where = words.map((_, i) => attention && locate(attention.maps[i], attention.grid, attention.box, photo));
     const buttons = wordButtons(words, where);
     const list = make("ol.words", { role: "list", "aria-label": "Words; left and right arrow keys move between them" },
       ...buttons.map((button) => make("li", {}, button)));
     if (!data.finished) list.append(make("li.unfinished", { textContent: "…", title: "cut at the maximum length" }));
-    const step = stepView(words, where, attention);
+    const step = stepView(words, where, attention, isEvidence);
     const map = attention && mapView(photo, attention, opacity, calm);
     const image = make("img", { alt: `The photo: ${data.caption}` });
     const stage = make("figure.stage", {}, image, ...(map ? [map.canvas] : []));
@@ -374,7 +389,7 @@
     if (map) {
       const slider = make("input", { type: "range", min: 0, max: 100, value: Math.round(100 * opacity) });
       listen(slider, "input", () => map.setOpacity(slider.value / 100));
-      side.append(legend(attention.top), make("label.slider", {}, make("span", { textContent: "opacity" }), slider));
+      side.append(legend(attention.top, isEvidence), make("label.slider", {}, make("span", { textContent: "opacity" }), slider));
     } else if (words.length) {
       const why = "This model has no attention, so there are no maps.";
       side.append(make("p.note", { textContent: why }));
