@@ -20,7 +20,15 @@ import numpy as np
 from captioner.backends.choose import Backend, choose_backend
 from captioner.backends.ensemble import EnsembleBackend
 from captioner.backends.onnx_backend import OnnxBackend, load_runtime
-from captioner.checkpoint.manifest import AGAIN, CONFIG, DEFAULT, CheckpointError, find_checkpoint, read_config
+from captioner.checkpoint.manifest import (
+    AGAIN,
+    CONFIG,
+    DEFAULT,
+    LANGUAGE_MODEL,
+    CheckpointError,
+    find_checkpoint,
+    read_config,
+)
 from captioner.config import ModelConfig
 from captioner.decoding import ALTERNATIVES, Decoding, Hypothesis, force, search
 from captioner.extras import name_missing_extras
@@ -165,6 +173,11 @@ class Captioner:
         """
         directory = find_checkpoint(checkpoint or DEFAULT)
         saved = read_config(directory)
+        if saved.get("kind") == LANGUAGE_MODEL:
+            raise CheckpointError(
+                f"{directory} is a language model, which sees no photos. Write text with it (captioner write), or "
+                "train a captioner from it (captioner train --init)."
+            )
         try:
             config, vocabulary = ModelConfig(**saved["model"]), Vocabulary(saved["vocabulary"])
             preprocess, decoding = Preprocess.from_dict(saved["preprocess"]), Decoding(**saved["decoding"])

@@ -10,12 +10,10 @@ Attention = Literal["general", "dot", "concat", "none"]
 Cell = Literal["lstm", "gru", "rnn"]
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """The architecture of the network."""
+@dataclass(frozen=True, kw_only=True)
+class RecurrentConfig:
+    """The architecture of a language model, and of the recurrent part of a captioner."""
 
-    encoder: str = "mobilenet_v2"
-    """Any torchvision classification CNN, by torchvision's name."""
     embedding_size: int = 300
     """Size of a word vector, and of the photo's embedding, which is the first input."""
     hidden_size: int = 512
@@ -26,9 +24,17 @@ class ModelConfig:
     """Recurrent layers below the attention."""
     layers_above: int = 1
     """Recurrent layers above the attention; their state carries what was attended to."""
-    attention: Attention = "general"
-    """Luong's score function, or none: the photo is only the first input (Show and Tell)."""
     dropout: float = 0.4
     """Probability that an activation is dropped in training."""
     tie_embeddings: bool = False
     """Use the input embeddings as the output layer."""
+
+
+@dataclass(frozen=True)
+class ModelConfig(RecurrentConfig):
+    """The architecture of the network."""
+
+    encoder: str = "mobilenet_v2"
+    """Any torchvision classification CNN, by torchvision's name."""
+    attention: Attention = "general"
+    """Luong's score function, or none: the photo is only the first input (Show and Tell)."""

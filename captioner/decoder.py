@@ -96,6 +96,7 @@ class Decoder(nn.Module):
         tie_embeddings: bool = False,
     ):
         """`attention` is a score of `Attention`, or `none` for the decoder of Show and Tell, which sees the photo once.
+        With `pooled_size` and `grid_size` 0 it is a language model, which has no weights for photos.
         `tie_embeddings` predicts words with the transposed input embeddings (Press and Wolf 2017). Raises ValueError
         for an unknown name or a wrong number of layers."""
         super().__init__()
@@ -112,9 +113,11 @@ class Decoder(nn.Module):
             )
 
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=PAD)
-        self.first = nn.Linear(pooled_size, embedding_size)  # the image embedding; checkpoints name it so
+        if pooled_size:
+            self.first = nn.Linear(pooled_size, embedding_size)  # the image embedding; checkpoints name it so
         self.below = stack(embedding_size, layers_below)
-        self.attention = None if attention == "none" else Attention(attention, grid_size, hidden_size)
+        reads_grid = bool(grid_size) and attention != "none"
+        self.attention = Attention(attention, grid_size, hidden_size) if reads_grid else None
         if self.attention is not None:
             self.combine = nn.Linear(self.attention.value_size + hidden_size, hidden_size, bias=False)  # W_c
         self.above = stack(hidden_size, layers_above) if layers_above else None

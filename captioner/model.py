@@ -1,12 +1,15 @@
-"""The captioning model: a CNN encoder and a word decoder as one module, and how it is built from a config. Search,
-training and files are not here."""
+"""The captioning model: a CNN encoder and a word decoder as one module, and how it, or its decoder alone as a language
+model, is built from a config. Search, training and files are not here."""
 
 from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from captioner.config import ModelConfig
+from captioner.config import ModelConfig, RecurrentConfig
 from captioner.decoder import Decoder, Memory, State
 from captioner.encoder import Encoder, Features
 
@@ -39,17 +42,14 @@ class CaptionModel(nn.Module):
 def build_model(config: ModelConfig, vocabulary_size: int, weights: str | None = None) -> CaptionModel:
     """The model that the config describes. `weights` are the CNN's (see `Encoder`); the decoder starts at random."""
     encoder = Encoder(config.encoder, weights)
-    decoder = Decoder(
-        vocabulary_size,
-        encoder.pooled_size,
-        encoder.grid_size,
-        embedding_size=config.embedding_size,
-        hidden_size=config.hidden_size,
-        cell=config.cell,
-        layers_below=config.layers_below,
-        layers_above=config.layers_above,
-        attention=config.attention,
-        dropout=config.dropout,
-        tie_embeddings=config.tie_embeddings,
-    )
-    return CaptionModel(encoder, decoder)
+    sizes = (vocabulary_size, encoder.pooled_size, encoder.grid_size)
+    return CaptionModel(encoder, Decoder(*sizes, attention=config.attention, **recurrent_settings(config)))
+
+
+def build_language_model(config: RecurrentConfig, vocabulary_size: int) -> Decoder:
+    """A decoder without weights for photos, at random; it is called without `memory`."""
+    return Decoder(vocabulary_size, 0, 0, **recurrent_settings(config))
+
+
+def recurrent_settings(config: RecurrentConfig) -> dict[str, Any]:
+    return {each.name: getattr(config, each.name) for each in fields(RecurrentConfig)}

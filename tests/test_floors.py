@@ -25,7 +25,7 @@ FLOORS = (
     ("pretrained", "encoder", "decoder", "device"),
     ("model",),
     ("data", "checkpoint"),
-    ("backends", "captioner", "evaluate", "inside", "diagnose", "bulk"),
+    ("backends", "captioner", "language_model", "evaluate", "inside", "diagnose", "bulk"),
     ("training", "web"),
     ("cli", "__main__", ""),  # "" is captioner/__init__.py
 )

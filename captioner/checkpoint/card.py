@@ -5,11 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from captioner.checkpoint.manifest import LANGUAGE_MODEL
+
 SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
 
 
 def model_card(saved: Mapping[str, Any]) -> str:
     """Markdown from a checkpoint's config."""
+    return _language_model_card(saved) if saved.get("kind") == LANGUAGE_MODEL else _captioner_card(saved)
+
+
+def _language_model_card(saved: Mapping[str, Any]) -> str:
+    training, scores = saved.get("training") or {}, saved.get("scores") or {}
+    lines = [
+        f"# Language model: {saved['model']['cell']}",
+        "",
+        f"A recurrent language model made with captioner, over {len(saved['vocabulary']):,} {saved['level']}s. It sees "
+        "no photos; a captioner can be trained from it. The files hold tensors and settings, no code.",
+        "",
+        "## Training",
+        "",
+        f"- Text: {training.get('data', 'unknown')}, {_number(training.get('tokens'))} {saved['level']}s",
+        f"- Duration: {_number(training.get('step'))} steps, {training.get('hours', 'unknown')} hours",
+        "",
+        "All settings are in `config.json`.",
+    ]
+    if scores:
+        lines += ["", "## On the validation text", "", "| score | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.4f} |" for name, value in scores.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _captioner_card(saved: Mapping[str, Any]) -> str:
     model, training, scores = saved["model"], saved.get("training") or {}, saved.get("scores") or {}
     settings = training.get("settings", {})
     attention = "no attention" if model["attention"] == "none" else f"Luong attention (`{model['attention']}`)"

@@ -14,6 +14,7 @@ FORMAT_VERSION = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 STATE_TENSORS, STATE = "state.safetensors", "state.json"
 GRAPHS = ("photo", "word")  # of an exported checkpoint: photo.onnx and word.onnx
+LANGUAGE_MODEL = "language model"  # the `kind` of a checkpoint that captions no photos
 AGAIN = "Copy or download the checkpoint again."
 DEFAULT = "flickr8k-mobilenet_v2"  # of the models that are shipped with captioner
 

@@ -1,4 +1,5 @@
-"""The verbs train, average and toy: a model, the mean of several, and a small world to train on."""
+"""The verbs train, average, pretrain and toy: a captioner, the mean of several, a language model, and a small world to
+train on."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from captioner.cli.options import Output, app
-from captioner.training.config import TrainConfig
+from captioner.training.config import PretrainConfig, TrainConfig
 
 
 @app.command
@@ -38,6 +39,15 @@ def average(
 
     average_checkpoints(checkpoints, output)
     print(f"{output}: mean of {len(checkpoints)} checkpoints. Score it: captioner evaluate --checkpoint {output} ...")
+    return 0
+
+
+@app.command
+def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")]) -> int:
+    """Train a language model, the decoder without photos, on text; train --init begins a captioner from it."""
+    from captioner.training.pretrain import pretrain as run
+
+    print(f"best checkpoint: {run(config)}")
     return 0
 
 

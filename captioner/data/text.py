@@ -20,7 +20,7 @@ from torch import Tensor
 from captioner.vocabulary import BOS, EOS, PAD, SPECIALS, Vocabulary, tokenize
 
 Level = Literal["word", "character"]
-Unit = Literal["file", "line"]
+Document = Literal["file", "line"]
 
 _ARTICLE = re.compile(r" = [^=].* =\s*$").match  # WikiText: a heading of the first level
 _JOINED = re.compile(r" @([-,.])@ ")  # WikiText writes 1,000 as 1 @,@ 000
@@ -51,6 +51,15 @@ class Text:
         tokens = tuple(token for token in table if token is not None)
         return cls(tokens, np.concatenate(parts) if parts else np.zeros(0, np.int32), starts)
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def part(self, begin: int, end: int) -> Text:
+        """The text from one place to another. A document that begins before it starts anew."""
+        starts = self.starts[begin:end].copy()
+        starts[:1] = True
+        return Text(self.tokens, self.ids[begin:end], starts)
+
     def vocabulary(self, min_count: int = 1) -> Vocabulary:
         """The tokens that come at least `min_count` times, the frequent ones first."""
         counts = dict(zip(self.tokens, np.bincount(self.ids, minlength=len(self.tokens) + 1)[1:].tolist(), strict=True))
@@ -62,24 +71,26 @@ class Text:
         return np.array([EOS, *vocabulary.encode(self.tokens)], np.int32)[self.ids]
 
 
-def read_documents(paths: Sequence[Path], level: Level = "word", unit: Unit = "file") -> Iterator[list[str | None]]:
+def read_documents(
+    paths: Sequence[Path], level: Level = "word", document: Document = "file"
+) -> Iterator[list[str | None]]:
     """The documents of UTF-8 text files as tokens; None, which stands for EOS, ends a line of words.
 
-    `unit` says what a document is: a file, or a line of it (a sentence, a caption). In a file that is laid out as
+    `document` says what one is: a file, or a line of it (a sentence, a caption). In a file that is laid out as
     WikiText, a document is an article. Words are the tokens of `tokenize`; characters include line breaks.
     Raises FileNotFoundError, and ValueError with the line's number for text that is not UTF-8.
     """
     for path in paths:
-        document: list[str | None] = []
+        tokens: list[str | None] = []
         for line in _lines(path):
-            if unit == "line" or _ARTICLE(line):
-                yield document
-                document = []
+            if document == "line" or _ARTICLE(line):
+                yield tokens
+                tokens = []
             if level == "character":
-                document.extend(line if unit == "file" else line.rstrip("\n"))
+                tokens.extend(line if document == "file" else line.rstrip("\n"))
             elif words := tokenize(_JOINED.sub(r"\1", line)):
-                document.extend([*words, None])
-        yield document
+                tokens.extend([*words, None])
+        yield tokens
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -106,8 +117,8 @@ class Segment(NamedTuple):
 
 
 def reset(state: tuple[Tensor, ...] | None, starts: Tensor) -> tuple[Tensor, ...] | None:
-    """The state, each part (L, B, H), with zeros for the rows (B,) where a document starts; cut from its history."""
-    return state and tuple(part.detach().masked_fill(starts[:, None], 0) for part in state)
+    """The state, each part (L, B, H), with zeros for the rows (B,) where a document starts."""
+    return state and tuple(part.masked_fill(starts[:, None], 0) for part in state)
 
 
 class Streams:

@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from captioner.config import ModelConfig
+from captioner.config import ModelConfig, RecurrentConfig
 from captioner.data.augment import AugmentConfig
 from captioner.decoding import Decoding
 
@@ -153,17 +153,70 @@ class TrainConfig:
     """Use only the first photos of each split, up to this number, to try things out; 0 for all."""
 
 
-def check_settings(config: TrainConfig) -> None:
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Train a language model: the decoder alone, on text."""
+
+    text: tuple[Path, ...]
+    """UTF-8 text files."""
+    output: Path
+    """Folder of the run: best/, last/, log.jsonl, curves.png, TensorBoard."""
+    validation: tuple[Path, ...] = ()
+    """Text files to validate on. If not given: the last tenth of the text, which is then not trained on."""
+    level: Literal["word", "character"] = "word"
+    """What the model reads and predicts: words (those of captions: lower case, no punctuation) or characters."""
+    document: Literal["file", "line"] = "file"
+    """What is a document: a file (in a WikiText file, an article) or a line, such as a caption.
+    The state is reset where a document starts. Files are read in streams, lines whole."""
+    model: RecurrentConfig = field(default_factory=RecurrentConfig)
+    epochs: int = 10
+    """Times that the text is read."""
+    batch_size: int = 32
+    """Streams that lie side by side; with --document line, documents per batch."""
+    bptt: int = 70
+    """Tokens of a stream through which gradients go back. The state is carried further."""
+    vary_bptt: bool = False
+    """Vary that number at random, as AWD-LSTM does (Merity, Keskar and Socher 2018)."""
+    accumulate: int = 1
+    """Batches per step. Their gradients are added up."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises linearly. Then it falls as a cosine."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW, for matrices only (no biases, no embeddings)."""
+    clip: float = 5.0
+    """Gradients with a larger norm are scaled down to this one."""
+    min_count: int = 5
+    """Words or characters that occur less often in the text are unknown ones."""
+    patience: int = 4
+    """Training ends after this number of epochs without a better validation score; 0 for never."""
+    save_every: int = 200
+    """Steps between two saves of last/, which is also saved after each epoch; 0 for after each epoch only."""
+    seed: int = 0
+    """The same seed gives the same run, to the bit on a CPU."""
+    deterministic: bool = False
+    """Repeat and resume a run to the bit on CUDA, too, where that is slower. A CPU always does."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
+    resume: bool = False
+    """Continue the run in --output exactly where it was saved last."""
+
+
+def check_settings(config: TrainConfig | PretrainConfig) -> None:
     """Raise ValueError for a number that no training can use. Names are checked where they are looked up."""
 
     def check(good: Callable[[Any], bool], expected: str, *names: str) -> None:
         for name in names:
+            if not hasattr(config, name.split(".")[0]):
+                continue  # a setting of the other recipe
             value = attrgetter(name)(config)
             if not good(value):
                 raise ValueError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}.")
 
     check(lambda x: len(x) >= 1, "at least one stage, such as decoder:10", "stages")
-    check(lambda x: x >= 1, "1 or more", "batch_size", "accumulate", "min_count", "max_length")
+    check(lambda x: len(x) >= 1, "at least one file", "text")
+    check(lambda x: x >= 1, "1 or more", "batch_size", "accumulate", "min_count", "max_length", "epochs", "bptt")
     check(lambda x: x >= 1, "1 or more", "model.embedding_size", "model.hidden_size")
     check(lambda x: x >= 0, "0 or more", "image_size", "weight_decay", "patience", "save_every")
     check(lambda x: x >= 0, "0 or more", "workers", "seed", "limit", "keep_best")
@@ -183,7 +236,7 @@ def check_settings(config: TrainConfig) -> None:
         "professor_forcing.weight",
     )
     check(lambda x: x > 0, "above 0", "self_critical.learning_rate_scale")
-    least = 2 if config.self_critical.baseline == "others" else 1
+    least = 2 if isinstance(config, TrainConfig) and config.self_critical.baseline == "others" else 1
     check(lambda x: x >= least, f"{least} or more for this baseline", "self_critical.samples")
 
 

@@ -45,7 +45,7 @@ def run_epoch(run: Run, order: list[list[int]], load: Callable[[list[list[int]]]
         while parts := list(islice(batches, config.accumulate)):
             run.stage_step = progress.epoch * epoch_steps + progress.epoch_step
             run.stage_steps = stage.epochs * epoch_steps
-            share = schedule(run.stage_step, run.stage_steps, config.warmup)
+            share = schedule(run.stage_step, run.stage_steps, config.warmup) * run.rate(parts)
             for optimizer in run.optimizers.values():
                 set_learning_rates(optimizer, share)
             torch.manual_seed(config.seed * 1_000_003 + progress.step)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +25,10 @@ from captioner.training.journal import Journal
 from captioner.training.optim import optimizer_state, restore_optimizer
 
 # Settings that do not change the model. They may differ when a run is resumed, and a checkpoint does not keep them.
-ABOUT_THE_MACHINE = ("data", "images", "output", "cache", "device", "workers", "save_every", "deterministic", "resume")
+ABOUT_THE_MACHINE = (
+    *("data", "images", "text", "validation", "output", "cache"),  # where files are; their content is compared
+    *("device", "workers", "save_every", "deterministic", "resume"),
+)
 
 
 class Settings(Protocol):
@@ -100,6 +103,10 @@ class Run:
 
     def __post_init__(self) -> None:
         self.started = time.monotonic() - self.progress.seconds
+
+    def rate(self, batches: Sequence[Any]) -> float:
+        """A factor on the learning rates of the step over these batches."""
+        return 1.0
 
     def describe(self, scores: Mapping[str, float] | None) -> dict[str, Any]:
         """What config.json of a checkpoint of this run holds."""
@@ -217,8 +224,8 @@ def load_last(config: Any, data_digest: str) -> dict[str, Any]:
             )
     if digest != data_digest:
         raise ValueError(
-            f"{config.output} was started with other photos or captions than {config.data} has. Resume with "
-            "those it was started with, or start another run in another --output."
+            f"{config.output} was started with other data than is given now. Resume with "
+            "the data it was started with, or start another run in another --output."
         )
     return load_state(last)
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRAIN, VALID, CIDER, BLEU = "#8a94a6", "#1f4e79", "#b8451b", "#2b7a5b"
+TRAIN, VALID = "#8a94a6", "#1f4e79"
+SCORES = {"CIDEr-D": "#b8451b", "BLEU-4": "#2b7a5b", "perplexity": "#b8451b", "bits per character": "#b8451b"}
+SMALLER_IS_BETTER = ("perplexity", "bits per character")
 HEIGHT = 5.6  # inches, of two panels
 
 
@@ -71,21 +73,19 @@ def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) 
         axes_loss.set_ylim(both.min() - margin, both.max() + margin)
     _name_ends(axes_loss, {"training loss": (TRAIN, _smooth(losses)), "validation loss": (VALID, valid[1])})
 
-    scores = {
-        "CIDEr-D": (CIDER, values("validation", "CIDEr-D")),
-        "BLEU-4": (BLEU, values("validation", "BLEU-4")),
-    }
-    for colour, (x, y) in scores.values():
+    scores = {name: (colour, values("validation", name)) for name, colour in SCORES.items()}
+    scores = {name: line for name, line in scores.items() if len(line[1][1])}
+    for name, (colour, (x, y)) in scores.items():
         axes_scores.plot(x, y, color=colour, lw=1.6, marker="o", ms=3, clip_on=False)
         if len(y) > 1:
-            best = int(np.argmax(y))
+            best = int(np.argmin(y) if name in SMALLER_IS_BETTER else np.argmax(y))
             axes_scores.plot(x[best], y[best], "o", ms=9, mfc="none", mec=colour, clip_on=False)
             if best < len(y) - 1:  # the last value is written at the end of the line
                 _note(axes_scores, f"best {y[best]:.3f}", (x[best], y[best]), (0, 9), 8, colour, ha="center")
     axes_scores.set_ylim(0, 1.12 * axes_scores.get_ylim()[1])
     _name_ends(axes_scores, {name: (colour, y) for name, (colour, (_, y)) in scores.items()})
     if rewarded:
-        drawn = {"mean reward": (CIDER, "reward"), "distinct captions": (VALID, "distinct")}
+        drawn = {"mean reward": (SCORES["CIDEr-D"], "reward"), "distinct captions": (VALID, "distinct")}
         for colour, name in drawn.values():
             x, y = values("step", name)
             all_axes[-1].plot(x, _smooth(y), color=colour, lw=1.6)
