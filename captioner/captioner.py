@@ -3,6 +3,7 @@ the search and the vocabulary, each of which has a file of its own. Importing th
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import deque
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from captioner.backends.torch_backend import TorchBackend
     from captioner.model import CaptionModel
 
+logger = logging.getLogger("captioner")  # at INFO it says which model, backend and device run
 WORKERS = 1 + min(os.cpu_count() or 1, 7)  # batches in progress at once; one more than cores, as one may wait for files
 
 
@@ -142,7 +144,9 @@ class Caption:
 
 
 class Captioner:
-    """`Captioner.load().caption("photo.jpg").text`"""
+    """`Captioner.load().caption("photo.jpg").text`
+
+    It can be pickled, for process pools. Each process loads an exported model from its directory again."""
 
     def __init__(
         self,
@@ -160,6 +164,9 @@ class Captioner:
         self.config = config
         self.decoding = decoding or Decoding()
         self.provenance = provenance
+
+    def __repr__(self) -> str:
+        return f"<Captioner {self.provenance}; {self.backend}>"
 
     @classmethod
     def load(cls, checkpoint: str | Path | None = None, device: str = "auto", backend: Backend = "auto") -> Captioner:
@@ -193,7 +200,9 @@ class Captioner:
 
             runs = load_backend(directory, config, len(vocabulary), device)
         provenance = f"{directory.name}, SHA-256 {saved['weights']['sha256']}"
-        return cls(runs, vocabulary, preprocess, config, decoding, provenance)
+        captioner = cls(runs, vocabulary, preprocess, config, decoding, provenance)
+        logger.info("%s runs with %s", provenance, runs)
+        return captioner
 
     @classmethod
     def ensemble(cls, members: Sequence[Captioner]) -> Captioner:

@@ -12,6 +12,7 @@ proposed per row, V vocabulary, R image regions, T words of a caption, A alterna
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -24,6 +25,8 @@ from captioner.vocabulary import BOS, EOS, PAD, UNK
 
 ALTERNATIVES = 4  # per word, where captions are shown to people
 SAMPLING = ("temperature", "top_k", "top_p")  # settings that beam search has no use for
+NUMBERS: dict[type, Any] = {int: numbers.Integral, float: numbers.Real}  # NumPy's, too
+WORDS = {int: "a whole number", float: "a number", str: "a name"}
 BOUNDS = {"ge": (operator.ge, "at least"), "gt": (operator.gt, "above"), "le": (operator.le, "at most")}
 
 
@@ -56,6 +59,9 @@ class Decoding:
     def __post_init__(self) -> None:
         for each in fields(self):
             value, bounds = getattr(self, each.name), each.metadata["bounds"]
+            kind = type(each.default)
+            if isinstance(value, bool) or not isinstance(value, NUMBERS.get(kind, kind)):
+                raise ValueError(f"{each.name} is {value!r}; expected {WORDS[kind]}.")
             if not all(BOUNDS[bound][0](value, limit) for bound, limit in bounds.items()):
                 expected = " and ".join(f"{BOUNDS[bound][1]} {limit}" for bound, limit in bounds.items())
                 raise ValueError(f"{each.name} is {value!r}; expected {expected}.")

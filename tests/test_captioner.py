@@ -2,7 +2,9 @@
 
 import io
 import json
+import logging
 import math
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -201,3 +203,14 @@ def test_a_config_that_describes_no_model(tiny, tmp_path, damage, reason):
     (directory / "config.json").write_text(json.dumps(saved), encoding="utf-8")
     with pytest.raises(CheckpointError, match=rf"config\.json describes no model \(.*{reason}"):
         Captioner.load(directory)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_a_pickled_captioner_captions_as_before(backend, photos, caplog):
+    with caplog.at_level(logging.INFO, "captioner"):
+        captioner = Captioner.load(backend=backend, device="cpu")
+    where = {"torch": "torch on cpu", "onnx": "the ONNX runtime on cpu"}[backend]
+    assert caplog.messages == [f"{captioner.provenance} runs with {where}"]
+    assert repr(captioner) == f"<Captioner {captioner.provenance}; {where}>"
+    again = pickle.loads(pickle.dumps(captioner))
+    assert again.caption(photos / "b.jpg").to_dict() == captioner.caption(photos / "b.jpg").to_dict()

@@ -3,6 +3,7 @@ fake model whose every word depends on the photo and on all words before."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -513,3 +514,20 @@ def test_given_captions_are_read() -> None:
         for one, other in zip(searched, read, strict=True):
             np.testing.assert_allclose(one.log_probabilities, other.log_probabilities, rtol=1e-9)
             np.testing.assert_array_equal(one.attention, other.attention)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("beam_size", "3", "beam_size is '3'; expected a whole number."),
+        ("beam_size", 2.5, "beam_size is 2.5; expected a whole number."),
+        ("beam_size", True, "beam_size is True; expected a whole number."),
+        ("length_penalty", "high", "length_penalty is 'high'; expected a number."),
+        ("temperature", [1], "temperature is [1]; expected a number."),
+        ("method", 7, "method is 7; expected a name."),
+    ],
+)
+def test_settings_of_a_wrong_type(name, value, expected):
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        Decoding(**{name: value})
+    assert Decoding(beam_size=np.int64(2), length_penalty=1).beam_size == 2

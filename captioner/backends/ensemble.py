@@ -24,6 +24,9 @@ class EnsembleBackend:
         self.members = tuple(members)
         self.vocabulary_size = vocabulary_size
 
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.members))
+
     def encode(self, images: np.ndarray) -> tuple[Any, ...]:
         """Preprocessed photos (B, 3, S, S) -> what each member needs of them."""
         return tuple(member.encode(images) for member in self.members)

@@ -3,7 +3,7 @@ captions as the torch backend. Which of the two runs a checkpoint is decided in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +29,21 @@ class Encoded(NamedTuple):
 
 
 class OnnxBackend:
-    def __init__(self, photo: Any, word: Any, has_attention: bool):
-        """The runtime's sessions of the two graphs."""
+    def __init__(self, photo: Any, word: Any, has_attention: bool, reload: Callable[[], OnnxBackend] | None = None):
+        """The runtime's sessions of the two graphs. They cannot be pickled; `reload` makes them again in the process
+        that unpickles this."""
         self.photo, self.word = photo, word
         self.inputs = [each.name for each in word.get_inputs()]
         self.has_attention = has_attention
+        self.reload = reload
+
+    def __reduce__(self) -> Any:
+        if self.reload is None:
+            raise TypeError("this backend was not loaded from a checkpoint, so it cannot be pickled.")
+        return self.reload, ()
+
+    def __str__(self) -> str:
+        return "the ONNX runtime on cpu"
 
     def encode(self, images: np.ndarray) -> Encoded:
         """Preprocessed photos (B, 3, S, S) -> what the word graph needs of them."""
@@ -116,4 +126,5 @@ def load_runtime(directory: Path, saved: Mapping[str, Any], has_attention: bool)
                 f"{path} was exported from other weights than lie beside it. Make it again with {EXPORT}."
             )
         sessions.append(session)
-    return OnnxBackend(sessions[0], sessions[1], has_attention)
+    photo, word = sessions
+    return OnnxBackend(photo, word, has_attention, partial(load_runtime, directory, dict(saved), has_attention))

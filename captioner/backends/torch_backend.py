@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,12 @@ class TorchBackend:
             use_full_float32()
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.device = device
+
+    def __reduce__(self) -> Any:
+        return TorchBackend, (self.model, self.device)
+
+    def __str__(self) -> str:
+        return f"torch on {self.device}"
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> Memory:
