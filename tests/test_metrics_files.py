@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import sys
 import zipfile
@@ -254,7 +256,8 @@ def test_one_image_says_so_instead_of_zero(files):
     assert "CIDEr-D             –" in text and "no CIDEr" in text and "1 of 40 images have a caption" in text
     found.write(files / "scores.json")
     assert json.loads((files / "scores.json").read_text())["scores"]["CIDEr-D"]["value"] is None
-    assert format_scores(ScoreFile.read(files / "scores.json")) == text
+    again = ScoreFile.read(files / "scores.json")
+    assert format_scores(again) == text and again.to_dict() == found.to_dict()
 
 
 def test_the_human_score_is_of_first_captions():
@@ -311,11 +314,39 @@ def test_files_that_are_not_comparable_say_so(files):
     (files / "c.json").write_text('{"format": "other"}')
     with pytest.raises(ValueError, match="expected a score file"):
         compare_files(files / "a.json", files / "c.json")
-    content = json.loads((files / "a.json").read_text())
-    del content["images"]["ids"]
-    (files / "c.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="damaged score file"):
-        compare_files(files / "a.json", files / "c.json")
+
+
+def test_damaged_score_files_are_refused_where_they_are_read(files):
+    score_files(files / "human.json", REFERENCES, samples=10).write(files / "a.json")
+    whole = json.loads((files / "a.json").read_text())
+    assert ScoreFile.from_dict(whole).to_dict() == whole
+
+    def damage(*keys_and_value):
+        *keys, last, value = keys_and_value
+        content = part = copy.deepcopy(whole)
+        for key in keys:
+            part = part[key]
+        if value is None:
+            del part[last]
+        else:
+            part[last] = value
+        return content
+
+    damaged = [
+        damage("images", "ids", None), damage("images", "CIDEr-D", None),
+        damage("images", "ids", 0, 1.5), damage("images", "ids", 0, 1),
+        damage("images", "BLEU", 0, [1]), damage("images", "CIDEr-D", 3, [1, 2]),
+        damage("images", "ROUGE-L", 0, [10**400]),
+        damage("scores", "BLEU-2", None), damage("scores", "BLEU-2", "low", "0.5"), damage("scores", "BLEU-2", 7),
+        damage("provenance", []), damage("provenance", "references_per_image", [5]),
+        damage("provenance", "images", "2"), damage("provenance", "x", math.nan), damage("provenance", "x", "\ud800"),
+        damage("habits", "distinct", None), damage("habits", "words", [1]), damage("habits", "words", math.inf),
+        damage("slices", [1]), damage("slices", "up to 8 words", {}), damage("notes", 5), damage("notes", [7]),
+        damage("scores", "CIDEr-D", "low", 10**400),
+    ]  # fmt: skip
+    for content in damaged:
+        with pytest.raises(ValueError, match="a damaged score file"):
+            ScoreFile.from_dict(content, "c.json")
 
 
 def test_habits():

@@ -168,7 +168,7 @@ def test_text_files_with_one_caption_per_line(run, references, tmp_path):
     assert outs[0][0] == 0 and outs[0][1].replace("image 3", "image 9") == outs[1][1]
     candidates = [tokenize(text) for text in CAPTIONS.values()]
     tokens = [[tokenize(row["caption"]) for row in known if row["image_id"] == key] for key in CAPTIONS]
-    assert f"BLEU-1 nltk  {nltk_bleu(candidates, tokens)[0]:.5f}" in outs[0][1]
+    assert f"BLEU-1 nltk   {nltk_bleu(candidates, tokens)[0]:.5f}" in outs[0][1]
     texts[1].write_text("a dog\n")
     status, _, err = run("score", "--references", *texts, "--results", tmp_path / "hyp.txt")
     assert status == 2 and "ref2.txt has 1 lines, but" in err
@@ -199,6 +199,7 @@ def test_text_files_with_one_caption_per_line(run, references, tmp_path):
             "line 1 is {'image_id': 42}; expected an object with image_id and caption",
         ),
         ("a.jsonl", '{"path": "x.jpg", "caption": "a"}\n', "line 1 (image_id 'x.jpg'): this image has no references"),
+        ("a.csv", "image_id,caption\n" + "9" * 5000 + ",a\n", "line 2 (image_id '9999"),
         ("a.jsonl", '{"image_id": null, "caption": "a"}\n', "line 1 has the image_id null"),
     ],
 )

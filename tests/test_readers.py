@@ -406,6 +406,8 @@ def test_kaggle_faults(tmp_path: Path, text: str, expected: str) -> None:
 
 
 COCO_FAULTS = [
+    ('"id": 5, "file_name"', '"id": true, "file_name"', ": images[1] has a value of the wrong type; expected id, file"),
+    ('"Photo 5,\\n caption 0. "', '"\\ud800"', ": annotation 50: the caption has a lone surrogate"),
     ("}]}", "}]", ": not JSON at line 1"),
     ('"id": 5, "file_name"', '"id": 7, "file_name"', ": several images with the id 7"),
     ('"id": 50', '"id": 70', ": several annotations with the id 70"),
@@ -442,6 +444,13 @@ def test_coco_photos_and_splits(tmp_path: Path) -> None:
 
 
 KARPATHY_FAULTS = [
+    ('"split": "val"', '"split": "val", "cocoid": "9"', "images[1]: the cocoid is '9'; expected a whole number"),
+    (
+        '"split": "val"',
+        '"split": "val", "filepath": [1]',
+        "images[1]: broken; expected filename and filepath as strings",
+    ),
+    ('"filename": "b.jpg"', '"filename": 7', "images[1]: broken; expected filename and filepath as strings"),
     (
         '"split": "val"',
         '"split": "trian"',
@@ -474,6 +483,9 @@ def test_karpathy_faults(tmp_path: Path, old: str, new: str, expected: str) -> N
 
 
 FOLDER_FAULTS = [
+    ("jsonl", "[" * 100_000, ":1: broken row (it is nested too deeply to be read)"),
+    ("jsonl", '{"image": "a.jpg", "caption": ' + "9" * 5000 + "}", ":1: broken row (Exceeds the limit"),
+    ("jsonl", '{"image": "a.jpg", "caption": ' + "9" * 400 + "}", ":1: expected the caption as a string, found 999"),
     ("csv", "image,caption\na.jpg,A cat, asleep\n", ":2: broken row of 3 fields; expected 2: image,caption"),
     ("csv", 'image,caption\na.jpg,"A cat"\na.jpg,"A dog\n', ":3: broken row"),
     ("csv", "file,caption\na.jpg,A cat\n", ":1: broken header 'file,caption'; expected the columns image,caption"),
@@ -501,6 +513,14 @@ def test_folder_faults(tmp_path: Path, ending: str, text: str, expected: str) ->
 
 
 # ---- speed, imports, real data
+
+
+@pytest.mark.parametrize("name", ["a\0/b.jpg", "\ud800/b.jpg", "x" * 300 + "/b.jpg", "../" * 2000 + "b.jpg"])
+def test_names_that_no_file_can_have_are_missing_photos(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "a.jpg")
+    rows = [{"image": each, "caption": "a dog"} for each in ("a.jpg", name)]
+    write(tmp_path / "captions.jsonl", "\n".join(map(json.dumps, rows)))
+    assert "1 of 2 photos are missing" in message(tmp_path, FileNotFoundError)
 
 
 def test_a_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

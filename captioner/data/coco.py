@@ -18,7 +18,7 @@ from captioner.data.records import (
     photo_name,
     split_name,
 )
-from captioner.metrics.files.reading import read_json
+from captioner.metrics.files.reading import is_id, read_json, shorten
 from captioner.metrics.files.references import is_flagged
 
 COCO_FILES = ("annotations/captions_train20*.json", "annotations/captions_val20*.json")
@@ -45,7 +45,7 @@ def _by_id(content: Any, part: str, keys: Iterable[str], source: Path) -> dict[A
     found: dict[Any, dict[str, Any]] = {}
     for number, row in enumerate(rows):
         missing = [key for key in ("id", *keys) if key not in row] if isinstance(row, dict) else ["id", *keys]
-        if missing or not all(isinstance(row[key], int | str) for key in ("id", *keys)):
+        if missing or not all(is_id(row[key]) for key in ("id", *keys)):
             what = f"has no {missing[0]}" if missing else "has a value of the wrong type"
             raise ValueError(f"{source}: {part}[{number}] {what}; expected {', '.join(('id', *keys))}")
         if row["id"] in found:
@@ -196,23 +196,23 @@ def read_coco_test(root: Path) -> CaptionFile:
 
 def _karpathy_image(image: Any, where: str) -> Entry:
     try:
-        name, split, raw = (
-            photo_name(str(image["filename"])),
-            image["split"],
-            [sentence["raw"] for sentence in image["sentences"]],
-        )
-        names = [name]
-        if image.get("filepath"):
-            names.insert(0, f"{image['filepath']}/{name}")
-        if "cocoid" in image:
-            names += [f"{part}/{int(image['cocoid']):012d}.jpg" for part in ("train2017", "val2017")]
+        name, split, raw = image["filename"], image["split"], [sentence["raw"] for sentence in image["sentences"]]
     except (KeyError, TypeError) as error:
         what = f"broken ({type(error).__name__}: {error})"
         raise ValueError(f"{where}: {what}; expected filename, split and sentences, each sentence with raw") from None
+    folder, number = image.get("filepath") or "", image.get("cocoid")
+    if not (isinstance(name, str) and isinstance(folder, str)):
+        raise ValueError(f"{where}: broken; expected filename and filepath as strings")
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+        raise ValueError(f"{where}: the cocoid is {shorten(number)}; expected a whole number")
+    name = photo_name(name)
+    names = [f"{folder}/{name}", name] if folder else [name]
+    if number is not None:
+        names += [f"{part}/{number:012d}.jpg" for part in ("train2017", "val2017")]
     if not raw:
         raise ValueError(f"{where}: {name}: no sentences; expected at least one")
     captions = [clean_caption(text, f"{where}, {name}") for text in raw]
-    return Entry(image.get("cocoid", name), tuple(names), captions, split_name(split, where))
+    return Entry(name if number is None else number, tuple(names), captions, split_name(split, where))
 
 
 def read_karpathy(root: Path) -> list[CaptionFile]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from captioner.data.readers import Record, find_format
 from captioner.data.records import lines, photo_name
 from captioner.images import open_image
+from captioner.metrics.files.reading import parse_json
 
 Masks = dict[str, np.ndarray]
 
@@ -69,12 +69,12 @@ def _folder_objects(source: Path) -> Objects:
     boxes: dict[str, dict[str, list[list[float]]]] = {}
     for number, line in lines(source):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             by_word = boxes.setdefault(photo_name(row["image"]), defaultdict(list))
             for item in row["objects"]:
                 left, top, width, height = map(float, item["box"])
                 by_word[str(item["word"]).lower()].append([left, top, left + width, top + height])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{source}:{number}: broken objects ({type(error).__name__}: {error}); expected "
                 '"objects": [{"word": "dog", "box": [left, top, width, height]}, ...]'

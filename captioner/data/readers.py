@@ -5,7 +5,6 @@ names the file, the line and what was expected. Batches are made in `datasets`. 
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,6 +28,7 @@ from captioner.data.records import (
     split_name,
     to_records,
 )
+from captioner.metrics.files.reading import parse_json, shorten
 
 __all__ = ["FORMATS", "Record", "default_split", "read_captions", "read_dataset", "select"]
 
@@ -185,8 +185,8 @@ def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _jsonl_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in lines(source):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise ValueError(f"{source}:{number}: broken row ({error}); expected one JSON object per line") from None
         if isinstance(row, dict):
             row = dict(zip(_our_columns(list(row)), row.values(), strict=True))
@@ -216,7 +216,7 @@ def read_folder(root: Path) -> list[CaptionFile]:
         if not name:
             raise ValueError(f"{where}: broken row; the name of the image is empty")
         if not (isinstance(captions, list) and captions):
-            raise ValueError(f"{where}: broken row; expected captions as a list of strings, found {captions!r}")
+            raise ValueError(f"{where}: broken row; expected captions as a list of strings, found {shorten(captions)}")
         if has_split not in (None, "split" in row):
             raise ValueError(f"{where}: expected a split in every row or in no row; some rows have one")
         has_split = "split" in row

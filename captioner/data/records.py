@@ -3,10 +3,11 @@ finding photos on disk. Nothing here knows a format, opens a photo or imports to
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import os
 import posixpath
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from captioner.metrics.files.reading import shorten
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 SPLITS = ("train", "val", "test")
 # Other names for the splits. restval is the part of COCO's val2014 that Karpathy adds to the training photos.
 SPLIT_ALIASES = {"dev": "val", "valid": "val", "validation": "val", "restval": "train"}
@@ -76,7 +80,7 @@ def split_name(split: Any, where: str) -> str:
     if isinstance(split, str) and split in SPLIT_ALIASES:
         return SPLIT_ALIASES[split]
     expected = ", ".join((*SPLITS, *SPLIT_ALIASES))
-    raise ValueError(f"{where}: unknown split {split!r}; expected one of {expected}")
+    raise ValueError(f"{where}: unknown split {shorten(split)}; expected one of {expected}")
 
 
 def hash_split(name: str) -> str:
@@ -84,7 +88,7 @@ def hash_split(name: str) -> str:
 
     It depends only on the SHA-256 of the name, so it is the same on every machine and stays when photos are added.
     """
-    part = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10
+    part = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") % 10
     return ("val", "test")[part] if part < 2 else "train"
 
 
@@ -113,10 +117,12 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 def clean_caption(caption: Any, where: str) -> str:
     """The caption with single spaces (some of COCO's contain line ends). ValueError if it is empty."""
     if not isinstance(caption, str):
-        raise ValueError(f"{where}: expected the caption as a string, found {caption!r}")
+        raise ValueError(f"{where}: expected the caption as a string, found {shorten(caption)}")
     caption = " ".join(caption.split())
     if not caption:
         raise ValueError(f"{where}: the caption is empty. Write one or remove the row.")
+    if LONE_SURROGATE.search(caption):
+        raise ValueError(f"{where}: the caption has a lone surrogate (half a character). Write the row again.")
     return caption
 
 
@@ -158,8 +164,15 @@ class PhotoFinder:
         paths: dict[str, Path] = {}
         for outer in reversed(self.folders):
             folder = Path(self.root, outer, inner)
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                paths.update((unicodedata.normalize("NFC", name), folder / name) for name in os.listdir(folder))
+            try:
+                names = os.listdir(folder)
+            except ValueError:  # a name with NUL or a lone surrogate
+                continue
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+                    raise
+                continue
+            paths.update((unicodedata.normalize("NFC", name), folder / name) for name in names)
         return paths
 
 

@@ -45,8 +45,8 @@ def caption_problem(caption: Any) -> str | None:
 def _hint(key: Id, known: Collection[Id], elsewhere: Mapping[Id, str]) -> str:
     if key in elsewhere:
         return f" among those scored (it is in the split {elsewhere[key]}: --split {elsewhere[key]} or --split all)"
-    if isinstance(key, str) and key.lstrip("-").isdigit() and int(key) in known:
-        return f" (the references have the number {int(key)}, not a string)"
+    if (number := number_of(key)) is not None and number in known:
+        return f" (the references have the number {number}, not a string)"
     if isinstance(key, int) and str(key) in known:
         return f" (the references have the string {str(key)!r}, not a number)"
     return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,19 +18,23 @@ from typing import Any
 import numpy as np
 
 from captioner.metrics.bleu import BLEUS, nltk_bleu
-from captioner.metrics.files.reading import Id, read_json
+from captioner.metrics.files.reading import Id, is_id, read_json, shorten
 from captioner.metrics.files.references import References, read_coco_file
 from captioner.metrics.files.results import Results, read_results
 from captioner.metrics.files.rows import is_results
 from captioner.metrics.habits import habits, slices
 from captioner.metrics.intervals import SAMPLES, Difference, compare, intervals
 from captioner.metrics.java import JavaMetricError, meteor_counts, spice
+from captioner.metrics.meteor import COLUMNS
 from captioner.metrics.scores import Scores, score_tokens
 from captioner.vocabulary import UNSEPARATED, tokenize, words_are_separated
 
 FORMAT = "captioner scores 1"
 TOKENIZER = "captioner's Penn Treebank tokenizer (as COCO's PTBTokenizer), lower case, punctuation dropped"
 FEW_IMAGES = 500  # with fewer images, CIDEr depends too much on their document frequencies
+WIDTHS = {"BLEU": 2 + 2 * len(BLEUS), "METEOR": COLUMNS}  # columns of a part; any other has one
+HABITS = ("distinct", "mean_length", "words", "bad_endings")
+ATTENTION_HABITS = ("attention_entropy", "attention_movement", "attention_coverage", "attention_warnings")
 # Two files are comparable only if these entries of their provenance are equal; the others may differ.
 SHARED = ("references_sha256", "images", "references_per_image", "tokenizer", "document_frequencies")
 
@@ -80,22 +85,40 @@ class ScoreFile:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"{source}: expected a score file of `captioner score` (format {FORMAT!r})")
         try:
+            json.dumps(content, ensure_ascii=False, allow_nan=False).encode()  # what could not be written again
             rows = dict(content["images"])
             ids = tuple(rows.pop("ids"))
+            if not ids or not all(map(is_id, ids)) or len(set(ids)) < len(ids):
+                raise ValueError("expected ids that are numbers or strings, each once")
             parts = {name: np.array(part, float).reshape(len(ids), -1) for name, part in rows.items()}
-            bounds = {name: (figure["low"], figure["high"]) for name, figure in content["scores"].items()}
-            return cls(
-                Scores(ids, parts),
-                bounds,
-                content["provenance"],
-                content["habits"],
-                content["slices"],
-                content["notes"],
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if missing := {"BLEU", "ROUGE-L", "CIDEr-D"} - parts.keys():
+                raise ValueError(f"expected the scores {', '.join(sorted(missing))}")
+            for name, part in parts.items():
+                if part.shape[1] != WIDTHS.get(name, 1) or np.isinf(part).any():
+                    raise ValueError(f"expected {WIDTHS.get(name, 1)} numbers per image for {name}")
+            scores, provenance = Scores(ids, parts), content["provenance"]
+            figures = ((name, content["scores"][name]) for name in scores.names)
+            bounds = {name: (_figure(figure["low"]), _figure(figure["high"])) for name, figure in figures}
+            counts = (provenance["images"], *provenance["references_per_image"])
+            if len(counts) != 3 or not all(isinstance(count, int) for count in counts):
+                raise ValueError("expected whole numbers of images and of references_per_image")
+            habits = {name: _figure(value, null=False) for name, value in content["habits"].items()}
+            attention = ATTENTION_HABITS if "attention_entropy" in habits else ()
+            if habits and (missing := {*HABITS, *attention} - habits.keys()):
+                raise ValueError(f"expected the habits {', '.join(sorted(missing))}")
+            slices = {
+                name: {key: _figure(value, null=key != "images") for key, value in row.items()}
+                for name, row in content["slices"].items()
+            }
+            if not all("images" in row for row in slices.values()):
+                raise ValueError("expected the number of images of each slice")
+            notes = ["".join(note) for note in content["notes"]]
+            by_nltk = {name: _figure(value) for name, value in content.get("nltk", {}).items()}
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{source}: a damaged score file ({type(error).__name__}: {error}); run captioner score again"
             ) from None
+        return cls(scores, bounds, provenance, habits, slices, notes, by_nltk)
 
     def write(self, path: str | Path) -> None:
         path = Path(path)
@@ -107,6 +130,15 @@ class ScoreFile:
     @classmethod
     def read(cls, path: str | Path) -> ScoreFile:
         return cls.from_dict(read_json(Path(path)), str(path))
+
+
+def _figure(value: Any, null: bool = True) -> float:
+    """A finite number of a score file, or NaN, which is written as null. Raises an error for any other value."""
+    if null and value is None:
+        return math.nan
+    if isinstance(value, bool | str) or not math.isfinite(value):
+        raise ValueError(f"expected a number, found {shorten(value)}")
+    return value
 
 
 def _number(value: float) -> float | int | None:
@@ -254,6 +286,9 @@ def score_people(
     known, source = _references(references)
     about = {"results": "the first caption of each image against the others", **source, **(provenance or {})}
     others = {key: list(captions[1:]) for key, captions in known.captions.items() if len(captions) > 1}
+    if not others:
+        where = f"{references}: " if source else ""
+        raise ValueError(f"{where}no image has two captions, so people cannot be scored; expected two or more")
     results = Results({key: known.captions[key][0] for key in others})
     return score_results(results, others, provenance=about, **options)
 

@@ -3,7 +3,6 @@ they are sent. Nothing is scored here."""
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 import zlib
@@ -11,11 +10,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from captioner.metrics.files.reading import Id, raise_problems, read_json, shorten
+from captioner.metrics.files.reading import Id, parse_json, raise_problems, read_json, shorten
 from captioner.metrics.files.results import caption_problem, results_json, write_results
 
 SERVER_FILE = re.compile(r"captions_(val|test)2014_([A-Za-z0-9][A-Za-z0-9.+-]*(?:_[A-Za-z0-9.+-]+)*)_results\.json")
-
+MAX_BYTES = 100_000_000  # of an unpacked results file; those of test2014 have about 4 MB
 
 Splits = Mapping[str, Collection[int]]
 
@@ -37,8 +36,14 @@ def check_submission(path: str | Path, ids: Splits | None = None) -> list[str]:
             names = [name for name in archive.namelist() if not name.endswith("/")]
             problems = [] if names else [f"{path.name}: the zip is empty"]
             for name in names:
-                problems += _check_member(name, archive.read(name), ids)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: a password, an unknown compression
+                with archive.open(name) as file:
+                    content = file.read(MAX_BYTES + 1)
+                if len(content) > MAX_BYTES:
+                    problems.append(f"{name}: unpacks to more than {MAX_BYTES // 1_000_000} MB; expected captions")
+                else:
+                    problems += _check_member(name, content, ids)
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, ValueError) as error:
+        # RuntimeError: a password, an unknown compression; OSError, EOFError and ValueError: damaged positions
         return [f"{path.name}: not a zip that can be read ({error})"]
     return problems + _missing_halves(path.name, names)
 
@@ -71,8 +76,8 @@ def _check_member(name: str, content: bytes, splits: Splits) -> list[str]:
             "and no folder"
         )
     try:
-        entries = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
+        entries = parse_json(content.decode())
+    except ValueError as error:
         return [*problems, f"{name}: not JSON in UTF-8 ({error})"]
     if not isinstance(entries, list):
         return [*problems, f"{name}: expected a list of captions"]

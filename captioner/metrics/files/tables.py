@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,8 +11,8 @@ from captioner.metrics.files.score_file import ScoreFile
 from captioner.metrics.intervals import Difference
 
 
-def _shown(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.5f}"
+def _shown(value: float) -> str:
+    return "–" if value != value else f"{value:.5f}"
 
 
 def format_scores(file: ScoreFile) -> str:
@@ -23,9 +24,9 @@ def format_scores(file: ScoreFile) -> str:
     lines = []
     for name, value in file.scores.corpus().items():
         low, high = file.intervals[name]
-        spread = "" if low is None or low != low else f"  {low:.4f} to {high:.4f}"
+        spread = "" if low != low else f"  {low:.4f} to {high:.4f}"
         lines.append(f"{name:<12} {_shown(value):>8}{spread}  {remarks.get(name, '')}".rstrip())
-    lines += [f"{name} nltk  {_shown(value)}  nltk's corpus_bleu" for name, value in file.nltk.items()]
+    lines += [f"{f'{name} nltk':<12} {_shown(value):>8}  nltk's corpus_bleu" for name, value in file.nltk.items()]
     provenance = file.provenance
     least, most = provenance["references_per_image"]
     lines.append(
@@ -51,7 +52,7 @@ def format_scores(file: ScoreFile) -> str:
         lines.append("")
         lines.append(f"{'slice':<28}{'images':>8}" + "".join(f"{name:>10}" for name in columns))
         for name, row in file.slices.items():
-            cells = "".join(f"{_shown(row.get(column)):>10}" for column in columns)
+            cells = "".join(f"{_shown(row.get(column, math.nan)):>10}" for column in columns)
             lines.append(f"{name:<28}{row['images']:>8,}{cells}")
     lines += [f"note: {note}" for note in file.notes]
     return "\n".join(lines)
