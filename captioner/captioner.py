@@ -193,7 +193,7 @@ class Captioner:
             raise CheckpointError(f"{directory / CONFIG} describes no model ({reason}). {AGAIN}") from None
         runs: TorchBackend | OnnxBackend
         if choose_backend(directory, device, backend) == "onnx":
-            runs = load_runtime(directory, saved, has_attention=config.attention != "none")
+            runs = load_runtime(directory, saved, config, len(vocabulary), preprocess.size)
         else:
             with name_missing_extras():
                 from captioner.backends.torch_backend import load_backend

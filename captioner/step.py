@@ -64,9 +64,9 @@ def choose_words(logits: np.ndarray, choose: Choose, attention: np.ndarray | Non
     """Logits (N, V) -> what `choose` asks for. A backend whose logits are on a device does the same there."""
     logits = logits - logits.max(axis=1, keepdims=True)
     allowed = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))  # log-probabilities
-    allowed[:, list(choose.suppressed)] = -np.inf
+    allowed[:, list(choose.suppressed)] -= np.inf  # NaN stays NaN, for the search to see
     if choose.banned is not None:
-        np.put_along_axis(allowed, choose.banned, -np.inf, axis=1)
+        np.put_along_axis(allowed, choose.banned, take(allowed, choose.banned) - np.inf, axis=1)
     if choose.wanted is not None:
         words = choose.wanted
     elif choose.uniforms is not None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     (
         *("extras", "vocabulary", "config", "images", "pixels", "decoders", "step", "decoding", "metrics", "visualize"),
-        *("checkpoint.manifest", "checkpoint.card"),
+        *("checkpoint.manifest", "checkpoint.weights", "checkpoint.card"),
     ),
     ("pretrained", "encoder", "decoder", "device"),
     ("model",),
@@ -33,7 +33,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = (
     *FLOORS[0],
     *("data.readers", "data.objects", "data.toy", "data.augment", "backends.choose"),
-    *("backends.graph_check", "backends.onnx_backend", "training.config"),
+    *("backends.graph_check", "backends.signature", "backends.onnx_backend", "training.config"),
 )
 WITHOUT_TORCH_ITSELF = ("checkpoint", "data", "backends", "training")  # their `__init__.py` runs before what is inside
 AT_FIRST_WITHOUT = ("captioner", "evaluate", "web")  # torch comes when a model is loaded that needs it

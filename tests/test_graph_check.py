@@ -1,6 +1,7 @@
 """Hostile ONNX files are refused before the runtime sees them, and captioner's own are not."""
 
 import json
+import os
 import random
 import shutil
 import time
@@ -37,7 +38,7 @@ def constant(tensor: TensorProto) -> onnx.NodeProto:
 
 def branch(tensor: TensorProto) -> onnx.NodeProto:
     graph = model(tensor).graph
-    return helper.make_node("If", ["w"], ["y"], then_branch=graph, else_branch=graph)
+    return helper.make_node("Identity", ["w"], ["y"], then_branch=graph)  # `If` itself is not exported
 
 
 def check(tmp_path: Path, content: onnx.ModelProto | bytes) -> None:
@@ -51,13 +52,17 @@ def test_sound_graphs_pass(tmp_path):
     inline = numpy_helper.from_array(np.ones(4, np.float32), "w")
     check(tmp_path, model(external()))
     check(tmp_path, model(inline, nodes=[constant(inline), constant(external())]))
-    check(tmp_path, model(inline, nodes=[helper.make_node("QAttention", ["w"], ["y"], domain="com.microsoft")]))
+    check(
+        tmp_path, model(inline, nodes=[helper.make_node("DynamicQuantizeLSTM", ["w"], ["y"], domain="com.microsoft")])
+    )
     for name in ("photo", "word"):
         check_graph(find_checkpoint() / f"{name}.onnx")
 
 
 TWICE = external()
 TWICE.external_data.add(key="location", value="model.safetensors")
+LARGE = external()
+LARGE.dims[:] = [2**15, 2**15]
 FUNCTION = helper.make_function(
     "mine", "f", ["x"], ["y"], [helper.make_node("Abs", ["x"], ["y"])], [helper.make_opsetid("", 20)]
 )
@@ -80,6 +85,10 @@ SPARSE.attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR
         (model(nodes=[SPARSE]), "sparse tensors"),
         (model(external(), functions=[FUNCTION]), "it has functions"),
         (model(external(), nodes=[helper.make_node("Open", ["w"], ["y"], domain="mine")]), "of the domain 'mine'"),
+        (model(external(), nodes=[helper.make_node("Tile", ["w", "w"], ["y"])]), "has the operator 'Tile'"),
+        (model(LARGE), "a tensor of 1,073,741,824 numbers in 16 bytes"),
+        (model(TensorProto(name="w", data_type=1, dims=[2**40])), "a tensor of 1,099,511,627,776 numbers in 0 bytes"),
+        (model(external(), external(), external()), "its tensors repeat the data of model.safetensors"),
         (model(TWICE), "do not have one location"),
         (model(external(checksum="0")), "do not have one location"),
         (model(external(offset=None)), "do not have one location"),
@@ -128,3 +137,86 @@ def test_a_hostile_checkpoint_does_not_reach_the_runtime(tmp_path, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, *_, **__: pytest.fail(str(path)))
     with pytest.raises(CheckpointError, match=r"word\.onnx is not a graph that captioner wrote"):
         Captioner.load(directory, backend="onnx")
+
+
+def test_a_huge_graph_is_not_read(tmp_path):
+    path = tmp_path / "word.onnx"
+    with path.open("wb") as file:
+        file.truncate(10**12)  # takes no space on the disk
+    with pytest.raises(CheckpointError, match="it has 1,000,000,000,000 bytes"):
+        check_graph(path)
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    return shutil.copytree(find_checkpoint(), tmp_path / "model")
+
+
+def change(directory: Path, **entries) -> None:
+    """Change the config as an attacker would, hashes included."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8")) | entries
+    config["graphs"] = {path.name: size_and_hash(path) for path in directory.glob("*.onnx")}
+    config["weights"] = size_and_hash(directory / "model.safetensors")
+    write_json(directory / "config.json", config)
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        (lambda c: c | {"vocabulary": c["vocabulary"][1:]}, r"word.*logits is float32 \[any, any, 2543\]; .* 2542\]"),
+        (lambda c: c | {"preprocess": c["preprocess"] | {"size": 225}}, r"photo.*images is .* \[any, 3, 224, 224\]"),
+        (lambda c: c | {"model": c["model"] | {"hidden_size": 256}}, r"photo.*keys is .* 512\]; .* 256\]"),
+        (lambda c: c | {"model": c["model"] | {"layers_below": 2}}, r"photo.*state.0 is .* \[1, .*; .* \[2, "),
+        (lambda c: c | {"model": c["model"] | {"cell": "gru"}}, "photo.*outputs are .*state.2.*; expected .*state.1. "),
+        (lambda c: c | {"model": c["model"] | {"attention": "none"}}, "photo.*outputs are values.*; expected state.0"),
+    ],
+)
+def test_the_runtime_sees_only_graphs_that_fit_the_config(copy, monkeypatch, changes, complaint):
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, *_, **__: pytest.fail(str(path)))
+    change(copy, **changes(json.loads((copy / "config.json").read_text(encoding="utf-8"))))
+    with pytest.raises(CheckpointError, match=f"{complaint}.*Make it again") as caught:
+        Captioner.load(copy, backend="onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_swapped_and_foreign_graphs_are_refused(copy, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, *_, **__: pytest.fail(str(path)))
+    photo, word = ((copy / f"{name}.onnx").read_bytes() for name in ("photo", "word"))
+    inline = numpy_helper.from_array(np.ones(4, np.float32), "w")
+    for graphs in ((word, photo), (photo, photo), (model(inline).SerializeToString(), word)):
+        for name, content in zip(("photo", "word"), graphs, strict=True):
+            (copy / f"{name}.onnx").write_bytes(content)
+        change(copy)
+        with pytest.raises(CheckpointError, match=r"\.onnx does not fit its config\.json: "):
+            Captioner.load(copy, backend="onnx")
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+@pytest.mark.parametrize("bits", [b"\x00\x7e", b"\x00\xfc"], ids=["nan", "-inf"])
+def test_weights_that_are_no_numbers_are_refused(copy, backend, bits):
+    path = copy / "model.safetensors"
+    with path.open("r+b") as file:  # its last numbers are those of a matrix in half precision
+        file.seek(-2, os.SEEK_END)
+        file.write(bits)
+    change(copy)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has NaN or infinity in encoder\.") as caught:
+        Captioner.load(copy, backend=backend)
+    assert "\n" not in str(caught.value)
+
+
+class NoNumbers:
+    """A runtime session whose outputs are all NaN."""
+
+    def __init__(self, session):
+        self.session, self.get_inputs = session, session.get_inputs
+
+    def run(self, *arguments):
+        return [np.full_like(each, np.nan) for each in self.session.run(*arguments)]
+
+
+@pytest.mark.parametrize("method", ["beam", "sample"])
+def test_a_graph_that_computes_nan_ends_in_one_line(method):
+    captioner = Captioner.load(backend="onnx")
+    captioner.backend.word = NoNumbers(captioner.backend.word)
+    with pytest.raises(ValueError, match="the model gave NaN for the log-probability of word 1"):
+        captioner.caption(np.zeros((8, 8, 3), np.uint8), method=method)

@@ -7,9 +7,7 @@ data: file, offset, length); weights in half precision are cast when the runtime
 
 from __future__ import annotations
 
-import json
 import shutil
-import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from captioner.backends.graph_check import check_graph
 from captioner.backends.onnx_backend import WEIGHTS_KEY
 from captioner.backends.quantize import quantize
 from captioner.checkpoint.manifest import (
@@ -34,6 +33,7 @@ from captioner.checkpoint.manifest import (
 )
 from captioner.checkpoint.replace import replace_checkpoint
 from captioner.checkpoint.tensors import load_checkpoint, load_into
+from captioner.checkpoint.weights import read_header
 from captioner.config import ModelConfig
 from captioner.decoder import Memory
 from captioner.images import Preprocess, Source
@@ -112,7 +112,10 @@ def export(
         if int8 is not None:
             quantize(writing, preprocess, int8)
         if format == "onnx":
-            hashes = {path.name: size_and_hash(path) for path in sorted(writing.glob("*.onnx"))}
+            paths = sorted(writing.glob("*.onnx"))
+            for path in paths:
+                check_graph(path)  # as before each use
+            hashes = {path.name: size_and_hash(path) for path in paths}
             write_json(writing / CONFIG, {**read_json(writing / CONFIG), "graphs": hashes})
     return written
 
@@ -253,15 +256,3 @@ def _name_weights(graph: Any, weights: Path) -> None:
         del graph.initializers[name]
         graph.initializers[half.name] = half
         graph.insert_before(graph[0], cast)
-
-
-def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """The dtype, shape and `data_offsets` (from the beginning of the file) of each tensor in a safetensors file. A tied
-    tensor has the entry of the tensor that it is tied to."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    tied = json.loads(header.pop("__metadata__", {}).get("tied", "{}"))
-    for entry in header.values():
-        entry["data_offsets"] = [offset + 8 + length for offset in entry["data_offsets"]]
-    return header | {name: header[other] for name, other in tied.items()}

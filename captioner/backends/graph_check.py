@@ -1,25 +1,42 @@
 """Checks an ONNX file before the runtime sees it. Old runtimes follow external data to any path, and even to an address
-in memory; captioner's own graphs refer to `model.safetensors` beside them and to nothing else.
+in memory; captioner's own graphs refer to `model.safetensors` beside them and to nothing else. Whether a graph's inputs
+and outputs are those of its model is checked in `signature`.
 
 ONNX is protobuf. This file reads its wire format (https://protobuf.dev/programming-guides/encoding) just deep enough to
-find each tensor, node and attribute, so that captioning does not need the onnx package. Field numbers are those of
-https://github.com/onnx/onnx/blob/main/onnx/onnx.proto."""
+find each tensor, node, attribute, input and output, so that captioning does not need the onnx package. Field numbers
+are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto."""
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from captioner.checkpoint.manifest import WEIGHTS, CheckpointError
 
+LARGEST = 10**9  # bytes of a graph; one of ours has some hundred thousand, and in eight bits as many as its weights
 MOST_FIELDS = 500_000  # a graph of ours has some ten thousand
-DOMAINS = ("", "ai.onnx", "com.microsoft")  # operators that the ONNX runtime itself brings
+NAMES = (
+    "Add AveragePool BatchNormalization Cast Clip Concat Constant Conv DequantizeLinear Div DynamicQuantizeLinear "
+    "Erf Expand Flatten GRU Gather GatherND Gelu Gemm GlobalAveragePool HardSigmoid HardSwish Identity LSTM "
+    "LayerNormalization MatMul MatMulInteger MaxPool Mul QLinearConv QLinearMatMul QuantizeLinear RNN Range "
+    "ReduceMean Relu Reshape Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where"
+)
+# The operators that captioner exports, for any CNN and in eight bits. None reads files, runs foreign code or has graphs
+# inside. (A graph may still ask for more memory than there is, as any model may.)
+OPERATORS = {
+    "": frozenset(NAMES.split()),
+    "com.microsoft": frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul"}),
+}
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 # Message -> field number -> the message that lies there.
 MESSAGES = {
     "model": {7: "graph", 20: "forbidden: training info", 25: "forbidden: functions"},
-    "graph": {1: "node", 5: "tensor", 15: "forbidden: sparse tensors"},
+    "graph": {1: "node", 5: "tensor", 11: "input", 12: "output", 15: "forbidden: sparse tensors"},
     "node": {5: "attribute"},
     "attribute": {
         5: "tensor",
@@ -27,54 +44,106 @@ MESSAGES = {
         **dict.fromkeys((6, 11), "forbidden: graphs inside graphs, such as loops"),
         **dict.fromkeys((22, 23), "forbidden: sparse tensors"),
     },
-    "tensor": {},
 }
-NODE_DOMAIN, TENSOR_EXTERNAL, TENSOR_LOCATION = 7, 13, 14
+NODE_OPERATOR, NODE_DOMAIN = 4, 7
+TENSOR_DIMS, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 13, 14
+TENSOR_DATA = (4, 5, 7, 9, 10, 11)  # one for each type of numbers, and one for the bytes of any type
+VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE, SHAPE_DIM, DIM_NUMBER = 1, 2, 1, 1, 2, 1, 1
+MOST_DIMS = 8
+
+Fields = list[tuple[int, int | memoryview]]  # number and value: an int for a number, the bytes for anything else
 
 
 class _BadGraphError(ValueError):
     """What is wrong with a graph, without the name of its file."""
 
 
-def check_graph(path: Path) -> None:
-    """Raise CheckpointError unless the graph stays within its checkpoint: its tensors lie in the file itself or in
-    `model.safetensors`; it has no custom operators, functions or nested graphs (which loops need)."""
+class Value(NamedTuple):
+    """An input or output of a graph."""
+
+    element: int  # type of its numbers in ONNX: 1 is float32, 7 is int64
+    shape: tuple[int | None, ...]  # None: any size
+
+
+class Signature(NamedTuple):
+    """The inputs and outputs of a graph by name, in order. Two outputs may have the same name: keys are values if the
+    attention is `dot`."""
+
+    inputs: list[tuple[str, Value]]
+    outputs: list[tuple[str, Value]]
+
+
+def check_graph(path: Path) -> Signature:
+    """The inputs and outputs of a graph. Raises CheckpointError unless the graph stays within its checkpoint: its
+    tensors lie in the file itself or in `model.safetensors` and are no larger than their data; all operators are ones
+    that captioner exports; there are no functions or nested graphs (which loops need)."""
     try:
-        _check(memoryview(path.read_bytes()), path.with_name(WEIGHTS).stat().st_size)
+        if (size := path.stat().st_size) > LARGEST:
+            raise _BadGraphError(f"it has {size:,} bytes")
+        return _check(memoryview(path.read_bytes()), path.with_name(WEIGHTS).stat().st_size)
     except (_BadGraphError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{path} is not a graph that captioner wrote ({error}). Do not use it; make it again with captioner export."
         ) from None
 
 
-def _check(content: memoryview, weights_size: int) -> None:
-    fields = 0
-    waiting = [("model", content)]
+def _check(content: memoryview, weights_size: int) -> Signature:
+    signature = Signature([], [])
+    fields = referenced = 0
+    waiting = deque([("model", content)])  # in the order of the file, which is that of inputs and outputs
     while waiting:
-        kind, message = waiting.pop()
-        external, is_external = [], False
-        for number, value in _fields(message):
-            fields += 1
-            if fields > MOST_FIELDS:
-                raise _BadGraphError(f"it has more than {MOST_FIELDS:,} fields")
-            inner = MESSAGES[kind].get(number)
-            if inner is None and kind == "node" and number == NODE_DOMAIN:
-                if (domain := _text(value)) not in DOMAINS:
-                    raise _BadGraphError(f"it has operators of the domain {domain[:80]!r}")
-            elif inner is None and kind == "tensor" and number == TENSOR_EXTERNAL:
-                external.append(_entry(value))
-            elif inner is None and kind == "tensor" and number == TENSOR_LOCATION:
-                is_external |= value != 0
-            elif inner is not None and inner.startswith("forbidden: "):
+        kind, message = waiting.popleft()
+        values = [*islice(_fields(message), MOST_FIELDS + 1 - fields)]
+        fields += len(values)
+        if fields > MOST_FIELDS:
+            raise _BadGraphError(f"it has more than {MOST_FIELDS:,} fields")
+        for number, value in values:
+            inner = MESSAGES.get(kind, {}).get(number, "")
+            if inner.startswith("forbidden: "):
                 raise _BadGraphError(f"it has {inner.removeprefix('forbidden: ')}")
-            elif inner is not None:
+            if inner:
                 waiting.append((inner, _bytes(value)))
-        if external or is_external:
-            _check_external(external, weights_size)
+        if kind == "node":
+            _check_operator(values)
+        elif kind == "tensor":
+            referenced += _check_tensor(values, weights_size)
+        elif kind in ("input", "output"):
+            (signature.inputs if kind == "input" else signature.outputs).append(_value_info(values))
+    if referenced > 2 * weights_size:
+        raise _BadGraphError(f"its tensors repeat the data of {WEIGHTS}")
+    return signature
 
 
-def _check_external(entries: list[tuple[str, str]], weights_size: int) -> None:
-    """External data have a location, an offset and a length in bytes, each once."""
+def _check_operator(node: Fields) -> None:
+    operator, domain = (_text(_only(node, field, b"")) for field in (NODE_OPERATOR, NODE_DOMAIN))
+    allowed = OPERATORS.get("" if domain == "ai.onnx" else domain)
+    if allowed is None:
+        raise _BadGraphError(f"it has operators of the domain {domain[:80]!r}")
+    if operator not in allowed:
+        raise _BadGraphError(f"it has the operator {operator[:80]!r}, which captioner does not export")
+
+
+def _check_tensor(tensor: Fields, weights_size: int) -> int:
+    """The number of bytes that it takes from the weights' file. Each number has at least one byte, or a small file
+    could make the runtime allocate a large tensor."""
+    dims: list[int] = []
+    for value in _all(tensor, TENSOR_DIMS):
+        dims += [value] if isinstance(value, int) else _varints(value)
+    if len(dims) > MOST_DIMS:
+        raise _BadGraphError(f"it has a tensor of {len(dims)} dimensions")
+    external = [_entry(value) for value in _all(tensor, TENSOR_EXTERNAL)]
+    referenced = 0
+    if external or any(_all(tensor, TENSOR_LOCATION)):
+        referenced = _check_external(external, weights_size)
+    values = (value for field in TENSOR_DATA for value in _all(tensor, field))
+    size = referenced + sum(1 if isinstance(value, int) else len(value) for value in values)
+    if math.prod(dims) > size:
+        raise _BadGraphError(f"it has a tensor of {math.prod(dims):,} numbers in {size:,} bytes")
+    return referenced
+
+
+def _check_external(entries: list[tuple[str, str]], weights_size: int) -> int:
+    """External data have a location, an offset and a length in bytes, each once. Returns the length."""
     found = dict(entries)
     if found.get("location") != WEIGHTS:
         raise _BadGraphError(f"it takes data from {found.get('location', '')[:80]!r}, not from {WEIGHTS}")
@@ -85,6 +154,21 @@ def _check_external(entries: list[tuple[str, str]], weights_size: int) -> None:
         raise _BadGraphError("the offset or length of its external data is not a number of bytes")
     if sum(map(int, numbers)) > weights_size:
         raise _BadGraphError(f"its external data lie beyond the end of {WEIGHTS}")
+    return int(found["length"])
+
+
+def _value_info(info: Fields) -> tuple[str, Value]:
+    """A ValueInfoProto: the name and the type of an input or output."""
+
+    def within(fields: Fields, number: int) -> Fields:
+        return [*_fields(_bytes(_only(fields, number, b"")))]
+
+    tensor = within(within(info, VALUE_TYPE), TYPE_TENSOR)
+    element = _only(tensor, TENSOR_ELEMENT, 0)
+    dims = [_only([*_fields(_bytes(dim))], DIM_NUMBER, None) for dim in _all(within(tensor, TENSOR_SHAPE), SHAPE_DIM)]
+    if not isinstance(element, int) or not all(dim is None or isinstance(dim, int) for dim in dims):
+        raise _BadGraphError("it is not an ONNX file")
+    return _text(_only(info, VALUE_NAME, b"")), Value(element, tuple(dims))
 
 
 def _entry(value: int | memoryview) -> tuple[str, str]:
@@ -94,6 +178,18 @@ def _entry(value: int | memoryview) -> tuple[str, str]:
         raise _BadGraphError("its external data are not pairs of key and value")
     pair = dict(fields)
     return _text(pair[1]), _text(pair[2])
+
+
+def _all(fields: Fields, number: int) -> list[Any]:
+    return [value for found, value in fields if found == number]
+
+
+def _only(fields: Fields, number: int, default: Any) -> Any:
+    """The value of a field that occurs once or not at all."""
+    found = _all(fields, number)
+    if len(found) > 1:
+        raise _BadGraphError("it is not an ONNX file")
+    return found[0] if found else default
 
 
 def _text(value: int | memoryview) -> str:
@@ -139,3 +235,11 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
         if byte < 0x80:
             return number, place
     raise _BadGraphError("it is not an ONNX file")
+
+
+def _varints(packed: memoryview) -> list[int]:
+    numbers, place = [], 0
+    while place < len(packed):
+        number, place = _varint(packed, place)
+        numbers.append(number)
+    return numbers

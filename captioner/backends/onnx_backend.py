@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from captioner.backends.graph_check import check_graph
+from captioner.backends.signature import check_signatures
 from captioner.checkpoint.manifest import CONFIG, GRAPHS, WEIGHTS, CheckpointError, check_file
+from captioner.checkpoint.weights import check_finite
+from captioner.config import ModelConfig
 from captioner.step import Choices, Choose, Step, all_but_one, choose_words
 
 WEIGHTS_KEY = "captioner.weights.sha256"  # in a graph's metadata: whose weights it computes with
@@ -94,24 +97,30 @@ class OnnxBackend:
         return choose_words(logits.reshape(N, -1), choose, attention), Encoded(memory, recurrent, images)
 
 
-def load_runtime(directory: Path, saved: Mapping[str, Any], has_attention: bool) -> OnnxBackend:
-    """The backend of an exported checkpoint. `saved` is its config, with the sizes and hashes of weights and graphs.
-    Raises CheckpointError."""
+def load_runtime(
+    directory: Path, saved: Mapping[str, Any], config: ModelConfig, vocabulary_size: int, side: int
+) -> OnnxBackend:
+    """The backend of an exported checkpoint. `saved` is all of its config.json, with the sizes and hashes of weights
+    and graphs; `side` is that of the preprocessed photos. Raises CheckpointError."""
     import onnxruntime
 
     weights, graphs = saved.get("weights"), saved.get("graphs")
     check_file(directory / WEIGHTS, weights, directory / CONFIG)
+    check_finite(directory / WEIGHTS)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores also read photos and search
     paths = [directory / f"{name}.onnx" for name in GRAPHS]
+    signatures = []
     for path in paths:
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist; the ONNX backend needs exported models. Use {EXPORT}.")
         if not isinstance(graphs, dict):
             raise CheckpointError(f"{directory / CONFIG} has no hashes of the graphs. Make them again with {EXPORT}.")
         check_file(path, graphs.get(path.name), directory / CONFIG)
-        check_graph(path)
+        signatures.append(check_graph(path))
+    photo, word = signatures
+    check_signatures(directory, photo, word, config, vocabulary_size, side)
     sessions = []
     for path in paths:
         try:
@@ -126,5 +135,5 @@ def load_runtime(directory: Path, saved: Mapping[str, Any], has_attention: bool)
                 f"{path} was exported from other weights than lie beside it. Make it again with {EXPORT}."
             )
         sessions.append(session)
-    photo, word = sessions
-    return OnnxBackend(photo, word, has_attention, partial(load_runtime, directory, dict(saved), has_attention))
+    reload = partial(load_runtime, directory, dict(saved), config, vocabulary_size, side)
+    return OnnxBackend(*sessions, config.attention != "none", reload)

@@ -35,6 +35,7 @@ from captioner.checkpoint.manifest import (
     write_json,
 )
 from captioner.checkpoint.replace import replace_checkpoint
+from captioner.checkpoint.weights import check_finite
 
 # Writing
 
@@ -106,6 +107,7 @@ def load_checkpoint(directory: str | Path) -> tuple[dict[str, Tensor], dict[str,
     directory = find_checkpoint(directory)
     config = read_config(directory)
     tensors = _read_tensors(directory / WEIGHTS, config.get("weights"), directory / CONFIG, torch.float32)
+    check_finite(directory / WEIGHTS)
     return tensors, config
 
 
