@@ -3,13 +3,18 @@ train on."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from captioner.cli.options import Output, app
+from captioner.config import ModelConfig, RecurrentConfig
 from captioner.training.config import PretrainConfig, TrainConfig
+
+Config = TypeVar("Config", TrainConfig, PretrainConfig)
 
 
 @app.command
@@ -17,8 +22,22 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
     """Train a model: CNN and RNN jointly, in stages, on Flickr8k, Flickr30k, COCO or your own photos."""
     from captioner.training.train import train as run
 
+    if config.init is not None and not config.resume:
+        model = ModelConfig(**_architecture(config.init))
+        config = _read_again(TrainConfig, replace(config, model=model))
     print(f"best checkpoint: {run(config)}")
     return 0
+
+
+def _architecture(checkpoint: Path) -> dict[str, Any]:
+    from captioner.checkpoint.manifest import find_checkpoint, read_config
+
+    return read_config(find_checkpoint(checkpoint))["model"]
+
+
+def _read_again(kind: type[Config], defaults: Config) -> Config:
+    """The command line, read over other defaults."""
+    return tyro.cli(kind, args=sys.argv[2:], default=defaults, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 @app.command
@@ -47,6 +66,10 @@ def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")]) -> int:
     """Train a language model, the decoder without photos, on text; train --init begins a captioner from it."""
     from captioner.training.pretrain import pretrain as run
 
+    if config.init is not None and not config.resume:
+        sizes = {each.name for each in fields(RecurrentConfig)}
+        saved = {name: value for name, value in _architecture(config.init).items() if name in sizes}
+        config = _read_again(PretrainConfig, replace(config, model=RecurrentConfig(**saved)))
     print(f"best checkpoint: {run(config)}")
     return 0
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from captioner.encoder import Encoder
 from captioner.images import Preprocess
 from captioner.model import CaptionModel, build_model
 from captioner.training.config import Stage, TrainConfig
+from captioner.training.initial import Initial
 from captioner.training.run import (
     Progress,
     Run,
@@ -53,6 +54,7 @@ class CaptionRun(Run):
     def describe(self, scores: Mapping[str, float] | None) -> dict[str, Any]:
         settings = settings_of_model(self.config)
         settings["weights"] = Path(self.config.weights).name
+        settings["init"] = self.config.init and self.config.init.name
         training = {
             "data": self.config.data.name,
             "photos": len(self.training.records),
@@ -114,18 +116,28 @@ def read_splits(config: TrainConfig) -> tuple[list[Record], list[Record]]:
 def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captioner:
     """An untrained model with the words of the training captions. Raises ValueError where nothing can be learned."""
     torch.manual_seed(config.seed)
+    initial = Initial.load(config.init) if config.init else None
     captions = (caption for record in training for caption in record.captions)
     vocabulary = Vocabulary.build(map(tokenize, captions), config.min_count)
+    if initial:
+        vocabulary = initial.vocabulary(vocabulary)
     if not vocabulary.words:
         raise ValueError(
             f"no word occurs {config.min_count} times in the training captions of {config.data}. "
             "Lower --min-count, or add captions."
         )
-    model = build_model(config.model, len(vocabulary), config.weights)
+    trained = initial is not None and initial.has_encoder(config.model.encoder)
+    weights = str(initial.directory) if initial and trained else config.weights
+    model = build_model(config.model, len(vocabulary), weights)
+    if initial:
+        initial.place(model.decoder, vocabulary, config.model)
     if config.embeddings is not None:
         place_vectors(model, vocabulary, config.embeddings)
     encoder = model.encoder
     preprocess = Preprocess(config.image_size or encoder.image_size, mean=encoder.mean, std=encoder.std)
+    if initial and trained:
+        preprocess = Preprocess.from_dict(initial.saved["preprocess"])
+        preprocess = replace(preprocess, size=config.image_size or preprocess.size)
     try:
         with torch.inference_mode():
             encoder.eval()(torch.zeros(1, 3, preprocess.size, preprocess.size))

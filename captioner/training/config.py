@@ -85,6 +85,9 @@ class TrainConfig:
     """Folder of the photos, if they are not below the data set's folder."""
     weights: str = "DEFAULT"
     """Initial weights of the CNN: a torchvision name, a .safetensors or .pth file, a captioner checkpoint, or none."""
+    init: Path | None = None
+    """A checkpoint to begin from, a captioner or a language model; from the command line, its architecture is the
+    default then. Words that both know keep their vectors, new ones start at random."""
     stages: tuple[str, ...] = ("decoder:10", "features.14:3", "features.7:7")
     """What learns, one stage after the other: decoder:EPOCHS over the frozen CNN, BLOCK:EPOCHS with the CNN from there.
     In full: [OBJECTIVE[+TERM...]@]PART:EPOCHS. The objective is what is minimised (cross-entropy)."""
@@ -169,6 +172,9 @@ class PretrainConfig:
     """What is a document: a file (in a WikiText file, an article) or a line, such as a caption.
     The state is reset where a document starts. Files are read in streams, lines whole."""
     model: RecurrentConfig = field(default_factory=RecurrentConfig)
+    init: Path | None = None
+    """A checkpoint to begin from, a captioner or a language model; from the command line, its architecture is the
+    default then. Words that both know keep their vectors, new ones start at random."""
     epochs: int = 10
     """Times that the text is read."""
     batch_size: int = 32

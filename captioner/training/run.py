@@ -26,7 +26,7 @@ from captioner.training.optim import optimizer_state, restore_optimizer
 
 # Settings that do not change the model. They may differ when a run is resumed, and a checkpoint does not keep them.
 ABOUT_THE_MACHINE = (
-    *("data", "images", "text", "validation", "output", "cache"),  # where files are; their content is compared
+    *("data", "images", "text", "validation", "init", "output", "cache"),  # where files are; their content is compared
     *("device", "workers", "save_every", "deterministic", "resume"),
 )
 

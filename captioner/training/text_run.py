@@ -18,6 +18,7 @@ from captioner.device import choose_device
 from captioner.language_model import LanguageModel
 from captioner.model import build_language_model
 from captioner.training.config import PretrainConfig, Stage
+from captioner.training.initial import Initial
 from captioner.training.loop import counted
 from captioner.training.run import (
     Progress,
@@ -95,7 +96,7 @@ class TextRun(Run):
             "tokens": self.training.tokens,
             "step": self.progress.step,
             "hours": round(self.progress.seconds / 3600, 2),
-            "settings": settings_of_model(self.config),
+            "settings": settings_of_model(self.config) | {"init": self.config.init and self.config.init.name},
         }
         return self.language_model.to_config() | {"training": training, "scores": scores}
 
@@ -159,7 +160,11 @@ def build(config: PretrainConfig, training: Text) -> LanguageModel:
     vocabulary = training.vocabulary(config.min_count)
     if not vocabulary.words:
         raise ValueError(f"no {config.level} occurs {config.min_count} times in the text. Lower --min-count.")
-    decoder = build_language_model(config.model, len(vocabulary)).to(choose_device(config.device))
+    initial = Initial.load(config.init, config.level) if config.init else None
+    decoder = build_language_model(config.model, len(vocabulary))
+    if initial:
+        initial.place(decoder, vocabulary, config.model)
+    decoder.to(choose_device(config.device))
     return LanguageModel(decoder, vocabulary, config.model, config.level, config.document)
 
 

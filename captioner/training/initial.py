@@ -1,0 +1,91 @@
+"""A run that begins with the weights of a checkpoint of ours, a language model or a captioner. Tensors are matched by
+name, the rows of embedding and output by word: words that both models know keep them, new words start at random."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from captioner.checkpoint.manifest import LANGUAGE_MODEL, CheckpointError, find_checkpoint
+from captioner.checkpoint.tensors import load_checkpoint
+from captioner.config import ModelConfig, RecurrentConfig
+from captioner.decoder import Decoder
+from captioner.vocabulary import SPECIALS, Vocabulary
+
+WORDS = ("embedding.weight", "output.weight", "output.bias", "bias")  # a row per word
+PHOTOS = ("first", "attention", "combine")  # the decoder's parts that read features
+
+
+class Initial(NamedTuple):
+    """A checkpoint to begin from."""
+
+    directory: Path
+    tensors: dict[str, Tensor]  # of the decoder, by its own names
+    saved: dict[str, Any]  # its config.json
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, level: str = "word") -> Initial:
+        """Raises CheckpointError if there is none, and for a language model of another level."""
+        directory = find_checkpoint(checkpoint)
+        tensors, saved = load_checkpoint(directory)
+        if (found := saved.get("level", "word")) != level:
+            raise CheckpointError(f"{directory} is a model of {found}s; expected one of {level}s.")
+        own = {name.removeprefix("decoder."): tensor for name, tensor in tensors.items() if name[:8] != "encoder."}
+        return cls(directory, own, saved)
+
+    @property
+    def captions(self) -> bool:
+        return self.saved.get("kind") != LANGUAGE_MODEL
+
+    def has_encoder(self, name: str) -> bool:
+        return self.captions and self.saved["model"]["encoder"] == name
+
+    def vocabulary(self, words: Vocabulary) -> Vocabulary:
+        """The words of the new data and, where a captioner is trained further, after them those that it knows."""
+        if not self.captions:
+            return words
+        return Vocabulary([*words.words, *(word for word in self.saved["vocabulary"] if word not in words)])
+
+    def place(self, decoder: Decoder, vocabulary: Vocabulary, config: RecurrentConfig) -> None:
+        """Give a new decoder all that the checkpoint has for it, and print what that is.
+
+        Raises ValueError if the recurrent parts differ in their sizes."""
+        self._check(config)
+        photos = isinstance(config, ModelConfig) and self.has_encoder(config.encoder)
+        known = {word: row for row, word in enumerate((*SPECIALS, *self.saved["vocabulary"]))}
+        both = [(row, known[word]) for row, word in enumerate((*SPECIALS, *vocabulary.words)) if word in known]
+        ours, theirs = (list(rows) for rows in zip(*both, strict=True))
+        new: set[str] = set()
+        with torch.no_grad():
+            for name, tensor in decoder.state_dict().items():
+                part = name.partition(".")[0]
+                source = self.tensors.get(name)
+                if name in WORDS:
+                    assert source is not None
+                    tensor[ours] = source[theirs].to(tensor.device)
+                elif source is None or source.shape != tensor.shape or (part in PHOTOS and not photos):
+                    new.add(part)
+                else:
+                    tensor.copy_(source)
+        self._print(vocabulary, len(both) - len(SPECIALS), known, sorted(new))
+
+    def _check(self, config: RecurrentConfig) -> None:
+        for each in fields(RecurrentConfig):
+            theirs, ours = self.saved["model"][each.name], getattr(config, each.name)
+            if each.name != "dropout" and theirs != ours:
+                option = f"--model.{each.name.replace('_', '-')}"
+                raise ValueError(
+                    f"{self.directory} was trained with {option} {theirs}; here it is {ours}. Pass {option} {theirs}."
+                )
+
+    def _print(self, vocabulary: Vocabulary, kept: int, known: dict[str, int], new: list[str]) -> None:
+        kind = "a captioner" if self.captions else "a language model"
+        fresh = [word for word in vocabulary.words if word not in known]
+        such = f", such as {', '.join(fresh[:3])}" if fresh else ""
+        print(f"init    {self.directory}, {kind}: {kept} words kept, {len(fresh)} new{such}")
+        if new:
+            print(f"        at random: {', '.join(new)}")
