@@ -236,12 +236,12 @@ def test_samples_have_the_probabilities_of_the_model():
         for parameter in decoder.parameters():
             parameter.mul_(2)
     model = LanguageModel(decoder, Vocabulary([f"w{i}" for i in range(16)]), MODEL, "word", "line")
-    logits = decoder.eval()(torch.tensor([[BOS]]))[0][0, 0].detach() / 0.8
+    logits = decoder.eval()(torch.tensor([[BOS]]))[0][0, 0].detach() / 0.3
     logits[[PAD, BOS, 3]] = -torch.inf
-    first = [model.write(1, temperature=0.8, seed=seed) for seed in range(2000)]
+    first = [model.write(1, temperature=0.3, seed=seed) for seed in range(800)]
     assert "<unk>" not in first
     for word in range(4, 20):
         share = first.count(f"w{word - 4}") / len(first)
-        assert share == pytest.approx(logits.softmax(0)[word].item(), abs=0.035)
+        assert share == pytest.approx(logits.softmax(0)[word].item(), abs=0.05)
     assert model.write(30, seed=1) == model.write(30, seed=1) != model.write(30, seed=2)
     assert json.dumps(model.to_config())
