@@ -40,7 +40,7 @@ def caption_records(
     statistics = []
     damaged = []
     stream = captioner.caption_many((record.path for record in records), decoding, batch_size)
-    bar = tqdm(stream, total=len(records), desc="captions", unit="photo")
+    bar = tqdm(stream, total=len(records), desc="captions", unit="photo", disable=None)
     for record, result in zip(records, bar, strict=True):
         if isinstance(result, ImageError):
             damaged.append(str(result))

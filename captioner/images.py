@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,16 +81,23 @@ def printable(name: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
-def find_images(paths: Iterable[str | Path], recursive: bool = False) -> list[Path]:
+def find_images(
+    paths: Iterable[str | Path], recursive: bool = False, report: Callable[[str], None] = lambda line: None
+) -> list[Path]:
     """The given files, in order, with each folder replaced by its photos (recognised by ending), sorted by name.
 
-    A path that does not exist is kept, so that opening it gives the error. Hidden files in folders are skipped."""
+    A path that does not exist is kept, so that opening it gives the error. Hidden files in folders are skipped.
+    `report` is given one line for each folder that cannot be listed."""
+
+    def tell(error: OSError) -> None:
+        report(f"{printable(error.filename)}: the folder cannot be listed ({error.strerror}); its photos are missing.")
+
     found: list[Path] = []
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not os.path.isdir(path):
             found.append(path)
             continue
-        for folder, folders, files in os.walk(path):
+        for folder, folders, files in os.walk(path, onerror=tell):
             folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
             photos = sorted(name for name in files if Path(name).suffix.lower() in ENDINGS and name[0] != ".")
             found += [Path(folder, name) for name in photos]

@@ -56,7 +56,7 @@ def download(url: str, path: Path) -> None:
         file.truncate(have)
         length = response.headers["Content-Length"]
         total = have + int(length) if length else None
-        with tqdm(desc=path.name, total=total, initial=have, unit="B", unit_scale=True) as bar:
+        with tqdm(desc=path.name, total=total, initial=have, unit="B", unit_scale=True, disable=None) as bar:
             while block := response.read(1 << 20):
                 bar.update(file.write(block))
     if total is not None and part.stat().st_size != total:
@@ -99,7 +99,7 @@ def unpack(archive: Path, folder: Path) -> None:
         for name in names:
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{archive.name}: contains {name!r}, a path outside its folder; nothing was unpacked")
-        for name in tqdm(names, desc=f"unpacking {archive.name}", unit=" files"):
+        for name in tqdm(names, desc=f"unpacking {archive.name}", unit=" files", disable=None):
             zipped.extract(name, folder)
 
 

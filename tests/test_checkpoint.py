@@ -286,6 +286,12 @@ def test_a_reader_does_not_disturb_a_writer(tmp_path: Path) -> None:
     assert whole_version(tmp_path / "last") == 4 and os.listdir(tmp_path) == ["last"]
 
 
+def test_the_folder_of_a_run_stands_for_its_best(saved: Path, tmp_path: Path) -> None:
+    assert find_checkpoint(tmp_path) == find_checkpoint(saved) == saved
+    (tmp_path / "config.json").touch()
+    assert find_checkpoint(tmp_path) == tmp_path
+
+
 def test_what_is_no_checkpoint_is_not_replaced(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -113,7 +113,7 @@ def test_attend(run, tiny, photos, tmp_path):
     assert "are shown as <unk>" in run(*given, "A dog in Timbuktu")[2]
     assert run(*given, "A dog", "--cells")[0] == run(*given, "A dog", "--beam-size", 2)[0] == 2
     status, _, err = run("attend", photos / "b.jpg", "-o", tmp_path / "a.doc", "--checkpoint", tiny)
-    assert status == 2 and ".png, .svg, .pdf" in err
+    assert status == 2 and ".png, .jpg, .svg, .pdf" in err
 
 
 def test_toy_and_evaluate(run, tiny, tmp_path):

@@ -135,10 +135,9 @@ def test_what_people_type(run, photos, words, answer):  # noqa: F811
     assert err.startswith(f"captioner: {answer.format(photo=photo)}")
 
 
-def test_web_addresses(run, tiny):  # noqa: F811
-    status, _, err = caption(run, tiny, "https://example.org/dog.jpg")
-    assert status == 1
-    assert err.startswith("captioner: https://example.org/dog.jpg: a web address; expected a file. Download the photo")
+def test_help_gives_the_defaults_of_decoding_options(run):  # noqa: F811
+    text = " ".join(run("caption", "--help")[1].replace("│", " ").split())
+    assert "1 is greedy. (default: as the checkpoint was saved (3))" in text
 
 
 def test_version(run):  # noqa: F811

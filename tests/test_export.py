@@ -231,6 +231,12 @@ def test_a_copy_is_a_checkpoint_too(plain, photos, tmp_path, capsys, monkeypatch
     assert_same(Captioner.load(copy, backend="onnx").caption(photo), Captioner.load(bare).caption(photo))
 
 
+def test_another_checkpoint_is_not_replaced_unless_asked(tiny, tmp_path):
+    other = shutil.copytree(tiny, tmp_path / "other")
+    with pytest.raises(ValueError, match="other holds a checkpoint already"):
+        export(tiny, output=other, int8=[])
+
+
 def test_eight_bits_are_nearly_as_good(plain, photos, tmp_path):
     """Of the decoder; then calibrated on photos, of the CNN, too."""
     paths = sorted(photos.glob("*.*"))

@@ -529,6 +529,13 @@ def test_names_are_printable() -> None:
         open_image("absent\a.jpg")
 
 
+@pytest.mark.parametrize("address", ["https://example.org/dog.jpg", "s3://bucket/dog.jpg"])
+def test_web_addresses(address: str) -> None:
+    for source in (address, Path(address)):
+        with pytest.raises(ImageError, match=f"^{address}: a web address; expected a file"):
+            open_image(source)
+
+
 def test_heic_opens_without_a_call() -> None:
     heif = pytest.importorskip("pillow_heif")
     heif.from_pillow(scene()).save(file := io.BytesIO())
@@ -553,6 +560,26 @@ def test_find_images(tmp_path: Path) -> None:
         top[1],
     ]
     assert find_images([]) == []
+
+
+def test_folders_that_cannot_be_listed_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.jpg", "closed/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    listed = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    lines: list[str] = []
+    assert find_images([tmp_path, "n" * 300], recursive=True, report=lines.append) == [
+        tmp_path / "a.jpg",
+        Path("n" * 300),
+    ]
+    assert lines == [f"{tmp_path}/closed: the folder cannot be listed (Permission denied); its photos are missing."]
 
 
 def test_preprocess_values() -> None:

@@ -82,7 +82,9 @@ def test_activations_of_captions(tiny, photos):
     captioner = Captioner.load(tiny, device="cpu")
     paths = [photos / "b.jpg", photos / "a.png"]
     decoding = replace(captioner.decoding, num_captions=2)  # the second begins alike, and is not read
-    found = caption_activations(captioner, paths, decoding, "above")
+    shown: list[int] = []
+    found = caption_activations(captioner, paths, decoding, "above", shown.append)
+    assert sum(shown) == len(paths)
     captions = captioner.caption(paths, decoding)
     assert [each.words for each in found] == [caption.words for caption in captions]
     alone = captioner.backend.encode(captioner.preprocess(open_image(paths[1]))[None])
@@ -295,7 +297,7 @@ def test_attend_cells(run, tiny, photos, tmp_path):
     status, _, err = run("attend", photos, "-o", tmp_path / "a.png", "--cell", 24, *common)
     assert status == 2 and "no unit 24" in err
     status, _, err = run("attend", photos, "-o", tmp_path / "a.gif", "--cells", *common)
-    assert status == 2 and "expected a name that ends in .png, .svg, .pdf" in err
+    assert status == 2 and "expected a name that ends in .png, .jpg, .svg, .pdf" in err
 
 
 def test_the_verb_gradients(run, tiny, tmp_path):

@@ -302,14 +302,18 @@ def test_files(tmp_path: Path, suffix: str, start: bytes) -> None:
 
 def test_files_that_cannot_be(tmp_path: Path) -> None:
     photo = Image.new("RGB", (40, 30))
-    for name in ("a.jpg", "a", "a.png.txt"):
-        with pytest.raises(ValueError, match=r"ends in \.png, \.svg, \.pdf"):
+    for name in ("a.bmp", "a", "a.png.txt"):
+        with pytest.raises(ValueError, match=r"ends in \.png, \.jpg, \.svg, \.pdf"):
             save_attention(tmp_path / name, photo, ["a"], even(1))
         with pytest.raises(ValueError, match=name):
             save_curves(tmp_path / name, [])
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        save_curves(tmp_path / "absent" / "a.png", [])
     assert not list(tmp_path.iterdir())
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    save_curves(tmp_path / "new" / "folder" / "a.jpg", [])
+    with Image.open(tmp_path / "new" / "folder" / "a.jpg") as picture:
+        assert picture.format == "JPEG"
 
 
 def test_no_screen_no_pyplot_and_no_matplotlib_before_it_is_needed(tmp_path: Path) -> None:

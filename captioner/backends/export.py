@@ -27,6 +27,7 @@ from captioner.checkpoint.manifest import (
     STATE_TENSORS,
     WEIGHTS,
     find_checkpoint,
+    has_checkpoint,
     read_json,
     size_and_hash,
     write_json,
@@ -84,21 +85,25 @@ def export(
     format: Format = "onnx",
     output: str | Path | None = None,
     int8: Sequence[Source] | None = None,
+    force: bool = False,
 ) -> list[Path]:
-    """Add the graphs to a checkpoint or, with `output`, to a copy of it. Returns the paths of the graphs.
+    """Add the graphs to a checkpoint or, with `output`, to a copy of it, which replaces another checkpoint there if
+    `force` is given. Returns the paths of the graphs.
 
     With `int8` (ONNX only) the decoder computes with eight-bit integers; so does the CNN if `int8` has photos to
     calibrate it on. The directory is replaced as a whole, so a kill leaves the old or the new one. Raises
     CheckpointError, ImageError or ValueError."""
     if int8 is not None and format != "onnx":
         raise ValueError(f"eight-bit graphs can be exported as onnx only, not as {format}.")
-    tensors, saved = load_checkpoint(checkpoint)
+    source = find_checkpoint(checkpoint)
+    target = source if output is None else Path(output)
+    if has_checkpoint(target) and target.resolve() != source.resolve() and not force:
+        raise ValueError(f"{target} holds a checkpoint already. Choose another --output, or replace it: --force.")
+    tensors, saved = load_checkpoint(source)
     model = build_on_cpu(ModelConfig(**saved["model"]), len(Vocabulary(saved["vocabulary"])), tensors)
     preprocess = Preprocess.from_dict(saved["preprocess"])
-    target = Path(checkpoint if output is None else output)
     written = []
     with replace_checkpoint(target) as writing:
-        source = find_checkpoint(checkpoint)
         _copy(source, writing, everything=source.resolve() == target.resolve())
         for graph in graphs(model, preprocess.size):
             path = writing / f"{graph.name}.{format}"

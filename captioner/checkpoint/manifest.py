@@ -39,10 +39,12 @@ def shipped_checkpoints() -> dict[str, Path]:
 
 def find_checkpoint(directory: str | Path = DEFAULT) -> Path:
     """The directory that holds the checkpoint of that name: a path, or a model that is shipped by its name or the part
-    before the hyphen ("flickr8k"). Raises CheckpointError if there is none."""
+    before the hyphen ("flickr8k"). The folder of a training run stands for its best/. Raises CheckpointError if there
+    is none."""
     path = locate(directory)
     if path.is_dir():
-        return path
+        best = locate(path / "best")
+        return best if (best / CONFIG).is_file() and not (path / CONFIG).exists() else path
     shipped = shipped_checkpoints()
     for name, place in shipped.items():
         if str(directory) in (name, name.partition("-")[0]):

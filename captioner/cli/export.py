@@ -17,6 +17,7 @@ def export(
     format: Literal["onnx", "pt2"] = "onnx",
     int8: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[PHOTO ...]", help_behavior_hint="")] = None,
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIRECTORY", help_behavior_hint="")] = None,
+    force: bool = False,
 ) -> int:
     """Add graphs to a checkpoint, so that it runs without torch and faster on a CPU.
 
@@ -28,10 +29,11 @@ def export(
             captions slightly worse. With photos (or folders) to calibrate on, the CNN too. Run captioner evaluate
             on the result before you use it.
         output: Leave the checkpoint as it is, and add the graphs to a copy there.
+        force: Replace a checkpoint that is in --output already.
     """
     from captioner.backends.export import export as run
 
     photos = None if int8 is None else find_photos(int8, recursive=False) if int8 else []
-    for path in run(checkpoint, format, output, photos):
+    for path in run(checkpoint, format, output, photos, force):
         print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)", flush=True)
     return 0

@@ -41,11 +41,14 @@ def draw_units(
         raise ValueError(f"all photos go into one picture with --cells, so {output} needs no {{name}}. Leave it out.")
     keep_photos(photos, output)
 
+    from tqdm import tqdm
+
     from captioner.inside.units import caption_activations, find_matches, match_units
     from captioner.visualize.units import save_units
 
     captioner = replace(model, backend="torch" if model.backend == "auto" else model.backend).load()
-    captions = caption_activations(captioner, photos, options.over(captioner.decoding), layer)
+    with tqdm(total=len(photos), desc="captions", unit="photo", leave=False, disable=None) as bar:
+        captions = caption_activations(captioner, photos, options.over(captioner.decoding), layer, bar.update)
     matches = match_units(units, captions) if units else find_matches(captions)[:SHOWN]
     titles = [_title(match) for match in matches]
     print(*titles, sep="\n")

@@ -37,7 +37,8 @@ def attend(
 
     Args:
         paths: Photos, folders of photos, or - for a list of paths on standard input.
-        output: The file to write: .png .svg .pdf .gif .webp .html .npz .json. {name} stands for each photo's name.
+        output: The file to write: .png .jpg .svg .pdf .gif .webp .html .npz .json. {name} stands for each
+            photo's name. Folders are made.
         recursive: Include photos in subfolders.
         map: attention: where the model looked. evidence: how much the log-probability of the word falls without each
             region of the photo. It is exact and takes longer; pictures show no evidence against a word.

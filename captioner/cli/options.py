@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import Field, asdict, dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_type_hints
 
 import tyro
 
@@ -16,6 +16,8 @@ from captioner.backends.choose import Backend
 from captioner.decoding import Decoding
 
 if TYPE_CHECKING:
+    import io
+
     from captioner.captioner import Captioner
 
 app = tyro.extras.SubcommandApp()
@@ -30,7 +32,8 @@ def _option(setting: Field) -> tuple[str, Any, None]:
     """A setting of `Decoding` as an option whose default is None: not given, so the checkpoint's value holds."""
     kind = get_type_hints(Decoding)[setting.name]
     metavar = "{" + ",".join(get_args(kind)) + "}" if get_args(kind) else kind.__name__.upper()
-    told = tyro.conf.arg(metavar=metavar, help=setting.metadata["help"], help_behavior_hint="")
+    default = f"(default: as the checkpoint was saved ({setting.default}))"
+    told = tyro.conf.arg(metavar=metavar, help=setting.metadata["help"], help_behavior_hint=default)
     return setting.name, Annotated[kind | None, told], None
 
 
@@ -80,8 +83,8 @@ SHIPPED = ModelOptions()
 def find_photos(paths: Iterable[str], recursive: bool) -> list[Path]:
     from captioner.images import find_images
 
-    given = [path for path in _with_standard_input(paths) if path.strip()]
-    photos = find_images(given, recursive=recursive)
+    given = list(_with_standard_input(paths))
+    photos = find_images(given, recursive, report=lambda line: print(f"captioner: {line}", file=sys.stderr))
     if not photos:
         deeper = "" if recursive or not given else " Add --recursive to search subfolders, too."
         raise ValueError(f"no photos: {', '.join(given) or 'nothing was given'}.{deeper}")
@@ -97,10 +100,12 @@ def keep_photos(photos: Iterable[Path], *outputs: Path) -> None:
 
 
 def _with_standard_input(paths: Iterable[str]) -> Iterator[str]:
+    from captioner.bulk.listing import read_list
+
     for path in paths:
         if path == "-":
-            yield from (line.rstrip("\r\n") for line in sys.stdin)
-        else:
+            yield from read_list(cast("io.BufferedReader", sys.stdin.buffer))
+        elif path.strip():
             yield path
 
 

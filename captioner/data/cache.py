@@ -134,7 +134,7 @@ def _write_features(
     device = next(encoder.parameters()).device
     files: list[np.memmap] = []
     start = 0
-    with tqdm(total=len(photos), desc=title, unit="photo", dynamic_ncols=True) as progress:
+    with tqdm(total=len(photos), desc=title, unit="photo", dynamic_ncols=True, disable=None) as progress:
         for batch in batches(photos, in_order(len(photos), batch_size), workers):
             features = encoder(batch.to(device).images)
             for part in features:

@@ -60,7 +60,7 @@ def encode(
     view = view or captioner.preprocess
     encoder = encoder or captioner.model.encoder
     found = []
-    bar = tqdm(in_order(len(records), BATCH), desc=title, leave=False)
+    bar = tqdm(in_order(len(records), BATCH), desc=title, leave=False, disable=None)
     for rows in bar:
         pixels = np.stack([view(open_image(records[row].path)) for row in rows])  # (b, 3, S, S)
         found.append(encoder(torch.from_numpy(pixels).to(captioner.model.device)))
@@ -87,7 +87,7 @@ def teacher_forced(captioner: Captioner, records: Sequence[Record], features: Fe
 
 def free_captions(captioner: Captioner, features: Features) -> list[Caption]:
     captions: list[Caption] = []
-    for rows in tqdm(in_order(len(features.pooled), BATCH), desc="captions", leave=False):
+    for rows in tqdm(in_order(len(features.pooled), BATCH), desc="captions", leave=False, disable=None):
         memory = captioner.model.decoder.prepare(_select(features, rows))
         captions += captioner.search(memory, len(rows), captioner.decoding)
     return captions

@@ -89,12 +89,17 @@ PROPERTIES: dict[str, Callable[[Sequence[str]], np.ndarray]] = {
 
 @torch.inference_mode()
 def caption_activations(
-    captioner: Captioner, photos: Sequence[Source], decoding: Decoding, layer: Layer = "below"
+    captioner: Captioner,
+    photos: Sequence[Source],
+    decoding: Decoding,
+    layer: Layer = "below",
+    show: Callable[[int], None] = lambda photos: None,
 ) -> list[Activations]:
     """The best caption of each photo, with the activations of the topmost recurrent layer below or above the attention.
 
-    Only the best: the n-best captions share their first words, which would be counted several times. Raises ImageError,
-    and ValueError for a layer that the model does not have."""
+    `show` is called with the number of photos of each batch that is done. Only the best: the n-best captions share
+    their first words, which would be counted several times. Raises ImageError, and ValueError for a layer that the
+    model does not have."""
     model = captioner.model.eval()
     if layer == "above" and model.decoder.above is None:
         raise ValueError("this model has no recurrent layer above the attention. Pass --layer below.")
@@ -109,6 +114,7 @@ def caption_activations(
             row[: len(own) + 1] = torch.tensor([BOS, *captioner.vocabulary.encode(own)])
         units = unit_activations(model.decoder, tokens.to(model.device), memory)[layer].cpu().numpy()  # (B, T, H)
         found += [Activations(own, row[1 : len(own) + 1]) for own, row in zip(words, units, strict=True)]
+        show(len(pixels))
     return found
 
 

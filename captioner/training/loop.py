@@ -38,7 +38,9 @@ def run_epoch(run: Run, order: list[list[int]], load: Callable[[list[list[int]]]
     epoch_steps = math.ceil(len(order) / config.accumulate)
     finished = progress.epoch_step * config.accumulate
     sizes = [len(items) for items in order]
-    bar = tqdm(total=sum(sizes), initial=sum(sizes[:finished]), desc=run.title, unit=unit, dynamic_ncols=True)
+    bar = tqdm(
+        total=sum(sizes), initial=sum(sizes[:finished]), desc=run.title, unit=unit, dynamic_ncols=True, disable=None
+    )
     run.model.train()
     run.objective.train()
     with bar, closing(load(order[finished:])) as batches, _finish_step_when_stopped() as stopped:

@@ -36,7 +36,7 @@ def validate(
     unfinished = 0
     loss, tokens = 0.0, 0
     order = in_order(len(records), batch_size)
-    for batch in tqdm(batches(dataset, order, workers), total=len(order), desc="validation", leave=False):
+    for batch in tqdm(batches(dataset, order, workers), total=len(order), desc="validation", leave=False, disable=None):
         batch = batch.to(model.device)
         real = batch.targets != PAD
         memory = model.encode(batch.images)

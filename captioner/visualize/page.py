@@ -19,19 +19,17 @@ if TYPE_CHECKING:
 
 INK, FAINT, RULE = "#1d1d1f", "#76767c", "#d9d9de"
 FONTS = ("Inter", "Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans", "Noto Sans CJK JP")
-SUFFIXES = (".png", ".svg", ".pdf")
+SUFFIXES = (".png", ".jpg", ".svg", ".pdf")
 DPI = 200
 
 
 def check_path(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> None:
-    """Raise ValueError or FileNotFoundError if a picture cannot be written to this path."""
+    """Raise ValueError if a picture cannot be written to this path."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected a file in it, such as {path / ('attention' + suffixes[0])}.")
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"cannot write {path.name!r}; expected a name that ends in {', '.join(suffixes)}.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} of {path.name} does not exist; make it first.")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -58,8 +56,9 @@ def save(figure: Figure, path: str | Path) -> None:
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name in the same folder with the same suffix, and rename it to `path` when the block succeeds.
-    So a file is never left half-written."""
+    So a file is never left half-written. The folder is made if it does not exist."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield partial
