@@ -18,12 +18,12 @@ from captioner.data.datasets import Batch
 from captioner.training.objectives import Forward, Loss
 from captioner.training.rewards import CaptionReward, leave_one_out, over_greedy
 from captioner.training.sampling import allowed, draw, inputs_of, through_end, without_dropout
-from captioner.vocabulary import tokenize
+from captioner.vocabulary import PAD, tokenize
 
 if TYPE_CHECKING:
     from captioner.training.caption_run import CaptionRun
 
-COLLAPSED = 0.2  # share of distinct captions among those drawn; people's captions, and a healthy model's, have over 0.9
+COLLAPSED = 0.5  # share of a batch's photos whose first samples are distinct; a healthy model has over 0.9
 MEMORY = 0.98  # of the moving average of that share: about fifty steps
 
 
@@ -70,7 +70,7 @@ class SelfCritical(nn.Module):
         total = policy_gradient(logits, tokens[drawn], advantages[drawn])
         figures = {
             "reward": (torch.tensor(rewards.sum()), rewards.size),
-            "distinct": (self._watch(tokens.masked_fill(~drawn, 0)) * len(tokens), len(tokens)),
+            "distinct": (self._watch(tokens.masked_fill(~drawn, PAD)[:: self.samples]) * len(photos), len(photos)),
         }
         return Loss(total, drawn.sum(), figures, Forward(features, hidden, attention, logits, tokens, drawn))
 
@@ -80,14 +80,15 @@ class SelfCritical(nn.Module):
         return self.reward(tokens.cpu().numpy(), np.repeat(photos, samples)).reshape(-1, samples)
 
     def _watch(self, tokens: Tensor) -> Tensor:
-        """The share of distinct captions; raises ValueError once it has been small for many steps."""
+        """The share of distinct captions among those of different photos (B, T): samples of one photo may well be the
+        same. Raises ValueError once it has been small for many steps."""
         share = tokens.new_tensor(len(torch.unique(tokens, dim=0)) / len(tokens), dtype=torch.float32)
         self.distinct.lerp_(share, 1 - MEMORY)
         if self.distinct < COLLAPSED:
             raise ValueError(
-                f"self-critical training has collapsed: of the captions that it draws, only {self.distinct:.0%} are "
-                "distinct. best/ holds the model before that. Try a smaller --learning-rate, or train longer with "
-                "cross-entropy first."
+                f"self-critical training has collapsed: only {self.distinct:.0%} of the photos in a batch get captions "
+                "that differ. best/ holds the best model so far. Try a smaller --self-critical.learning-rate-scale, or "
+                "train longer with cross-entropy first."
             )
         return share
 
