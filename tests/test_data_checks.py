@@ -8,7 +8,7 @@ import random
 import pytest
 
 from captioner.data import checks
-from captioner.data.checks import check_damaged, find_copies, find_damaged, notes_on
+from captioner.data.checks import check_damaged, check_photos, find_copies, notes_on
 from captioner.data.records import Record
 from captioner.data.toy import make_toy
 from captioner.vocabulary import UNSEPARATED, words_are_separated
@@ -21,18 +21,21 @@ def records_of(paths, split="train", caption="a dog") -> list[Record]:
 def test_damaged_photos_are_found_once(photos, tmp_path, monkeypatch):
     paths = [photos / "a.png", photos / "b.jpg", photos / "c.webp", tmp_path / "cut.jpg"]
     paths[3].write_bytes(paths[1].read_bytes()[:300])
-    records, memory = records_of(paths), tmp_path / "run" / "photos.json"
-    found = find_damaged(records, 64, memory, threads=2)
-    assert list(found) == [3] and "cut.jpg" in found[3]
+    records, saved = records_of(paths), tmp_path / "photos.json"
+    check = check_photos(records, 64, saved, threads=2)
+    assert list(check.damaged) == [3] and "cut.jpg" in check.damaged[3]
+    check.save(saved)
     decoded = []
     monkeypatch.setattr(checks, "open_reduced", lambda path, side: decoded.append(path))
-    assert find_damaged(records, 64, memory) == found and not decoded
-    for text in ("", "[]", '{"files": 1}', memory.read_text().replace('"damaged"', '"x"')):
-        memory.write_text(text)
-        find_damaged(records[:3], 64, memory)
+    assert check_photos(records, 64, saved) == check and not decoded
+    text = saved.read_text()
+    for damaged in ("", "[]", '{"files": 1}', text.replace('"damaged"', '"x"')):
+        saved.write_text(damaged)
+        check_photos(records[:3], 64, saved)
     assert len(decoded) == 12
+    saved.write_text(text)
     paths[3].write_bytes(b"another size")
-    find_damaged(records, 64, memory)
+    check_photos(records, 64, saved)
     assert decoded[12:] == paths
 
 

@@ -8,6 +8,8 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -44,43 +46,48 @@ def files_digest(records: Iterable[Record]) -> str:
     return digest.hexdigest()
 
 
-def find_damaged(records: Sequence[Record], side: int, memory: Path, threads: int = 1) -> dict[int, str]:
-    """The photos that cannot be decoded: position in `records` -> what is wrong. JPEGs are decoded at the reduced size
-    that training uses for `side` pixels.
+@dataclass(frozen=True)
+class PhotoCheck:
+    """Which photos of some records cannot be decoded. A run saves it, so that its resume does not decode them again."""
 
-    `memory` keeps what was found, so that a resumed run does not decode the photos again while their files are the
-    same. Raises ValueError if too many are damaged.
-    """
-    digest = files_digest(records)
-    damaged = _recall(memory, digest)
-    if damaged is None:
+    files: str  # `files_digest` of the records
+    damaged: dict[int, str]  # position in the records -> what is wrong
 
-        def problem(record: Record) -> str | None:
-            try:
-                open_reduced(record.path, side)
-            except ImageError as error:
-                return str(error)
+    def save(self, path: Path) -> None:
+        content = {"files": self.files, "damaged": {str(number): text for number, text in self.damaged.items()}}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path, files: str) -> PhotoCheck | None:
+        """The check of the same files that `path` holds; None if it holds none."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            damaged = {int(key): str(text) for key, text in found["damaged"].items()}
+            return cls(files, damaged) if found["files"] == files else None
+        except (OSError, ValueError, LookupError, AttributeError, TypeError):
             return None
 
+
+def check_photos(records: Sequence[Record], side: int, saved: Path, threads: int = 1) -> PhotoCheck:
+    """Decode each photo, unless `saved` holds the check of these files. JPEGs are decoded at the reduced size that
+    training uses for `side` pixels. Raises ValueError if too many are damaged."""
+    files = files_digest(records)
+    check = PhotoCheck.load(saved, files)
+    if check is None:
         with ThreadPoolExecutor(max(1, threads)) as pool:  # Pillow decodes outside Python's global lock
-            bar = tqdm(
-                pool.map(problem, records), total=len(records), desc="checking photos", unit="photo", dynamic_ncols=True
-            )
-            damaged = {number: answer for number, answer in enumerate(bar) if answer}
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        found = {"files": digest, "damaged": {str(number): answer for number, answer in damaged.items()}}
-        memory.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    check_damaged(damaged, len(records))
-    return damaged
+            problems = pool.map(partial(_problem, side), records)
+            bar = tqdm(problems, total=len(records), desc="checking photos", unit="photo", dynamic_ncols=True)
+            check = PhotoCheck(files, {number: problem for number, problem in enumerate(bar) if problem})
+    check_damaged(check.damaged, len(records))
+    return check
 
 
-def _recall(memory: Path, digest: str) -> dict[int, str] | None:
-    """What an earlier check of the same files found; None if there was none."""
+def _problem(side: int, record: Record) -> str | None:
     try:
-        found = json.loads(memory.read_text(encoding="utf-8"))
-        return {int(key): str(text) for key, text in found["damaged"].items()} if found["files"] == digest else None
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
-        return None
+        open_reduced(record.path, side)
+    except ImageError as error:
+        return str(error)
+    return None
 
 
 def find_copies(records: Sequence[Record]) -> list[tuple[Record, Record]]:

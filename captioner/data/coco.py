@@ -108,8 +108,10 @@ def _has_captions(path: Path) -> bool:
         content = read_json(path)
     except (ValueError, OSError):
         return False
-    images, rows = (content.get(part) for part in ("images", "annotations")) if isinstance(content, dict) else ([], [])
-    if not all(isinstance(part, list) and part for part in (images, rows)):
+    if not isinstance(content, dict):
+        return False
+    images, rows = content.get("images"), content.get("annotations")
+    if not (isinstance(images, list) and isinstance(rows, list) and images and rows):
         return False
     return isinstance(rows[0], dict) and "caption" in rows[0]
 

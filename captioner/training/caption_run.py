@@ -14,7 +14,7 @@ import torch
 
 from captioner.backends.torch_backend import TorchBackend
 from captioner.captioner import Captioner
-from captioner.data.checks import find_damaged, notes_on, shortened
+from captioner.data.checks import PhotoCheck, check_photos, notes_on, shortened
 from captioner.data.datasets import encode_captions
 from captioner.data.readers import Record, read_dataset, select
 from captioner.data.vectors import read_vectors
@@ -69,7 +69,7 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
     """A new run, or with `--resume` the one in `--output`, and the state that its `last/` holds (none of a new run)."""
     if not config.resume:
         check_unused(config.output)
-    training, validation = read_splits(config)
+    training, validation, check = read_splits(config)
     digest = _digest([*training, *validation])
     state: dict[str, Any] = {}
     if config.resume:
@@ -80,6 +80,7 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
         captioner = build_captioner(config, training)
         _check_blocks(captioner.model.encoder, stages)
         write_settings(config, digest)
+    check.save(config.output / "photos.json")
     splits = (
         Split(name, chosen, encode_captions(chosen, captioner.vocabulary, config.max_length))
         for name, chosen in (("train", training), ("val", validation))
@@ -98,19 +99,19 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
     return run, state
 
 
-def read_splits(config: TrainConfig) -> tuple[list[Record], list[Record]]:
-    """The photos to train and to validate on, without damaged ones, which are printed."""
+def read_splits(config: TrainConfig) -> tuple[list[Record], list[Record], PhotoCheck]:
+    """The photos to train and to validate on, without damaged ones, which are printed; and what was found."""
     records = read_dataset(config.data, images=config.images)
     for note in notes_on(records):
         print(f"note    {note}.")
     chosen = [record for name in ("train", "val") for record in select(records, name)[: config.limit or None]]
-    damaged = find_damaged(chosen, config.image_size or 224, config.output / "photos.json", config.workers)
-    for problem in shortened(list(damaged.values()), "photos"):
+    check = check_photos(chosen, config.image_size or 224, config.output / "photos.json", config.workers)
+    for problem in shortened(list(check.damaged.values()), "photos"):
         print(f"damaged {problem}")
-    if damaged:
-        print(f"note    {len(damaged)} of {len(chosen)} photos cannot be read and are left out.")
-    sound = [record for number, record in enumerate(chosen) if number not in damaged]
-    return select(sound, "train"), select(sound, "val")
+    if check.damaged:
+        print(f"note    {len(check.damaged)} of {len(chosen)} photos cannot be read and are left out.")
+    sound = [record for number, record in enumerate(chosen) if number not in check.damaged]
+    return select(sound, "train"), select(sound, "val"), check
 
 
 def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captioner:

@@ -93,7 +93,9 @@ def read_text_references(paths: Sequence[Path]) -> References:
                 f"{path} has {len(column):,} lines, but {paths[0]} has {len(columns[0]):,}; expected one caption per "
                 "line, in the same order in each file"
             )
-    found = {number: [line for line in row if line.strip()] for number, row in enumerate(zip(*columns, strict=True), 1)}
+    found: dict[Id, list[str]] = {
+        number: [line for line in row if line.strip()] for number, row in enumerate(zip(*columns, strict=True), 1)
+    }
     raise_problems(
         paths[0],
         [f"line {number} is blank in every file" for number, captions in found.items() if not captions],
