@@ -192,7 +192,7 @@ def test_what_is_wrong_is_said(plain, tiny, tmp_path):
         Captioner.load(plain, "cuda", "onnx")
     with pytest.raises(ValueError, match="unknown backend 'tflite'; expected one of: auto, onnx, torch"):
         Captioner.load(plain, backend="tflite")
-    with pytest.raises(ValueError, match="load it with backend='torch'"):
+    with pytest.raises(ValueError, match="Load it with backend='torch'"):
         _ = Captioner.load(plain, backend="onnx").model
 
     damaged = shutil.copytree(plain, tmp_path / "damaged")

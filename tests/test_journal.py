@@ -19,3 +19,12 @@ def test_a_journal_goes_on_after_its_step(tmp_path, step, validated, kept):
     journal.write("step", step + 1, loss=0.25)
     journal.close()
     assert [(row["kind"], row["step"]) for row in read_log(path)] == [*rows[:kept], ("step", step + 1)]
+
+
+@pytest.mark.parametrize("line", ['{"kind": "step", "st', "[]", '{"kind": "step"}', "\udce9"])
+def test_a_damaged_line_is_named(tmp_path, line):
+    path = tmp_path / "log.jsonl"
+    whole = '{"kind": "step", "step": 1}\n'
+    path.write_text(f"{whole}{line}\n{whole}", encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ValueError, match=r"log\.jsonl, line 2: damaged; expected a JSON object with kind and step"):
+        read_log(path)

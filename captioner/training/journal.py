@@ -5,18 +5,31 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 
 
 def read_log(path: Path) -> list[dict]:
-    """The rows of a log, without a last line that a crash cut off."""
+    """The rows of a log, without a last line that a crash cut off. Raises ValueError for another damaged line."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines):
+            raise ValueError(
+                f"{path}, line {number}: damaged; expected a JSON object with kind and step. Delete the line."
+            )
     return rows
+
+
+def _row(line: str) -> dict | None:
+    with suppress(ValueError):
+        row = json.loads(line)
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and "kind" in row:
+            return row
+    return None
 
 
 class Journal:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from captioner.checkpoint.card import model_card
-from captioner.checkpoint.manifest import has_checkpoint
+from captioner.checkpoint.manifest import AGAIN, STATE, CheckpointError, has_checkpoint, read_json
 from captioner.checkpoint.tensors import load_checkpoint, load_into, load_state, save_checkpoint
 from captioner.training.averaging import MovingAverage
 from captioner.training.config import Stage
@@ -29,6 +29,8 @@ ABOUT_THE_MACHINE = (
     *("data", "images", "text", "validation", "init", "output", "cache"),  # where files are; their content is compared
     *("device", "workers", "save_every", "deterministic", "resume"),
 )
+
+STATE_PARTS = {"progress", "optimizers", "objective", "average"}  # of state.json
 
 
 class Settings(Protocol):
@@ -194,9 +196,11 @@ def settings_of_model(config: Any) -> dict[str, Any]:
 
 
 def check_unused(output: Path) -> None:
-    """Raise ValueError if the folder holds a run."""
+    """Raise ValueError if the folder holds a run, or what is left of one."""
     if has_checkpoint(output / "last"):
         raise ValueError(f"{output} holds a run already. Add --resume to continue it, or choose another --output.")
+    if has_checkpoint(output / "best"):
+        raise ValueError(f"{output / 'best'} is a checkpoint and would be overwritten. Choose another --output.")
 
 
 def write_settings(config: Any, data_digest: str) -> None:
@@ -213,8 +217,8 @@ def load_last(config: Any, data_digest: str) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{last} does not exist, so there is no run to resume. Leave --resume out to start one."
         )
-    before = json.loads((config.output / "train.json").read_text(encoding="utf-8"))
-    digest = before.pop("records")
+    before = read_json(config.output / "train.json")
+    digest = before.pop("records", None)
     now = to_json(asdict(config))
     for name in sorted(set(before) - set(ABOUT_THE_MACHINE)):
         if before[name] != now.get(name):
@@ -227,7 +231,12 @@ def load_last(config: Any, data_digest: str) -> dict[str, Any]:
             f"{config.output} was started with other data than is given now. Resume with "
             "the data it was started with, or start another run in another --output."
         )
-    return load_state(last)
+    state = load_state(last)
+    if not isinstance(state, dict) or not state.keys() >= STATE_PARTS:
+        raise CheckpointError(
+            f"{last / STATE} lacks parts of a run; expected {', '.join(sorted(STATE_PARTS))}. {AGAIN}"
+        )
+    return state
 
 
 def to_json(values: dict[str, Any]) -> dict[str, Any]:
