@@ -101,18 +101,19 @@ def check_table(file: Path, captions: int = 1) -> None:
 def _held(file: Path, redo: bool) -> Iterator[None]:
     """Keep other runs away from the file, and this one from a file that no run wrote."""
     database = database_of(file)
-    try:
-        with lock(database.with_name(f"{database.name}.lock")):
-            if file.exists() and not database.exists() and not redo:
-                raise ValueError(
-                    f"{file} exists, but {database}, with which a run goes on, does not. Choose another name, or write "
-                    "it anew: --redo."
-                )
-            yield
-    except BlockingIOError:
-        raise BlockingIOError(
-            f"{file}: another run is writing it. Wait until it ends, or choose another file."
-        ) from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(database.with_name(f"{database.name}.lock")))
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"{file}: another run is writing it. Wait for its end, or choose another file."
+            ) from None
+        if file.exists() and not database.exists() and not redo:
+            raise ValueError(
+                f"{file} exists, but not {database}, without which no run can continue it. Choose another name, or "
+                "write it anew: --redo."
+            )
+        yield
 
 
 class _Run:

@@ -1,10 +1,11 @@
-"""A bulk run is killed at random moments, again and again, and then left alone. The file is as if nothing had happened:
-every photo is in it exactly once.
+"""A bulk run is killed at random moments, again and again, while photos change, and then left alone. The file is as if
+nothing had happened: every photo is in it exactly once.
 
     pytest -m chaos -s tests/chaos [--kills 200 --photos 5000]
 """
 
 import multiprocessing
+import os
 import random
 import time
 
@@ -28,10 +29,12 @@ def test_killed_at_random_moments(tmp_path, pytestconfig, ending):
     caption_folder(whole, folder, BATCH)
 
     processes = multiprocessing.get_context("fork")  # its processes need not import anything
-    pause = kills * LIFE / 6 * BATCH / photos  # so that some kills meet the end of the work
+    pause = min(kills * LIFE / 6 * BATCH / photos, LIFE / 20)  # so that some kills meet the end of the work
     chance = random.Random(ending)
     at_work = 0
-    for _ in range(kills):
+    names = sorted(folder.iterdir())
+    for number in range(kills):
+        os.utime(chance.choice(names), (number, number))  # one photo is to be captioned again
         process = processes.Process(target=caption_folder, args=(file, folder, BATCH, pause))
         process.start()
         time.sleep(chance.uniform(0, LIFE))
