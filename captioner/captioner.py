@@ -186,10 +186,10 @@ class Captioner:
                 "train a captioner from it (captioner train --init)."
             )
         try:
-            config, vocabulary = ModelConfig(**saved["model"]), Vocabulary(saved["vocabulary"])
+            config, vocabulary = ModelConfig.from_dict(saved["model"]), Vocabulary(saved["vocabulary"])
             preprocess, decoding = Preprocess.from_dict(saved["preprocess"]), Decoding(**saved["decoding"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+            reason = f"no entry {error}" if isinstance(error, KeyError) else f"{error!s:.300}"
             raise CheckpointError(f"{directory / CONFIG} describes no model ({reason}). {AGAIN}") from None
         runs: TorchBackend | OnnxBackend
         if choose_backend(directory, device, backend) == "onnx":

@@ -1,13 +1,25 @@
 """The settings of a model, which a checkpoint stores and from which the command line is made: the strings below the
-fields are its help. A setting is checked where it is used."""
+fields are its help. A setting is checked where it is used, and where it is read from a file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # Python 3.10's typing lacks it
 
 Attention = Literal["general", "dot", "concat", "none"]
 Cell = Literal["lstm", "gru", "rnn"]
+EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+RANGES = {
+    "embedding_size": (1, 65_536),
+    "hidden_size": (1, 65_536),
+    "layers_below": (1, 100),
+    "layers_above": (0, 100),
+    "dropout": (0, 1),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +40,22 @@ class RecurrentConfig:
     """Probability that an activation is dropped in training."""
     tie_embeddings: bool = False
     """Use the input embeddings as the output layer."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """A config from a file that anyone may have written. Raises ValueError or TypeError."""
+        config = cls(**values)
+        for name, kind in get_type_hints(cls).items():
+            value, names = getattr(config, name), get_args(kind)
+            kinds = (int, float) if kind is float else str if names else kind
+            if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+                raise ValueError(f"{name} is {value!r:.60}; expected {EXPECTED[str if names else kind]}.")
+            if names and value not in names:
+                raise ValueError(f"{name} is {value!r:.60}; expected one of: {', '.join(names)}.")
+            number: Any = value
+            if name in RANGES and not RANGES[name][0] <= number <= RANGES[name][1]:
+                raise ValueError(f"{name} is {value!r:.60}; expected {RANGES[name][0]:,} to {RANGES[name][1]:,}.")
+        return config
 
 
 @dataclass(frozen=True)

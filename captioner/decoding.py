@@ -39,32 +39,39 @@ class Decoding:
     """How captions are found. The command line and the web service take the same settings, made from these fields."""
 
     method: Literal["beam", "sample"] = _setting("beam", "Search for the most probable caption, or draw at random.")
-    beam_size: int = _setting(3, "Beam search: hypotheses kept per photo; 1 is greedy.", ge=1)
-    max_length: int = _setting(20, "Longest caption, in words.", ge=1)
+    beam_size: int = _setting(3, "Beam search: hypotheses kept per photo; 1 is greedy.", ge=1, le=10_000)
+    max_length: int = _setting(20, "Longest caption, in words.", ge=1, le=1000)
     length_penalty: float = _setting(
         0.7, "Captions are ranked by log-probability / length ** this; higher favours longer ones.", ge=0, le=10
     )
-    no_repeat_ngram: int = _setting(0, "No sequence of this many words occurs twice in a caption; 0: off.", ge=0)
+    no_repeat_ngram: int = _setting(
+        0, "No sequence of this many words occurs twice in a caption; 0: off.", ge=0, le=1000
+    )
     temperature: float = _setting(1.0, "Sampling: below 1 favours probable words, above 1 rare ones.", gt=0, le=100)
-    top_k: int = _setting(0, "Sampling: draw from the k most probable words only; 0: from all.", ge=0)
+    top_k: int = _setting(0, "Sampling: draw from the k most probable words only; 0: from all.", ge=0, le=10**9)
     top_p: float = _setting(
         1.0, "Sampling: draw from the fewest words whose probabilities sum to p; 1: from all.", gt=0, le=1
     )
-    seed: int = _setting(0, "Sampling: a photo gets the same captions from the same seed, in any batch.", ge=0)
-    num_captions: int = _setting(
-        1, "Captions per photo, best first. More than beam_size widen the beam, which can change the best.", ge=1
+    seed: int = _setting(
+        0, "Sampling: a photo gets the same captions from the same seed, in any batch.", ge=0, le=2**64 - 1
     )
-    alternatives: int = _setting(0, "Other probable words to report for each word.", ge=0)
+    num_captions: int = _setting(
+        1,
+        "Captions per photo, best first. More than beam_size widen the beam, which can change the best.",
+        ge=1,
+        le=100_000,
+    )
+    alternatives: int = _setting(0, "Other probable words to report for each word.", ge=0, le=1000)
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value, bounds = getattr(self, each.name), each.metadata["bounds"]
             kind = type(each.default)
             if isinstance(value, bool) or not isinstance(value, NUMBERS.get(kind, kind)):
-                raise ValueError(f"{each.name} is {value!r}; expected {WORDS[kind]}.")
+                raise ValueError(f"{each.name} is {value!r:.60}; expected {WORDS[kind]}.")
             if not all(BOUNDS[bound][0](value, limit) for bound, limit in bounds.items()):
-                expected = " and ".join(f"{BOUNDS[bound][1]} {limit}" for bound, limit in bounds.items())
-                raise ValueError(f"{each.name} is {value!r}; expected {expected}.")
+                expected = " and ".join(f"{BOUNDS[bound][1]} {limit:,}" for bound, limit in bounds.items())
+                raise ValueError(f"{each.name} is {value!r:.60}; expected {expected}.")
         if self.method not in ("beam", "sample"):
             raise ValueError(f"method is {self.method!r}; expected 'beam' (greedy: with beam_size 1) or 'sample'.")
         for name in SAMPLING if self.method == "beam" else ():

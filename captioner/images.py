@@ -35,6 +35,7 @@ ENDINGS: frozenset[str] = frozenset(ending for endings in FORMATS.values() for e
 MAX_PIXELS = 200_000_000
 LONGEST = 100_000  # pixels of a side
 REDUCED_FROM = 8192  # pixels of a side
+LARGEST_SIDE = 4096  # pixels of a CNN's input
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -304,14 +305,17 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 3:
-                raise ValueError(f"{name} has {len(values)} values; expected 3: red, green, blue.")
-            object.__setattr__(self, name, values)
+            match getattr(self, name):
+                case [int() | float(), int() | float(), int() | float()] as values if all(abs(v) < 1e6 for v in values):
+                    object.__setattr__(self, name, tuple(map(float, values)))
+                case values:
+                    raise ValueError(f"{name} is {values!r:.60}; expected 3 numbers: red, green, blue.")
         if self.resize not in get_args(Resize):
             raise ValueError(f"unknown resize {self.resize!r}; expected {', '.join(get_args(Resize))}.")
-        if self.size < 1 or min(self.std) <= 0:
-            raise ValueError(f"size ({self.size}) and std ({self.std}) must be positive.")
+        if not isinstance(self.size, int) or not 1 <= self.size <= LARGEST_SIDE:
+            raise ValueError(f"size is {self.size!r:.60}; expected a whole number, 1 to {LARGEST_SIDE:,}.")
+        if min(self.std) < 1e-6:
+            raise ValueError(f"std is {self.std}; expected numbers above 0.")
 
     def open(self, source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
         """The photo as `open_reduced` gives it, with sides of at least twice the CNN's size (so that the resize still

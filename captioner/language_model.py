@@ -54,7 +54,7 @@ class LanguageModel:
     def build(cls, saved: Mapping[str, Any], source: Path) -> LanguageModel:
         """The model that a config.json describes, its weights at random."""
         try:
-            config, vocabulary = RecurrentConfig(**saved["model"]), Vocabulary(saved["vocabulary"])
+            config, vocabulary = RecurrentConfig.from_dict(saved["model"]), Vocabulary(saved["vocabulary"])
             level, document = saved["level"], saved["document"]
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{source / CONFIG} describes no language model ({error}). {AGAIN}") from None

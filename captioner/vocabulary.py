@@ -164,6 +164,8 @@ class Vocabulary:
     """The table between words and ids. Ids 0 to 3 are the specials (see `SPECIALS`); the words given follow from 4."""
 
     def __init__(self, words: Sequence[str]):
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"the vocabulary is {words!r:.60}; expected a list of words.")
         self.words = tuple(words)
         self._table = (*SPECIALS, *self.words)
         self._ids = {word: index for index, word in enumerate(self._table)}

@@ -100,7 +100,7 @@ def export(
     if has_checkpoint(target) and target.resolve() != source.resolve() and not force:
         raise ValueError(f"{target} holds a checkpoint already. Choose another --output, or replace it: --force.")
     tensors, saved = load_checkpoint(source)
-    model = build_on_cpu(ModelConfig(**saved["model"]), len(Vocabulary(saved["vocabulary"])), tensors)
+    model = build_on_cpu(ModelConfig.from_dict(saved["model"]), len(Vocabulary(saved["vocabulary"])), tensors)
     preprocess = Preprocess.from_dict(saved["preprocess"])
     written = []
     with replace_checkpoint(target) as writing:

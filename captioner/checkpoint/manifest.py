@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 STATE_TENSORS, STATE = "state.safetensors", "state.json"
 GRAPHS = ("photo", "word")  # of an exported checkpoint: photo.onnx and word.onnx
 LANGUAGE_MODEL = "language model"  # the `kind` of a checkpoint that captions no photos
+LARGEST_JSON = 32_000_000  # bytes
 AGAIN = "Copy or download the checkpoint again."
 DEFAULT = "flickr8k-mobilenet_v2"  # of the models that are shipped with captioner
 
@@ -70,15 +72,51 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that anyone may have written. Raises CheckpointError."""
     _check_exists(path)
     again = "It was edited or cut short: copy or save the checkpoint again."
+    if (size := path.stat().st_size) > LARGEST_JSON:
+        raise CheckpointError(f"{path} has {size:,} bytes; expected at most {LARGEST_JSON:,}. {again}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}). {again}") from None
+        raise CheckpointError(f"{path} is not JSON ({error!s:.200}). {again}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a JSON object. {again}")
     return content
+
+
+def parse_json(text: str) -> Any:
+    """`json.loads` with bounds: no key twice, no number of more than 100 digits (random states have up to 39), at most
+    100 levels. Raises ValueError."""
+
+    def parse_int(digits: str) -> int:
+        if len(digits) > 100:
+            raise ValueError(f"it has a number of {len(digits)} digits")
+        return int(digits)
+
+    def parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = Counter(key for key, _ in pairs)
+            raise ValueError(f"it has {keys.most_common(1)[0][0][:80]!r} twice")
+        return found
+
+    deep = "it has more than 100 levels"
+    try:
+        content = json.loads(text, parse_int=parse_int, object_pairs_hook=parse_object)
+    except RecursionError:
+        raise ValueError(deep) from None
+    level = [content]
+    for _ in range(100):
+        level = [item for each in level if isinstance(each, dict | list) for item in _items(each)]
+        if not level:
+            return content
+    raise ValueError(deep)
+
+
+def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from captioner.checkpoint.manifest import (
     check_file,
     describe_mismatch,
     find_checkpoint,
+    parse_json,
     read_config,
     read_json,
     size_and_hash,
@@ -117,7 +118,10 @@ def load_state(directory: str | Path) -> Any:
     path = directory / STATE
     content = read_json(path)
     tensors = _read_tensors(directory / STATE_TENSORS, content.get("tensors"), path)
-    return _decode(content.get("state"), tensors)
+    try:
+        return _decode(content.get("state"), tensors)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path} holds no training state ({error!s:.200}). {AGAIN}") from None
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path = "the checkpoint") -> None:
@@ -166,10 +170,10 @@ def _read_tensors(path: Path, expected: Any, source: Path, floating: torch.dtype
                 # A copy: memory mapped from a file may be aligned differently, which changes the last bits of
                 # results on a CPU.
                 tensors[name] = tensor.to(kind, copy=True)
-            tied = json.loads((file.metadata() or {}).get("tied", "{}"))
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file ({error}). {AGAIN}") from None
-    return tensors | {name: tensors[other] for name, other in tied.items()}
+            tied = parse_json((file.metadata() or {}).get("tied", "{}"))
+        return tensors | {name: tensors[other] for name, other in tied.items()}
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a safetensors file ({error!s:.200}). {AGAIN}") from None
 
 
 # A training state as JSON and tensors. Values that JSON lacks become tagged objects, such as {"<tuple>": [...]}.
@@ -209,6 +213,8 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         case {"<tensor>": name}:
             return tensors[name]
         case {"<array>": [kind, shape, flat]}:
+            if np.dtype(kind).hasobject:
+                raise ValueError(f"it has an array of {kind!r}")
             return np.array(_decode(flat, tensors), dtype=kind).reshape(shape)
         case {"<float>": text}:
             return float(text)

@@ -3,13 +3,12 @@ The format: https://github.com/huggingface/safetensors#format."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from captioner.checkpoint.manifest import AGAIN, CheckpointError
+from captioner.checkpoint.manifest import AGAIN, CheckpointError, parse_json
 
 LARGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
 # Of a floating-point type: the unsigned integer of its size, and the bits of its exponent. All are set in inf and NaN.
@@ -30,15 +29,15 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
             length = int.from_bytes(file.read(8), "little")
             if not length <= min(size - 8, LARGEST_HEADER):
                 raise ValueError(f"its header has {length:,} bytes")
-            header = json.loads(file.read(length))
-        tied = json.loads(header.pop("__metadata__", {}).get("tied", "{}"))
+            header = parse_json(file.read(length).decode("utf-8"))
+        tied = parse_json(header.pop("__metadata__", {}).get("tied", "{}"))
         for name, entry in header.items():
             start, stop = entry["data_offsets"]
             if not 0 <= start <= stop <= size - 8 - length:
                 raise ValueError(f"{name[:80]} lies outside the file")
             header[name] = {**entry, "data_offsets": (8 + length + start, 8 + length + stop)}
         return header | {name: header[other] for name, other in tied.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a safetensors file ({error!s:.200}). {AGAIN}") from None
 
 
