@@ -76,7 +76,8 @@ def check_photos(records: Sequence[Record], side: int, saved: Path, threads: int
     if check is None:
         with ThreadPoolExecutor(max(1, threads)) as pool:  # Pillow decodes outside Python's global lock
             problems = pool.map(partial(_problem, side), records)
-            bar = tqdm(problems, total=len(records), desc="checking photos", unit="photo", dynamic_ncols=True)
+            look = {"desc": "checking photos", "unit": "photo", "dynamic_ncols": True, "disable": None}
+            bar = tqdm(problems, total=len(records), **look)
             check = PhotoCheck(files, {number: problem for number, problem in enumerate(bar) if problem})
     check_damaged(check.damaged, len(records))
     return check
