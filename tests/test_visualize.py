@@ -376,6 +376,9 @@ def test_curves_show_the_log() -> None:
     [row for row in log if row["kind"] == "validation"][-1]["CIDEr-D"] = 0.1
     assert {"CIDEr-D\n0.100", "best 0.320"} <= set(notes(training_curves(log), 1))
     assert {"training loss\n3.000", "validation loss\n2.000"} <= set(notes(figure, 0))
+    assert [text.get_text()[:50] for text in figure.texts[1:]] == ["The training loss is measured with dropout and lab"]
+    over = [{**row, "loss": 9.0} if row["kind"] == "validation" else row for row in log]
+    assert len(training_curves(over).texts) == 1
     assert figure.texts[0].get_text() == "A run"
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TRAIN, VALID = "#8a94a6", "#1f4e79"
 SCORES = {"CIDEr-D": "#b8451b", "BLEU-4": "#2b7a5b", "perplexity": "#b8451b", "bits per character": "#b8451b"}
 SMALLER_IS_BETTER = ("perplexity", "bits per character")
+LOWER = "The training loss is measured with dropout and label smoothing, the validation loss without: it can be lower."
 HEIGHT = 5.6  # inches, of two panels
 
 
@@ -72,6 +73,8 @@ def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) 
         margin = 0.06 * (both.max() - both.min() or 1)
         axes_loss.set_ylim(both.min() - margin, both.max() + margin)
     _name_ends(axes_loss, {"training loss": (TRAIN, _smooth(losses)), "validation loss": (VALID, valid[1])})
+    if len(losses) and len(valid[1]) and valid[1][-1] < _smooth(losses)[-1]:
+        figure.text(0.08, 1 - 0.14 / panels, LOWER, size=8, color=FAINT, va="top", family=fonts())
 
     scores = {name: (colour, values("validation", name)) for name, colour in SCORES.items()}
     scores = {name: line for name, line in scores.items() if len(line[1][1])}
