@@ -3,6 +3,7 @@ people type."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,3 +152,13 @@ def test_the_package_offers_its_names_and_imports_them_late():
         captioner.Captoiner  # noqa: B018
     code = "import sys, captioner; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_attend_goes_on_after_a_damaged_photo(run, photos, tmp_path):  # noqa: F811
+    shutil.copytree(photos, folder := tmp_path / "photos")
+    (folder / "a.png").write_bytes(b"no photo")
+    status, out, err = run("attend", folder, "-o", tmp_path / "new" / "{name}.json", "--backend", "onnx")
+    assert status == 1 and [line for line in out.splitlines() if line.endswith(".json")] == [
+        str(tmp_path / "new" / f"{name}.json") for name in "bc"
+    ]
+    assert "1 of 3 photos could not be captioned" in err and (tmp_path / "new" / "c.json").is_file()

@@ -48,6 +48,7 @@ def attend(
         layer: The recurrent layers of the units: below or above the attention (the topmost of several).
         batch_size: Photos per batch.
     """
+    from captioner.bulk.progress import Bar, Counts
     from captioner.images import ImageError, printable
 
     photos = find_photos(paths, recursive)
@@ -68,24 +69,28 @@ def attend(
         )
     captioner = model.load()
     decoding = options.over(captioner.decoding.for_display())
-    failed = 0
     results = captioner.caption_many(photos, decoding, batch_size) if text is None else _read(captioner, photos, text)
-    for photo, path, result in zip(photos, outputs, results, strict=True):
-        if isinstance(result, ImageError):
-            failed += 1
-            print(f"captioner: {result}", file=sys.stderr, flush=True)
-        else:
-            if map == "evidence":
-                (result,) = captioner.with_evidence(photo, [result])
-            result.save(path)
-            print(f"{printable(photo)}: {result.text}\n{printable(path)}", flush=True)
-            if result.attention_statistics is not None and result.attention_statistics.warning:
-                print(
-                    f"captioner: {printable(photo)}: {result.attention_statistics.warning}", file=sys.stderr, flush=True
-                )
-    if failed:
-        print(f"captioner: {failed} of {len(photos)} photos could not be captioned.", file=sys.stderr)
-    return 1 if failed else 0
+    counts = Counts()
+    with Bar(not sys.stdout.isatty(), lambda: len(photos)) as bar:
+        for photo, path, result in zip(photos, outputs, results, strict=True):
+            try:
+                if isinstance(result, ImageError):
+                    raise result
+                if map == "evidence":
+                    (result,) = captioner.with_evidence(photo, [result])
+                result.save(path)  # opens the photo again
+            except ImageError as error:
+                counts.failed += 1
+                bar.print(f"captioner: {error}")
+            else:
+                counts.captioned += 1
+                print(f"{printable(photo)}: {result.text}\n{printable(path)}", flush=True)
+                if result.attention_statistics is not None and result.attention_statistics.warning:
+                    bar.print(f"captioner: {printable(photo)}: {result.attention_statistics.warning}")
+            bar.show(counts)
+    if counts.failed:
+        print(f"captioner: {counts.failed} of {len(photos)} photos could not be captioned.", file=sys.stderr)
+    return 1 if counts.failed else 0
 
 
 def _read(captioner: Captioner, photos: Sequence[Path], text: str) -> Iterator[Caption | ImageError]:
