@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captioner.captioner import Caption, Captioner
+    from captioner.caption import Caption
+    from captioner.captioner import Captioner
     from captioner.checkpoint.manifest import CheckpointError
     from captioner.decoding import Decoding
     from captioner.images import ImageError
@@ -18,7 +19,7 @@ __all__ = ["Caption", "Captioner", "CheckpointError", "Decoding", "ImageError"]
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Caption": "captioner",
+    "Caption": "caption",
     "Captioner": "captioner",
     "CheckpointError": "checkpoint.manifest",
     "Decoding": "decoding",

@@ -9,8 +9,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from html import escape
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -21,6 +20,7 @@ import numpy as np
 from captioner.backends.choose import Backend, choose_backend
 from captioner.backends.ensemble import EnsembleBackend
 from captioner.backends.onnx_backend import OnnxBackend, load_runtime
+from captioner.caption import Caption
 from captioner.checkpoint.manifest import (
     AGAIN,
     CONFIG,
@@ -30,14 +30,11 @@ from captioner.checkpoint.manifest import (
     find_checkpoint,
     read_config,
 )
+from captioner.confidence import Confidence
 from captioner.config import ModelConfig
 from captioner.decoding import ALTERNATIVES, Decoding, Hypothesis, force, search
 from captioner.extras import name_missing_extras
-from captioner.images import ImageError, Preprocess, Source, open_image
-from captioner.metrics.attention import AttentionStatistics, attention_statistics
-from captioner.visualize.files import save_caption
-from captioner.visualize.html import frame
-from captioner.visualize.view import caption_view
+from captioner.images import ImageError, Preprocess, Source
 from captioner.vocabulary import EOS, Vocabulary, detokenize, tokenize
 
 if TYPE_CHECKING:
@@ -46,101 +43,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("captioner")  # at INFO it says which model, backend and device run
 WORKERS = 1 + min(os.cpu_count() or 1, 7)  # batches in progress at once; one more than cores, as one may wait for files
-
-
-@dataclass(frozen=True, eq=False)
-class Caption:
-    """A sentence about a photo, with the probability of each word and the attention at each word."""
-
-    text: str
-    words: list[str]
-    """T words, as they stand in the vocabulary."""
-    log_probabilities: list[float] = field(repr=False)
-    """One per word; natural logarithms."""
-    log_probability: float
-    """Of the whole caption, including its end token."""
-    score: float
-    """What the search ranked it by: the log-probability, normalised by length."""
-    finished: bool
-    """True if the model ended the caption, False if it was cut off at the greatest length."""
-    attention: np.ndarray | None = field(default=None, repr=False)
-    """(T, h, w): one map per word over the h·w = R regions, each summing to 1; None for a model without attention."""
-    evidence: np.ndarray | None = field(default=None, repr=False)
-    """(T, h, w): how much the log-probability of each word falls without each region; only from
-    `Captioner.with_evidence`. Where it is there, it is shown in place of the attention."""
-    box: tuple[float, float, float, float] | None = None
-    """What the grid covers: left, top, right, bottom in the original (upright) photo's pixels."""
-    alternatives: list[list[tuple[str, float]]] | None = field(default=None, repr=False)
-    """For each word the most probable other words, with their log-probabilities, if asked for."""
-    other_captions: tuple[Caption, ...] = field(default=(), repr=False)
-    """If more than one caption was asked for: the next best ones, or the other samples."""
-    photo: Source | None = field(default=None, repr=False)
-    """The photo as it was given; it is opened again to show it."""
-
-    def __str__(self) -> str:
-        return self.text
-
-    @property
-    def attention_statistics(self) -> AttentionStatistics | None:
-        """Entropy, movement and coverage of the attention, and a warning if the maps carry no information; None without
-        maps."""
-        return None if self.attention is None else attention_statistics(self.attention)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the maps, for JSON."""
-        entry: dict[str, Any] = {
-            "caption": self.text,
-            "log_probability": round(self.log_probability, 6),
-            "finished": self.finished,
-            "words": [
-                {"word": word, "log_probability": round(value, 6)}
-                for word, value in zip(self.words, self.log_probabilities, strict=True)
-            ],
-        }
-        if self.alternatives is not None:
-            for word, alternatives in zip(entry["words"], self.alternatives, strict=True):
-                word["alternatives"] = [{"word": w, "log_probability": round(p, 6)} for w, p in alternatives]
-        if (statistics := self.attention_statistics) is not None:
-            entry["attention"] = statistics.to_dict()
-        if self.other_captions:
-            entry["other_captions"] = [other.to_dict() for other in self.other_captions]
-        return entry
-
-    def of(self, photo: Source) -> Caption:
-        """The same caption with its photo, which `save` and notebooks need."""
-        return replace(self, photo=photo, other_captions=tuple(other.of(photo) for other in self.other_captions))
-
-    def view(self, width: int, height: int) -> dict[str, Any]:
-        """What the interactive page shows over a photo of that size: `captioner.visualize.view`."""
-        return caption_view((width, height), **self._parts())
-
-    def save(self, path: str | Path) -> None:
-        """Save the attention as a picture (.png, .svg, .pdf), a film (.gif, .webp), the interactive page (.html) or
-        data (.json, .npz); the ending of the name decides which. The photo is opened again for it."""
-        if self.photo is None:
-            raise ValueError("this caption has no photo to draw on. Give it one: caption.of(photo).save(path).")
-        save_caption(path, open_image(self.photo), **self._parts())
-
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "caption": self.text,
-            "words": self.words,
-            "log_probabilities": self.log_probabilities,
-            "log_probability": self.log_probability,
-            "finished": self.finished,
-            "attention": self.attention,
-            "evidence": self.evidence,
-            "box": self.box,
-            "alternatives": self.alternatives,
-        }
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the interactive page, or the text if the photo cannot be opened any more."""
-        try:
-            image = open_image(cast("Source", self.photo))
-        except (ImageError, TypeError, ValueError):  # ValueError: a file that was closed meanwhile
-            return f"<p>{escape(self.text)}</p>"
-        return frame(image, self.view(*image.size), longest=800)
 
 
 class Captioner:
@@ -156,14 +58,17 @@ class Captioner:
         config: ModelConfig,
         decoding: Decoding | None = None,
         provenance: str = "in memory",
+        confidence: Confidence | None = None,
     ):
-        """`provenance` says which model this is: a checkpoint's name and the SHA-256 of its weights."""
+        """`provenance` says which model this is: a checkpoint's name and the SHA-256 of its weights. Without
+        `confidence`, which `captioner.calibrate` fits, captions have none."""
         self.backend = backend
         self.vocabulary = vocabulary
         self.preprocess = preprocess
         self.config = config
         self.decoding = decoding or Decoding()
         self.provenance = provenance
+        self.confidence = confidence
 
     def __repr__(self) -> str:
         return f"<Captioner {self.provenance}; {self.backend}>"
@@ -188,6 +93,7 @@ class Captioner:
         try:
             config, vocabulary = ModelConfig.from_dict(saved["model"]), Vocabulary(saved["vocabulary"])
             preprocess, decoding = Preprocess.from_dict(saved["preprocess"]), Decoding(**saved["decoding"])
+            confidence = Confidence.from_dict(saved["confidence"]) if saved.get("confidence") else None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no entry {error}" if isinstance(error, KeyError) else f"{error!s:.300}"
             raise CheckpointError(f"{directory / CONFIG} describes no model ({reason}). {AGAIN}") from None
@@ -200,7 +106,7 @@ class Captioner:
 
             runs = load_backend(directory, config, len(vocabulary), device)
         provenance = f"{directory.name}, SHA-256 {saved['weights']['sha256']}"
-        captioner = cls(runs, vocabulary, preprocess, config, decoding, provenance)
+        captioner = cls(runs, vocabulary, preprocess, config, decoding, provenance, confidence)
         logger.info("%s runs with %s", provenance, runs)
         return captioner
 
@@ -329,7 +235,7 @@ class Captioner:
         pixels, size = self.preprocess.read(photo)
         memory: Any = self.backend.encode(pixels[None])
         (hypotheses,) = force(self.backend.step(memory), [[*map(self.vocabulary.encode, words)]], ALTERNATIVES)
-        found = (self._to_caption([each], self.preprocess.box(*size)).of(photo) for each in hypotheses)
+        found = (self._to_caption(each, self.preprocess.box(*size)).of(photo) for each in hypotheses)
         return [replace(each, text=text) for each, text in zip(found, captions, strict=True)]
 
     def with_evidence(self, photo: Source, captions: Sequence[Caption]) -> list[Caption]:
@@ -360,13 +266,19 @@ class Captioner:
     ) -> list[Caption]:
         """The captions of photos whose `memory` is from `backend.encode`; `sizes` are the original (width, height)."""
         found = search(self.backend.step(memory), photos, decoding)
-        return [
-            self._to_caption(hypotheses, self.preprocess.box(*sizes[i]) if sizes else None)
-            for i, hypotheses in enumerate(found)
-        ]
+        strangeness = None
+        if self.confidence is not None:
+            strangeness = self.confidence.strangeness(self.backend.grid_mean(memory), photos).tolist()
+        captions = []
+        for i, hypotheses in enumerate(found):
+            box, strange = self.preprocess.box(*sizes[i]) if sizes else None, strangeness and strangeness[i]
+            best, *others = (self._to_caption(each, box, strange) for each in hypotheses)
+            captions.append(replace(best, other_captions=tuple(others)))
+        return captions
 
-    def _to_caption(self, hypotheses: Sequence[Hypothesis], box: tuple[float, float, float, float] | None) -> Caption:
-        best, *others = hypotheses
+    def _to_caption(
+        self, best: Hypothesis, box: tuple[float, float, float, float] | None, strangeness: float | None = None
+    ) -> Caption:
         words = self.vocabulary.decode(best.words)
         attention = None
         if best.attention is not None and best.attention.shape[-1]:
@@ -385,8 +297,8 @@ class Captioner:
             log_probability=best.log_probability,
             score=best.score,
             finished=best.finished,
+            confidence=None if strangeness is None else self.confidence.of(best, strangeness),  # type: ignore[union-attr]
             attention=attention,
             box=box,
             alternatives=alternatives,
-            other_captions=tuple(self._to_caption([other], box) for other in others),
         )

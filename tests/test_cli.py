@@ -46,7 +46,16 @@ def test_json(run, tiny, photos):
     status, out, _ = caption(run, tiny, photos / "b.jpg", "--json", "--beam-size", 3, "--num-captions", 2)
     assert status == 0
     entry = json.loads(out)
-    assert entry.keys() == {"path", "caption", "log_probability", "finished", "words", "attention", "other_captions"}
+    assert entry.keys() == {
+        "path",
+        "caption",
+        "log_probability",
+        "finished",
+        "confidence",
+        "words",
+        "attention",
+        "other_captions",
+    }
     assert entry["path"] == str(photos / "b.jpg")
     total = sum(word["log_probability"] for word in entry["words"])
     assert entry["log_probability"] <= total + 1e-4

@@ -20,23 +20,24 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     (
         *("extras", "vocabulary", "config", "images", "pixels", "decoders", "step", "decoding", "metrics", "visualize"),
+        *("confidence", "caption"),
         *("checkpoint.manifest", "checkpoint.weights", "checkpoint.card"),
     ),
     ("pretrained", "encoder", "decoder", "device"),
     ("model",),
     ("data", "checkpoint"),
-    ("backends", "captioner", "language_model", "evaluate", "inside", "diagnose", "bulk"),
+    ("backends", "captioner", "language_model", "calibrate", "evaluate", "inside", "diagnose", "bulk"),
     ("training", "web"),
     ("cli", "__main__", ""),  # "" is captioner/__init__.py
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = (
     *FLOORS[0],
-    *("data.readers", "data.objects", "data.toy", "data.augment", "backends.choose"),
+    *("data.readers", "data.objects", "data.toy", "data.synthetic", "data.augment", "backends.choose"),
     *("backends.graph_check", "backends.signature", "backends.onnx_backend", "training.config"),
 )
 WITHOUT_TORCH_ITSELF = ("checkpoint", "data", "backends", "training")  # their `__init__.py` runs before what is inside
-AT_FIRST_WITHOUT = ("captioner", "evaluate", "web")  # torch comes when a model is loaded that needs it
+AT_FIRST_WITHOUT = ("captioner", "calibrate", "evaluate", "web")  # torch comes when a model is loaded that needs it
 LONGEST = 400
 NO_NAMES = {"utils", "helpers", "common", "misc", "legacy"}
 

@@ -17,6 +17,7 @@ class Backend(Protocol):
 
     def encode(self, images: np.ndarray) -> Any: ...
     def step(self, encoded: Any) -> Step: ...
+    def step_without_each_region(self, encoded: Any) -> Step: ...
 
 
 class EnsembleBackend:
@@ -34,6 +35,13 @@ class EnsembleBackend:
     def step(self, encoded: tuple[Any, ...]) -> Step:
         steps = [member.step(part) for member, part in zip(self.members, encoded, strict=True)]
         return partial(mean_step, steps, self.vocabulary_size)
+
+    def step_without_each_region(self, encoded: tuple[Any, ...]) -> Step:
+        steps = [member.step_without_each_region(part) for member, part in zip(self.members, encoded, strict=True)]
+        return partial(mean_step, steps, self.vocabulary_size)
+
+    def grid_mean(self, encoded: tuple[Any, ...]) -> None:
+        """None: members have features of their own."""
 
 
 def mean_step(

@@ -60,6 +60,10 @@ class OnnxBackend:
         recurrent = tuple(np.concatenate([part[i] for part in parts], axis=1) for i in range(size, len(parts[0])))
         return Encoded(memory, recurrent, np.arange(len(images)))
 
+    def grid_mean(self, encoded: Encoded) -> np.ndarray | None:
+        """The mean features of the grid (B, D); None without attention."""
+        return encoded.memory[0].mean(axis=1) if encoded.memory else None
+
     def step(self, encoded: Encoded) -> Step:
         return partial(self._step, encoded)
 

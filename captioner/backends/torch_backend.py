@@ -42,6 +42,10 @@ class TorchBackend:
         batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
         return self.model.encode(batch)
 
+    def grid_mean(self, memory: Memory) -> np.ndarray | None:
+        """The mean features of the grid (B, D); None without attention."""
+        return memory.values.mean(dim=1).cpu().numpy() if memory.values.shape[1] else None
+
     def step(self, memory: Memory) -> Step:
         return partial(step, self.model.decoder, memory)
 

@@ -11,13 +11,39 @@ from collections.abc import Sequence
 import tyro
 
 from captioner import __version__
-from captioner.cli import caption, diagnose, export, inside, look, score, search, streams, train, web, write
+from captioner.cli import (
+    calibrate,
+    caption,
+    diagnose,
+    export,
+    inside,
+    look,
+    score,
+    search,
+    streams,
+    train,
+    web,
+    write,
+)
 from captioner.cli.hints import check_words
 from captioner.cli.options import app
 from captioner.extras import MissingExtraError, name_missing_extras
 
 # Importing a module of verbs adds them to the application.
-__all__ = ["caption", "diagnose", "export", "inside", "look", "main", "score", "search", "train", "web", "write"]
+__all__ = [
+    "calibrate",
+    "caption",
+    "diagnose",
+    "export",
+    "inside",
+    "look",
+    "main",
+    "score",
+    "search",
+    "train",
+    "web",
+    "write",
+]
 
 DESCRIPTION = "Photos in, sentences out, and a picture of where the model looked for each word."
 

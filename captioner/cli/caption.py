@@ -99,15 +99,17 @@ def caption(
     listing: Annotated[ListingOptions, tyro.conf.arg(name="")] = ListingOptions(),
     model: Model = SHIPPED,
     json: bool = False,
+    min_confidence: Annotated[float, tyro.conf.arg(metavar="P", help_behavior_hint="")] = 0.0,
     options: Options = AS_SAVED,
     batch_size: int = 32,
 ) -> int:
-    """Write a sentence about each photo.
+    """Write a sentence about each photo. (unsure) after it: the model gives it less than even odds of being right.
 
     Args:
         paths: Photos, folders or .tar shards of photos, addresses of such (https://, s3://), or - for standard input:
             a photo, or a list of paths.
         json: One JSON object per line, for programs.
+        min_confidence: Leave out captions whose probability of being right is below this, from 0 to 1, and say so.
         batch_size: Photos per batch.
     """
     from captioner.bulk.progress import Bar
@@ -119,28 +121,33 @@ def caption(
         bar.print(f"captioner: {line}")
 
     into_file = file.output is not None or file.sidecar is not None
-    _check(file, json, into_file)
+    _check(file, json, into_file, min_confidence)
     shown = not file.quiet and (into_file or not sys.stdout.isatty())
     with Bar(shown, partial(listing.count, paths) if listing.can_count(paths) else None) as bar:
         photos = listing.photos(paths, report)
         captioner = model.load()
+        if min_confidence and captioner.confidence is None:
+            raise ValueError(
+                "this model gives no confidence. Leave --min-confidence out, or run captioner calibrate on the model."
+            )
         decoding = options.over(captioner.decoding)
         if into_file:
             _write(photos, captioner, decoding, batch_size, file, bar)
         else:
-            _print(photos, captioner, decoding, batch_size, json, bar)
+            _print(photos, captioner, decoding, batch_size, json, min_confidence, bar)
     if not file.quiet:
         _last_line(file, into_file, bar)
     return 1 if bar.counts.failed or bar.counts.failed_before or unlisted else 0
 
 
-def _check(file: FileOptions, json: bool, into_file: bool) -> None:
+def _check(file: FileOptions, json: bool, into_file: bool, min_confidence: float) -> None:
     """Raise ValueError for an option that would be ignored."""
     from captioner.bulk.run import check_table
 
     gallery = file.output is not None and file.output.suffix.lower() == ".html"
     for option, ignored, remedy in (
         ("--json", json and into_file, "is for standard output. Leave it out, or write a .jsonl file"),
+        ("--min-confidence", min_confidence > 0 and into_file, "is for standard output. Leave it out"),
         ("--redo", file.redo and file.output is None, "starts a file over. Add -o FILE"),
         ("--retry-errors", file.retry_errors and file.output is None, "reads the errors in a file. Add -o FILE"),
         ("--embed", file.embed and not gallery, "is for a gallery. Write an .html file: -o FILE.html"),
@@ -153,7 +160,13 @@ def _check(file: FileOptions, json: bool, into_file: bool) -> None:
 
 
 def _print(
-    photos: Iterable[Photo], captioner: Captioner, decoding: Decoding, batch_size: int, json: bool, bar: Bar
+    photos: Iterable[Photo],
+    captioner: Captioner,
+    decoding: Decoding,
+    batch_size: int,
+    json: bool,
+    min_confidence: float,
+    bar: Bar,
 ) -> None:
     from captioner.bulk.listing import as_utf8
     from captioner.bulk.progress import Counts
@@ -174,11 +187,18 @@ def _print(
             bar.print(f"captioner: {as_utf8(str(result))}")
         else:
             counts.captioned += 1
-            if json:
+            too_low = result.confidence is not None and result.confidence < min_confidence
+            reason = f"confidence {result.confidence:.2f} is below {min_confidence:g}" if too_low else ""
+            if reason and json:
+                print_json({"path": name, "confidence": result.to_dict()["confidence"], "left_out": reason})
+            elif reason:
+                bar.print(f"captioner: {as_utf8(name)}: left out, {reason}.")
+            elif json:
                 print_json({"path": name, **result.to_dict()})
             else:
                 shown = printable(name)
-                lines = [f"{shown}: {result.text}{'' if result.finished else ' ...'}"]
+                marks = f"{'' if result.finished else ' ...'}{' (unsure)' if result.is_unsure else ''}"
+                lines = [f"{shown}: {result.text}{marks}"]
                 lines += [f"{' ' * len(shown)}  {other.text}" for other in result.other_captions]
                 print(*lines, sep="\n", flush=True)
         bar.show(counts)

@@ -60,6 +60,7 @@ def evaluate(
         limit: Use only the first photos, this many; 0 uses all.
         batch_size: Photos per batch.
     """
+    from captioner.calibrate import check_confidence
     from captioner.data.checks import check_damaged, shortened
     from captioner.evaluate import caption_records, score_split
     from captioner.metrics.files.results import write_results
@@ -74,7 +75,16 @@ def evaluate(
             "only COCO's server has the captions of test2014, so nothing can be scored. Leave --scores out."
         )
     captioner, known = model.load(), _captions(training)
-    games, watch = _pointing(data, captioner) if pointing else ({}, None)
+    confidences: dict[int | str, float] = {}
+    wrong: set[int | str] = set()  # captions that name an object which is not there
+    games, point = _pointing(data, captioner, wrong) if pointing else ({}, None)
+
+    def watch(record: Record, caption: Caption) -> None:
+        if caption.confidence is not None:
+            confidences[record.id] = caption.confidence
+        if point is not None:
+            point(record, caption)
+
     decoding = options.over(captioner.decoding)
     found, looks, damaged = caption_records(captioner, records, decoding, batch_size, watch)
     for problem in shortened(damaged, "photos"):
@@ -88,9 +98,17 @@ def evaluate(
         scored = score_split(captioner, found, looks, records, decoding, split, java, known)
         for whose, game in games.items():
             scored.habits |= {f"{whose}_{name}": figure for name, figure in game.to_dict().items()}
+        calibration = None
+        if confidences and captioner.confidence is not None:
+            bar = captioner.confidence.bar
+            calibration = check_confidence(found.captions, records, confidences, bar, wrong)
+            scored.habits |= {f"confidence_{name}": figure for name, figure in calibration.to_dict().items()}
         if scores is not None:
             scored.write(scores)
         print(format_scores(scored))
+        if calibration is not None:
+            named = " and all objects that it names are there" if pointing else ""
+            print(f"\na caption is right if its CIDEr-D is at least {bar:g}{named}:\n{calibration}")
         if games:
             print(f"\nits own captions:\n{games['own']}")
             print(f"\npeople's captions, under teacher forcing:\n{games['people']}")
@@ -204,10 +222,13 @@ def check(file: tyro.conf.Positional[Path], /, val: OptionalFile = None, test: O
     return 2 if problems else 0
 
 
-def _pointing(data: Path, captioner: Captioner) -> tuple[dict[str, Pointing], Callable[[Record, Caption], None]]:
-    """The pointing games of the model's own captions and of people's, and a function that adds each captioned photo."""
+def _pointing(
+    data: Path, captioner: Captioner, wrong: set[int | str]
+) -> tuple[dict[str, Pointing], Callable[[Record, Caption], None]]:
+    """The pointing games of the model's own captions and of people's, and a function that adds each captioned photo. It
+    adds the photo's id to `wrong` if the model's caption names an object that is not there."""
     from captioner.data.objects import read_objects
-    from captioner.metrics.pointing import Pointing
+    from captioner.metrics.pointing import Pointing, object_words
     from captioner.vocabulary import tokenize
 
     objects, games = read_objects(data), {"own": Pointing(), "people": Pointing()}
@@ -218,6 +239,8 @@ def _pointing(data: Path, captioner: Captioner) -> tuple[dict[str, Pointing], Ca
         masks = objects.masks(record)
         said = [text for text in record.captions if tokenize(text)]
         read = captioner.read(record.path, said) if said else []
+        if any(name not in masks for _, name in object_words(caption.words, objects.names)):
+            wrong.add(record.id)
         own, *people = captioner.with_evidence(record.path, [caption, *read])
         for whose, captions in {"own": [own], "people": people}.items():
             for each in captions:

@@ -27,19 +27,21 @@ def caption_view(
     box: Box | None = None,
     alternatives: Alternatives | None = None,
     evidence: np.ndarray | None = None,
+    confidence: float | None = None,
 ) -> dict[str, Any]:
     """A caption as JSON-ready data. The head of static/attention.js documents the format.
 
     `size` is the upright photo's (width, height) in pixels. `attention` is (T, h, w), or None for a model without
     attention. `box` is the part of the photo that the grid covers, in the photo's pixels; by default the whole photo.
-    `alternatives` has for each word other words and their log-probabilities. With `evidence` (T, h, w) the view also
-    has an entry "evidence", whose maps are shown in place of the attention's. Raises ValueError if the lengths or
-    shapes do not match."""
+    `alternatives` has for each word other words and their log-probabilities. `confidence` is the probability that the
+    caption is right, None if it is unknown. With `evidence` (T, h, w) the view also has an entry "evidence", whose maps
+    are shown in place of the attention's. Raises ValueError if the lengths or shapes do not match."""
     attention = _checked(len(words), log_probabilities, attention, alternatives)
     view: dict[str, Any] = {
         "caption": caption,
         "log_probability": round(float(log_probability), 6),
         "finished": bool(finished),
+        "confidence": None if confidence is None else round(float(confidence), 4),
         "words": [
             {
                 "word": word,

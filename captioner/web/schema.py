@@ -45,6 +45,9 @@ class OneCaption(BaseModel):
     caption: str
     log_probability: float = Field(description="Of the whole caption, including its end.")
     finished: bool = Field(description="false if the caption was cut at max_length.")
+    confidence: float | None = Field(
+        description="The probability that the caption is right; null if the model was not calibrated."
+    )
     words: list[Word]
     photo: Photo
     attention: Attention | None = Field(description="null for a model without attention.")

@@ -103,6 +103,7 @@ def reply(caption: Caption, size: Size) -> dict[str, Any]:
         caption.attention,
         caption.box,
         caption.alternatives,
+        confidence=caption.confidence,
     )
     if caption.other_captions:
         view["other_captions"] = [reply(other, size) for other in caption.other_captions]

@@ -6,6 +6,7 @@
  *
  *   container  an element, whose content is replaced. Call show again (same container) for another caption.
  *   data       {"caption": "a dog runs", "log_probability": -3.2, "finished": true,
+ *               "confidence": 0.63,                                // that the caption is right; null if unknown
  *               "words": [{"word": "dog", "log_probability": -0.4,
  *                          "alternatives": [{"word": "cat", "log_probability": -1.9}, ...]}, ...],   // may be []
  *               "photo": {"width": 640, "height": 427},            // upright, in pixels of the original
@@ -46,6 +47,7 @@
   const THUMBNAIL_PIXELS = 160;
   const FADE = 220; // milliseconds from one map to the next
   const DWELL = 60; // milliseconds that the mouse rests on a word before its map is shown
+  const UNSURE = 0.5; // a confidence below it
   const OPACITY = 1; // of the maps at first, as in the legend
 
   // Heat maps: heatmap.py in JavaScript. A test compares the two pixel by pixel.
@@ -229,6 +231,13 @@
     return make("div.legend", {}, canvas, make("div.numbers", {}, ...numbers), make("p", { textContent: label }));
   }
 
+  /** The probability that the caption is right, with a warning if it is more probably wrong. */
+  function confidenceOf(confidence) {
+    const text = `confidence ${percent(confidence)}`;
+    return confidence < UNSURE ? make("p.warning", { textContent: `Unsure: ${text}` })
+      : make("p.figures.confidence", { textContent: text });
+  }
+
   function check(container, data, photoUrl) {
     const maps = (data?.evidence ?? data?.attention)?.maps;
     if (!(container instanceof Element)) throw new TypeError("captionerPage.show: container is not an element.");
@@ -385,6 +394,7 @@
     root.style.setProperty("--shape", photo.width / photo.height);
     root.style.setProperty("--widest", `${Math.max(2 * photo.width, 360)}px`); // tiny photos are not enlarged much
 
+    if (data.confidence != null) side.prepend(confidenceOf(data.confidence));
     if (attention?.warning) side.prepend(make("p.warning", { textContent: `Warning: ${attention.warning}` }));
     if (map) {
       const slider = make("input", { type: "range", min: 0, max: 100, value: Math.round(100 * opacity) });

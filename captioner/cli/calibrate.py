@@ -1,0 +1,49 @@
+"""The verb calibrate: teach a model how sure it can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from captioner.cli.options import app, load_captioner
+
+
+@app.command
+def calibrate(
+    checkpoint: tyro.conf.Positional[Path],
+    /,
+    data: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER ...", help_behavior_hint="(required)")] = (),
+    bar: float = 0.4,
+    device: str = "auto",
+) -> int:
+    """Give the captions of a model a confidence: the probability that a caption is right, which the checkpoint's
+    config.json then stores. Run it after training.
+
+    Args:
+        checkpoint: Directory of the model.
+        data: Folders of data sets with train and val photos. The val photos must not have been trained on.
+        bar: A caption is right if its CIDEr-D is at least this. Of captions below 0.4, most are wrong to a person.
+        device: auto, cpu, cuda, mps.
+    """
+    from captioner.calibrate import DataSet, save_confidence
+    from captioner.calibrate import calibrate as run
+    from captioner.data.readers import read_dataset
+
+    if not data:
+        raise ValueError("no data sets. Pass --data FOLDER, with photos that the model was not trained on.")
+    sets = {}
+    for folder in data:
+        records = read_dataset(folder)
+        parts = ([record for record in records if record.split == split] for split in ("train", "val"))
+        sets[folder.name] = DataSet(*parts)
+    confidence, figures = run(load_captioner(checkpoint, device), sets, bar)
+    photos = {name: len(each.validation) for name, each in sets.items()}
+    save_confidence(checkpoint, confidence, {"fitted_on": photos})
+    for name, calibration in figures.items():
+        single = len(sets[name].validation[0].captions) == 1
+        note = "; one reference per photo, which right captions often miss" if single else ""
+        print(f"{name}, {photos[name]:,} photos that it was fitted on{note}:\n{calibration}\n")
+    print(checkpoint)
+    return 0

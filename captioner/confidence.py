@@ -1,0 +1,75 @@
+"""Confidence: the calibrated probability that a caption is right, from what the model knows once it has written it. It
+is a logistic regression on four signals. `calibrate` fits it and config.json stores it; nothing here needs torch.
+
+Shapes: B photos, D feature size, S signals."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from captioner.decoding import Hypothesis
+
+UNSURE = 0.5  # a caption with a lower confidence is more probably wrong than right
+LOWEST = 3  # words
+SIGNALS = ("weakest", "total", "peak", "strangeness")
+"""weakest: the mean of the three lowest log-probabilities. total: the log-probability of the caption. peak: the mean
+over words of the logarithm of the largest attention weight; 0 without attention. strangeness: how far the photo's
+features are from those of the training photos; see `Confidence.strangeness`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Confidence:
+    weights: np.ndarray  # (S,) in the order of SIGNALS
+    bias: float
+    direction: np.ndarray  # (D,); empty if the grid is unknown, as for a model without attention
+    offset: float
+    bar: float  # a caption is right if its CIDEr-D is at least this
+
+    def strangeness(self, features: np.ndarray | None, photos: int) -> np.ndarray:
+        """Mean grid features (B, D) of the photos, or None if they are unknown -> (B,): 0 for at least half of all
+        photos, and above it the distance towards images that are not photos, in standard deviations of photos.
+
+        The direction is that of linear discriminant analysis between training photos and drawings, screenshots,
+        documents and noise: the product is half the difference of two squared Mahalanobis distances."""
+        if features is None or not len(self.direction):
+            return np.zeros(photos)
+        return np.maximum(features @ self.direction + self.offset, 0)
+
+    def probability(self, signals: np.ndarray) -> np.ndarray:
+        """Signals (..., S) -> (...) in [0, 1]."""
+        return 1 / (1 + np.exp(-(signals @ self.weights + self.bias)))
+
+    def of(self, hypothesis: Hypothesis, strangeness: float) -> float:
+        return float(self.probability(np.array([*word_signals(hypothesis), strangeness])))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For config.json; the direction is base64 of little-endian float32."""
+        return {
+            "weights": dict(zip(SIGNALS, self.weights.round(6).tolist(), strict=True)),
+            "bias": round(self.bias, 6),
+            "bar": self.bar,
+            "direction": base64.b64encode(self.direction.astype("<f4").tobytes()).decode("ascii"),
+            "offset": round(self.offset, 6),
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Confidence:
+        """Raises KeyError, TypeError or ValueError for anything that `to_dict` did not write."""
+        direction = np.frombuffer(base64.b64decode(saved["direction"], validate=True), "<f4").astype(np.float32)
+        weights = np.array([float(saved["weights"][name]) for name in SIGNALS])
+        return cls(weights, float(saved["bias"]), direction, float(saved["offset"]), float(saved["bar"]))
+
+
+def word_signals(hypothesis: Hypothesis) -> tuple[float, float, float]:
+    """weakest, total and peak."""
+    end = hypothesis.end_log_probability
+    values = np.array(hypothesis.log_probabilities + ([] if end is None else [end]))
+    attention = hypothesis.attention  # (T, R)
+    has_maps = attention is not None and attention.size > 0
+    peak = float(np.log(attention.max(axis=1)).mean()) if attention is not None and has_maps else 0.0
+    return float(np.sort(values)[:LOWEST].mean()), float(values.sum()), peak
