@@ -3,7 +3,6 @@ over a grid from which the region was cut."""
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import torch
 
 from captioner import Captioner
 from captioner.backends.export import export
-from captioner.backends.onnx_backend import OnnxBackend
 from captioner.cli import main
 from captioner.decoder import Memory
 from captioner.images import open_image
@@ -59,17 +57,6 @@ def test_evidence_is_what_torch_computes_region_by_region(exported, photos, back
         expected = by_hand(by_torch, photo, caption.words)
         assert np.abs(expected).max() > 0.01 and (expected < -1e-4).any(), "the model has opinions of both signs"
         np.testing.assert_allclose(found.evidence.reshape(expected.shape), expected, atol=2e-5)
-
-
-def test_a_graph_for_whole_grids_says_so(exported, photos):
-    captioner = Captioner.load(exported, backend="onnx")
-    assert isinstance(captioner.backend, OnnxBackend)
-    caption = captioner.caption(photos / "b.jpg")
-    inputs = [SimpleNamespace(name="words", shape=["B", "K"]), SimpleNamespace(name="values", shape=["B", 9, 512])]
-    word = SimpleNamespace(get_inputs=lambda: inputs)
-    captioner.backend = OnnxBackend(captioner.backend.photo, word, has_attention=True)
-    with pytest.raises(ValueError, match="exported for whole grids only"):
-        captioner.with_evidence(photos / "b.jpg", [caption])
 
 
 def test_evidence_is_shown_in_place_of_attention(exported, photos, tmp_path):

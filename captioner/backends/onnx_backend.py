@@ -69,9 +69,7 @@ class OnnxBackend:
 
     def step_without_each_region(self, encoded: Encoded) -> Step:
         """The step of one photo as R photos, each without one region of the grid. The state after the photo stays that
-        of the whole photo. Raises ValueError if the graph takes whole grids only."""
-        if isinstance(self.word.get_inputs()[1].shape[1], int):
-            raise ValueError(f"this model was exported for whole grids only. Export it again with {EXPORT}.")
+        of the whole photo."""
         regions = encoded.memory[0].shape[1]
         kept = all_but_one(regions)
         memory = tuple(part[0, kept] for part in encoded.memory)  # (R, R - 1, D) and (R, R - 1, H)
