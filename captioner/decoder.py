@@ -1,6 +1,10 @@
 """The word decoder: a recurrent network whose first input is the photo and whose next inputs are words, with Luong's
-global attention over the photo's grid after every step. With `memory=None` it is a plain language model. The CNN, files
-and the search are not here."""
+global attention over the photo's grid after every step. With `memory=None` it is a plain language model. The CNN and
+the search have files of their own.
+
+Shapes: B photos, C captions (or hypotheses) per photo, N = B·C rows, T tokens, V vocabulary, R image regions, D feature
+size, E embedding size, H hidden size, L layers of a stack, Q = C·T queries of a photo.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ ATTENTIONS = ("general", "dot", "concat", "none")
 
 
 class Memory(NamedTuple):
-    """What the decoder needs of B photos: computed once per photo, shared by all its captions or beams."""
+    """What the decoder reads from B photos: computed once per photo and shared by all rows of the photo."""
 
     values: Tensor  # (B, R, D) what the attention averages
     keys: Tensor  # (B, R, H) what it compares the hidden state with
@@ -38,9 +42,9 @@ class Attention(nn.Module):
         general  hᵀ W_a v
         concat   v_aᵀ tanh(W_a [h; v])
 
-    The first two are divided by the square root of the hidden size (Vaswani et al. 2017, section 3.2.1). Without it the
-    softmax soon puts all its weight on single regions and learns slowly. What does not depend on h is computed once per
-    photo, in `project`.
+    The first two are divided by the square root of the hidden size (Vaswani et al. 2017, section 3.2.1). Without that
+    division the softmax soon puts all its weight on single regions and learns slowly. What does not depend on h is
+    computed once per photo, in `project`.
     """
 
     def __init__(self, score: str, feature_size: int, hidden_size: int):
@@ -163,8 +167,8 @@ class Decoder(nn.Module):
         `memory` holds B photos, and N must be a multiple of B: rows i·N/B to (i+1)·N/B - 1 belong to photo i, as its
         captions or its hypotheses. Without a `state` the photo is the input before the tokens, and the first token is
         BOS. With a `state` the tokens continue from it, so a caption fed word by word gives the same as in one call.
-        `real` (N, T) marks the positions whose logits are wanted, those that are not padding; the logits are then
-        (number of them, V), row by row. Without `memory` this is a language model: no photo, no attention.
+        `real` (N, T) is true where logits are wanted, which is where there is no padding. With it, the logits are
+        (number of true positions, V), row by row. Without `memory` this is a language model: no photo, no attention.
         """
         hidden, attention, state = self.hidden_states(tokens, memory, state)
         if real is not None:
@@ -174,10 +178,10 @@ class Decoder(nn.Module):
     def hidden_states(
         self, tokens: Tensor, memory: Memory | None = None, state: State | None = None
     ) -> tuple[Tensor, Tensor | None, State]:
-        """As `forward`, up to what the next words are predicted from (N, T, H), in place of their logits."""
+        """`forward` without its last layer: hidden states (N, T, H), of which `logits` makes logits, and the rest."""
         if memory is not None:
             N, B = tokens.shape[0], memory.values.shape[0]
-            assert N % B == 0, f"{N} rows over {B} photos; expected equally many per photo"
+            assert N % B == 0, f"{N} rows over {B} photos; expected the same number per photo"
         inputs = self.embedding(tokens)  # (N, T, E)
         photo_first = memory is not None and state is None
         if memory is not None and photo_first:
@@ -209,14 +213,16 @@ class Decoder(nn.Module):
         attention = None
         if memory is not None and self.attention is not None:
             photos = memory.values.shape[0]  # len() would fix the number in an exported graph
-            queries = hidden.reshape(photos, -1, hidden.shape[-1])  # (B, C·T, H): the captions of a photo in a row
+            queries = hidden.reshape(
+                photos, -1, hidden.shape[-1]
+            )  # (B, Q, H): the captions of a photo one after the other
             context, weights = self.attention(queries, memory.values, memory.keys)
             context = context.reshape(*hidden.shape[:2], -1)  # (N, T, D)
             attention = weights.reshape(*hidden.shape[:2], -1)  # (N, T, R)
             hidden = torch.tanh(self.combine(torch.cat([context, hidden], dim=-1)))  # h̃, eq. 5
         if self.above is not None:
-            residual, state_above = self.above(self.dropout(hidden), state_above)
-            hidden = hidden + residual
+            output, state_above = self.above(self.dropout(hidden), state_above)
+            hidden = hidden + output
         return hidden, attention, self._join(state_below, state_above)
 
     def _split(self, state: State | None) -> tuple:

@@ -1,9 +1,9 @@
 """Search: from a model's step function to captions, by beam search, greedily or by sampling, for many photos at once.
-And forced decoding, where the captions are given and the model scores them.
+Forced decoding is here, too: the captions are given, and the model scores them.
 
 The search knows no model. A backend gives it a `Step` (see step.py): a function that is called with the last word of
 every hypothesis, runs the model once, and proposes a few next words for each, with their log-probabilities. Words are
-ids; text, tensors and photos are not here.
+ids here: text, tensors and photos are handled elsewhere.
 
 Shapes: B photos under search, K hypotheses per photo (the beam, or the samples), N = B·K rows of a step, P words
 proposed per row, V vocabulary, R image regions, T words of a caption, A alternatives.
@@ -57,7 +57,7 @@ class Decoding:
     )
     num_captions: int = _setting(
         1,
-        "Captions per photo, best first. More than beam_size widen the beam, which can change the best.",
+        "Captions per photo, best first. A number above beam_size widens the beam, which can change the best.",
         ge=1,
         le=100_000,
     )
@@ -119,7 +119,7 @@ class Hypothesis:
 
 
 class _Call(NamedTuple):
-    """One call of the step and its answer. `rows` are the back-pointers to the parents in the call before."""
+    """One call of the step and its answer. `rows` are the back-pointers: the parents' rows in the previous call."""
 
     words: np.ndarray  # (N,)
     rows: np.ndarray  # (N,)
@@ -128,7 +128,7 @@ class _Call(NamedTuple):
 
 
 class _End(NamedTuple):
-    """Where a hypothesis ended: at this row of this call, which came after as many words."""
+    """Where a hypothesis ended: at row `row` of call number `call`. It has `call` words, since each call adds one."""
 
     score: float
     call: int
@@ -157,12 +157,12 @@ class _Candidates(NamedTuple):
 
 
 def search(step: Step, images: int, decoding: Decoding) -> list[list[Hypothesis]]:
-    """For each of `images` photos the `num_captions` best hypotheses, best first. Finished ones come first; if they
-    are too few, those follow that were cut off at `max_length`. (Fewer only if a tiny vocabulary has no more.)
+    """The `num_captions` best hypotheses of each of `images` photos, best first. Finished hypotheses come before those
+    that were cut off. (There are fewer if the vocabulary is too small for so many different captions.)
 
     Each round calls the step and expands the live hypotheses by the words that it proposes. Candidates that end become
     finished hypotheses; of the others the best are selected as the new live ones, until the stop rule drops the photo.
-    In sampling every row is an independent sample and continues with the one word drawn for it."""
+    In sampling, every row is an independent sample, and a step proposes one word for it."""
     streams = [np.random.default_rng((decoding.seed, k)) for k in range(decoding.rows)]
     uniforms = np.stack([stream.random(decoding.max_length + 1) for stream in streams], axis=1)  # (max_length + 1, K)
     ends: list[list[_End]] = [[] for _ in range(images)]  # FINISHED, and those cut off
@@ -192,10 +192,10 @@ def _start(images: int) -> _Live:
 
 
 def _choose(live: _Live, decoding: Decoding, uniforms: np.ndarray) -> Choose:
-    """What the step is asked to propose. The uniform numbers (K,) are the same for every photo, so that its
-    captions do not depend on the photos beside it."""
+    """What the step is asked to propose. Every photo gets the same uniform numbers (K,), so that the captions of a
+    photo do not depend on the other photos of the batch."""
     B, K, length = live.prefixes.shape
-    # At first the only row of a photo draws for all its samples, (B, P = samples); then each row draws once, (N, 1).
+    # In the first call a photo has one row, which draws for all samples (B, P = K); later each row draws once (N, 1).
     draws = np.tile(uniforms, (B, 1)).reshape(B * K, -1)
     return Choose(
         count=decoding.rows,
@@ -210,7 +210,7 @@ def _choose(live: _Live, decoding: Decoding, uniforms: np.ndarray) -> Choose:
 
 
 def _repeating(prefixes: np.ndarray, n: int) -> np.ndarray | None:
-    """Prefixes (N, length) -> the words (N, any) that would complete an n-gram which the row already has; else PAD."""
+    """Prefixes (N, length) -> for each row the words (N, any) that would repeat one of its n-grams, padded with PAD."""
     length = prefixes.shape[1]
     if n == 0 or length < n:
         return None
@@ -226,8 +226,8 @@ def _check(choices: Choices, length: int) -> None:
 
 
 def _expand(live: _Live, choices: Choices) -> _Candidates:
-    """EXPAND. In the first round K is 1; in sampling P is 1 in all later ones, so that a photo always has one
-    candidate per sample."""
+    """EXPAND. In the first round K is 1. In sampling P is 1 in every later round, so a photo always has one candidate
+    per sample."""
     (B, K), P = live.words.shape, choices.words.shape[1]
     log_probabilities = choices.log_probabilities.reshape(B, K * P).astype(float)
     rows = np.arange(B * K).repeat(P).reshape(B, K * P)
@@ -236,8 +236,9 @@ def _expand(live: _Live, choices: Choices) -> _Candidates:
 
 
 def _finish(live: _Live, candidates: _Candidates, decoding: Decoding, ends: list[list[_End]]) -> np.ndarray:
-    """FINISH: candidates that end are added to `ends`, and so are live hypotheses that can neither end nor go on: they
-    are cut off. Returns the totals (B, K·P) of the candidates that can go on, -inf for all others."""
+    """FINISH: adds to `ends` the candidates whose word is the end token, and the live hypotheses that are cut off: none
+    of their candidates ends or can go on. Returns the totals (B, K·P) of the candidates that can go on, -inf for all
+    others."""
     (B, K, length), penalty = live.prefixes.shape, decoding.length_penalty
     is_end = candidates.words == EOS
     finished = is_end & np.isfinite(candidates.totals)
@@ -247,15 +248,15 @@ def _finish(live: _Live, candidates: _Candidates, decoding: Decoding, ends: list
         end = _End(score, length, candidates.rows[b, c], candidates.log_probabilities[b, c])
         ends[live.images[b]].append(end)
 
-    led_on = (finished | np.isfinite(open_totals)).reshape(B, K, -1).any(axis=2)
-    for b, k in np.argwhere(np.isfinite(live.totals) & ~led_on):
+    continued = (finished | np.isfinite(open_totals)).reshape(B, K, -1).any(axis=2)
+    for b, k in np.argwhere(np.isfinite(live.totals) & ~continued):
         ends[live.images[b]].append(_End(live.totals[b, k] / max(length, 1) ** penalty, length, b * K + k, None))
     return open_totals
 
 
 def _select(live: _Live, candidates: _Candidates, open_totals: np.ndarray, decoding: Decoding) -> _Live:
-    """SELECT: in beam search the K best open candidates of each photo live on; in sampling each candidate does. Where
-    they are fewer than K, dead rows repeat a live one, with a total of -inf."""
+    """SELECT: in beam search the K best open candidates of each photo live on, in sampling every open candidate. If a
+    photo has fewer than K, dead rows fill it up: they repeat a live row, with a total of -inf."""
     B, K = len(live.images), decoding.rows
     if decoding.method == "beam":
         kept = np.argsort(-open_totals, axis=1, kind="stable")[:, :K]  # (B, K), or fewer if V < K
@@ -275,8 +276,8 @@ def _select(live: _Live, candidates: _Candidates, open_totals: np.ndarray, decod
 
 def _going(live: _Live, decoding: Decoding, ends: list[list[_End]]) -> np.ndarray:
     """STOP RULE: (B,) whether the search goes on for a photo. It does while a row is alive and, in beam search, while
-    the best live hypothesis could still come to score above the finished ones that are wanted. A total only falls
-    with more words, and it is negative, so its score is highest if it is divided by the greatest length."""
+    the best live hypothesis could still score above the worst of the `num_captions` best finished ones. The upper
+    bound of its score is its present total divided by the greatest length: totals are negative and only fall."""
     going = np.isfinite(live.totals).any(axis=1)
     if decoding.method == "beam":
         bound = live.totals.max(axis=1) / (decoding.max_length + 1) ** decoding.length_penalty
@@ -313,8 +314,8 @@ def _trace(calls: list[_Call], end: _End, alternatives: int) -> Hypothesis:
 
 
 def force(step: Step, captions: Sequence[Sequence[Sequence[int]]], alternatives: int = 0) -> list[list[Hypothesis]]:
-    """Forced decoding: instead of searching, the model reads given captions, as word ids, equally many (K) per photo.
-    Each comes back with the probabilities that the model gives to its words and its end; its score is their sum."""
+    """Forced decoding: instead of searching, the model reads given captions (word ids), the same number K per photo.
+    Each comes back with the log-probabilities of its words and of its end; its score is their sum."""
     B, K = len(captions), len(captions[0])
     given = [list(words) for each in captions for words in each]  # N captions
     lengths = np.array([len(words) for words in given])
@@ -326,7 +327,7 @@ def force(step: Step, captions: Sequence[Sequence[Sequence[int]]], alternatives:
     words, rows, log_probabilities = np.full(B, BOS), images, np.zeros(B)
     totals, state = np.zeros(B * K), None
     for length, wanted in enumerate(padded.T):
-        # At first the only row of a photo is asked for the first words of all its captions, (B, K); then (N, 1).
+        # In the first call a photo has one row, which is asked for the first words of all its captions (B, K).
         choose = Choose(wanted=wanted.reshape(len(words), -1), alternatives=alternatives and alternatives + 1)
         choices, state = step(words, rows, state, images, choose)
         _check(choices, length)

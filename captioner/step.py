@@ -1,5 +1,5 @@
-"""One step of a search, where search and model meet: what the search asks of it and what it answers. Choosing words
-from logits is here too, for backends whose logits are NumPy arrays; the torch backend does the same on its device.
+"""One step of a search, where search and model meet: what the search asks for and what the model proposes. Choosing
+words from logits is here, too, for backends whose logits are NumPy arrays; the torch backend does it on its device.
 
 Shapes: N rows (hypotheses), P words proposed per row, V vocabulary, R image regions, A alternatives.
 """
@@ -18,8 +18,8 @@ class Choose:
     """Which words a step proposes for each of its N rows, P per row, in one of three ways:
 
     - the `count` most probable ones, the most probable first (P = count, or V if that is smaller);
-    - one sample per given uniform number: the words are laid side by side in [0, 1), the most probable first, each as
-      wide as its probability after temperature, top_k and top_p; the sample is the word where the number falls;
+    - one sample per given uniform number: the words divide [0, 1) among them, the most probable first, in proportion to
+      their probabilities after temperature, top_k and top_p; the sample is the word in whose part the number lies;
     - the `wanted` words.
     """
 
@@ -46,14 +46,14 @@ class Choices(NamedTuple):
 
 
 class Step(Protocol):
-    """Moves every row on by one word: takes the state of the call before and returns the new one, which the search
-    hands on unseen.
+    """Advances every row by one word. It takes the state that the previous call returned, which the search never looks
+    into, and returns the new one.
 
-    words (N,): the last word of each row. rows (N,): the row of the call before whose state it continues. state: None
-    in the first call, which has one row per photo, with the word BOS. images (B,): indices of the photos under search,
-    ascending, a subset of those of the call before. Later calls have K rows per photo, side by side and in the order of
-    the photos, so N = B·K; they can share the photo's features, which need to move only when photos have left. (Some
-    rows may be dead and repeat another; a step need not know.)"""
+    words (N,): the last word of each row. rows (N,): for each row, the row of the previous call that it continues.
+    state: None in the first call, which has one row per photo, with the word BOS. images (B,): indices of the photos
+    under search, ascending, a subset of those of the previous call. Later calls have K rows per photo, side by side and
+    in the order of the photos, so N = B·K. The rows of a photo can share its features, which have to be copied only
+    when photos have left. (Some rows may be dead and repeat another; a step need not know.)"""
 
     def __call__(
         self, words: np.ndarray, rows: np.ndarray, state: Any, images: np.ndarray, choose: Choose
@@ -92,7 +92,9 @@ def choose_sampled(log_probabilities: np.ndarray, uniforms: np.ndarray, choose: 
     """Log-probabilities (N, V), uniforms (N, P) -> sampled words (N, P): see `Choose`."""
     order = choose_best(log_probabilities, choose.top_k or log_probabilities.shape[1])  # (N, V or top_k)
     scaled = take(log_probabilities, order).astype(float) / choose.temperature
-    masses = np.exp(scaled - np.maximum(scaled[:, :1], np.finfo(float).min))  # no NaN where no word is left
+    masses = np.exp(
+        scaled - np.maximum(scaled[:, :1], np.finfo(float).min)
+    )  # no NaN in a row where every word is banned
     masses[masses.cumsum(axis=1) - masses >= choose.top_p * masses.sum(axis=1, keepdims=True)] = 0
     sums = masses.cumsum(axis=1)
     places = np.stack([(sums <= u[:, None] * sums[:, -1:]).sum(axis=1) for u in uniforms.T], axis=1)
