@@ -82,15 +82,19 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
             decoding = settings.over(captioner.decoding.for_display())
         except ValueError as error:
             raise Problem(422, SETTING, str(error)) from error
-        with service.place():
-            photo = await read_photo(
-                request.headers.get("content-type", ""),
-                request.headers.get("content-length"),
-                request.stream(),
-                limits.max_bytes,
-                limits.upload_seconds,
-            )
-            reply = await _while_connected(request, service.caption(photo, decoding))
+        try:
+            with service.place():
+                photo = await read_photo(
+                    request.headers.get("content-type", ""),
+                    request.headers.get("content-length"),
+                    request.stream(),
+                    limits.max_bytes,
+                    limits.upload_seconds,
+                )
+                reply = await _while_connected(request, service.caption(photo, decoding))
+        except asyncio.CancelledError:  # at shutdown the server cancels what is under way
+            message = "the server is shutting down. Send the photo again later."
+            raise Problem(503, "shutting_down", message, {"Retry-After": "5"}) from None
         return JSONResponse(reply)
 
     @app.get("/api/health", summary="Whether the server runs, and how busy it is", response_description="It runs.")

@@ -3,12 +3,17 @@ reported at once."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import webbrowser
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 5.0  # that a connection may wait for the head of a request, or twice as long
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -32,13 +37,30 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
+class Protocol(H11Protocol):
+    """uvicorn's HTTP protocol. It alone would wait forever for the rest of a request's head."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._close_if_waiting(since=self)
+
+    def _close_if_waiting(self, since: object) -> None:
+        """Close the connection if it waits for a head and has not had a request since the last call."""
+        if self.transport.is_closing():
+            return
+        if self.conn.their_state is h11.IDLE and self.cycle is since:
+            self.transport.close()
+        else:
+            self.loop.call_later(HEAD_SECONDS, self._close_if_waiting, self.cycle)
+
+
 def server(app: ASGIApp) -> uvicorn.Server:
     """A uvicorn server without proxies, access log and web sockets. At shutdown, running requests have three
     seconds."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=Protocol,
             ws="none",
             lifespan="on",
             log_level="warning",

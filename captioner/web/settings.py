@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 import pydantic
 
-from captioner.decoding import Decoding
+from captioner.decoding import SAMPLING, Decoding
 
 LIMITS = {
     "beam_size": 20,
@@ -27,7 +27,8 @@ def _parameter(setting: Field) -> Any:
     if setting.name in LIMITS:
         bounds["le"] = LIMITS[setting.name]
     kind = get_type_hints(Decoding)[setting.name]
-    return kind | None, pydantic.Field(None, description=setting.metadata["help"], **bounds)
+    help = setting.metadata["help"] + " Refused unless method is sample." * (setting.name in SAMPLING)
+    return kind | None, pydantic.Field(None, description=help, **bounds)
 
 
 _Settings: Any = pydantic.create_model(

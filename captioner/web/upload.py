@@ -17,13 +17,16 @@ logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the response
 
 FIELD = "photo"
 MOST_FIELDS = 20  # to bound the time of parsing
+PATIENCE = 5.0  # seconds that a body may stand still
+SLOWEST = 20_000  # bytes per second; slower bodies would keep a place in the queue from others
 FORM_OVERHEAD = 64 * 1024  # bytes of a form around its photo
 
 
 async def read_photo(
     content_type: str, content_length: str | None, chunks: AsyncIterator[bytes], max_bytes: int, seconds: float
 ) -> bytes:
-    """The photo: at most `max_bytes` bytes, whatever the headers say, within `seconds`. Raises `Problem`."""
+    """The photo: at most `max_bytes` bytes, whatever the headers say, within `seconds` and, but for `PATIENCE`, at
+    `SLOWEST` or faster. Raises `Problem`."""
     kind, options = parse_options_header(content_type)
     is_form = kind == b"multipart/form-data"
     allowed = max_bytes + FORM_OVERHEAD * is_form
@@ -32,9 +35,12 @@ async def read_photo(
     if content_length is not None and int(content_length) > allowed:
         raise too_large
     try:
-        body = await asyncio.wait_for(_at_most(allowed, chunks), seconds)
+        body = await _at_most(allowed, chunks, seconds)
     except asyncio.TimeoutError as error:
-        message = f"the photo did not arrive within {seconds:g} seconds. Send it again, or send a smaller one."
+        message = (
+            f"the photo did not arrive within {seconds:g} seconds, or came at less than {SLOWEST // 1000} kB per "
+            "second. Send it again, or send a smaller one."
+        )
         raise Problem(408, "too_slow", message) from error
     if body is None:
         raise too_large
@@ -46,14 +52,17 @@ async def read_photo(
     return photo
 
 
-async def _at_most(limit: int, chunks: AsyncIterator[bytes]) -> bytes | None:
-    """All bytes; None if there are more than `limit`."""
-    body = bytearray()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > limit:
-            return None
-    return bytes(body)
+async def _at_most(limit: int, chunks: AsyncIterator[bytes], seconds: float) -> bytes | None:
+    """All bytes; None if there are more than `limit`. Raises asyncio.TimeoutError."""
+    body, now = bytearray(), asyncio.get_running_loop().time
+    start = now()
+    while len(body) <= limit:
+        due = start + min(seconds, PATIENCE + len(body) / SLOWEST)
+        try:
+            body += await asyncio.wait_for(anext(chunks), due - now())
+        except StopAsyncIteration:
+            return bytes(body)
+    return None
 
 
 def _field(body: bytes, boundary: bytes) -> bytes:
