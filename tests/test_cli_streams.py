@@ -81,9 +81,11 @@ def test_ctrl_c_while_modules_are_imported(command, module):
     assert done.stdout == "" and done.stderr in ("", "captioner: interrupted\n")
 
 
-def test_ctrl_c_three_times(command, tmp_path):
+def test_ctrl_c_three_times(photos, tmp_path):
     file = tmp_path / "captions.jsonl"
-    process = program("caption", *command[1:], "-o", file)
+    for number in range(400):
+        (tmp_path / f"{number}.jpg").symlink_to(photos / "b.jpg")
+    process = program("caption", tmp_path, "--backend", "onnx", "--batch-size", 4, "-o", file)
     while not file.exists() or not file.stat().st_size:
         time.sleep(0.01)
     for _ in range(3):
