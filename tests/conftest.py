@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests
 
 
 def pytest_addoption(parser):
+    parser.addoption("--mutations", type=int, default=30, help="fuzz: how many damaged files per backend")
     parser.addoption("--kills", type=int, default=20, help="chaos: how often a bulk run is killed")
     parser.addoption("--photos", type=int, default=500, help="chaos: how many photos it has")
 
