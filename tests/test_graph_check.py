@@ -127,6 +127,20 @@ def test_damaged_graphs_never_raise_anything_else(tmp_path):
     assert refused > 50
 
 
+def test_links_are_followed_because_their_content_is_checked(tmp_path):
+    """As in the cache of a hub, where a checkpoint is a folder of links."""
+    real = shutil.copytree(find_checkpoint(), tmp_path / "real")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in real.iterdir():
+        (linked / path.name).symlink_to(path)
+    Captioner.load(linked, backend="onnx")
+    (linked / "model.safetensors").unlink()
+    (linked / "model.safetensors").symlink_to("/etc/passwd")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is cut short"):
+        Captioner.load(linked, backend="onnx")
+
+
 def test_a_hostile_checkpoint_does_not_reach_the_runtime(tmp_path, monkeypatch):
     directory = shutil.copytree(find_checkpoint(), tmp_path / "model")
     path = directory / "word.onnx"
