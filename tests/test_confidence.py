@@ -24,7 +24,7 @@ SHIPPED = find_checkpoint()
 
 
 def some_confidence(size: int, bias: float = 1.0) -> Confidence:
-    direction = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    direction = np.random.default_rng(0).normal(scale=0.02, size=size).astype(np.float32)
     return Confidence(np.array([0.3, 0.1, -0.2, -0.7]), bias, direction, 0.25, bar=0.4)
 
 
@@ -95,6 +95,7 @@ def test_confidence_by_hand(calibrated, tiny, photos, backend):
             peak = np.mean([math.log(weights.max()) for weights in each.attention])
             weakest = sum(sorted(log_probabilities)[:3]) / min(3, len(log_probabilities))
             score = 0.3 * weakest + 0.1 * each.log_probability - 0.2 * peak - 0.7 * strange + 1
+            assert 0.02 < each.confidence < 0.98
             assert each.confidence == pytest.approx(1 / (1 + math.exp(-score)), abs=1e-4)
             assert each.is_unsure == (each.confidence < 0.5) and each.to_dict()["confidence"] == round(
                 each.confidence, 4
