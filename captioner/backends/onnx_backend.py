@@ -138,4 +138,4 @@ def load_runtime(
             )
         sessions.append(session)
     reload = partial(load_runtime, directory, dict(saved), config, vocabulary_size, side)
-    return OnnxBackend(*sessions, config.attention != "none", reload)
+    return OnnxBackend(sessions[0], sessions[1], config.attention != "none", reload)
