@@ -3,6 +3,7 @@ train on."""
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ Config = TypeVar("Config", TrainConfig, PretrainConfig)
 @app.command
 def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
     """Train a model: CNN and RNN jointly, in stages, on Flickr8k, Flickr30k, COCO or your own photos."""
+    _silence_other_processes()
     from captioner.training.train import train as run
 
     if config.init is not None and not config.resume:
@@ -27,6 +29,13 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
         config = _read_again(TrainConfig, replace(config, model=model))
     print(f"best checkpoint: {run(config)}")
     return 0
+
+
+def _silence_other_processes() -> None:
+    """Of the processes of torchrun, the first one prints; errors are printed by all."""
+    if os.environ.get("RANK", "0") != "0":
+        os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _architecture(checkpoint: Path) -> dict[str, Any]:

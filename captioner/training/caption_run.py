@@ -23,6 +23,7 @@ from captioner.encoder import Encoder
 from captioner.images import Preprocess
 from captioner.model import CaptionModel, build_model
 from captioner.training.config import Stage, TrainConfig
+from captioner.training.distributed import is_main
 from captioner.training.initial import Initial
 from captioner.training.run import (
     Progress,
@@ -80,7 +81,8 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
         captioner = build_captioner(config, training)
         _check_blocks(captioner.model.encoder, stages)
         write_settings(config, digest)
-    check.save(config.output / "photos.json")
+    if is_main():
+        check.save(config.output / "photos.json")
     splits = (
         Split(name, chosen, encode_captions(chosen, captioner.vocabulary, config.max_length))
         for name, chosen in (("train", training), ("val", validation))

@@ -92,7 +92,7 @@ class TrainConfig:
     """What learns, one stage after the other: decoder:EPOCHS over the frozen CNN, BLOCK:EPOCHS with the CNN from there.
     In full: [OBJECTIVE[+TERM...]@]PART:EPOCHS. The objective is what is minimised (cross-entropy)."""
     batch_size: int = 16
-    """Photos per batch, each with all its captions."""
+    """Photos per batch, each with all its captions. The processes of torchrun divide it among them."""
     accumulate: int = 1
     """Batches per step. Their gradients are added up: N batches of size B train as one of size N·B."""
     learning_rate: float = 1e-3

@@ -58,3 +58,16 @@ class Journal:
     def close(self) -> None:
         self.file.close()
         self.board.close()
+
+
+class SilentJournal(Journal):
+    """The journal of a process that is not the main one: it writes nothing."""
+
+    def __init__(self, directory: Path):
+        self.path = directory / "log.jsonl"
+
+    def write(self, kind: str, step: int, **values: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

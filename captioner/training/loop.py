@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captioner.device import autocast
+from captioner.training import distributed
 from captioner.training.objectives import Loss
 from captioner.training.optim import parameters_of, schedule, set_learning_rates
 from captioner.training.run import Run
@@ -32,8 +33,9 @@ class Interrupted(KeyboardInterrupt):
 
 def run_epoch(run: Run, order: list[list[int]], load: Callable[[list[list[int]]], Any], unit: str) -> None:
     """Take the remaining steps of an epoch, `--accumulate` batches each. `order` has the items of each batch of the
-    epoch, and `load(order)` is a generator of such batches; `unit` names an item in the progress bar. After Ctrl-C or
-    SIGTERM the current step is finished and saved, then KeyboardInterrupt is raised."""
+    epoch, and `load(order)` is a generator of such batches; `unit` names an item in the progress bar. Of several
+    processes each loads its share of every batch. After Ctrl-C or SIGTERM the current step is finished and saved, then
+    KeyboardInterrupt is raised."""
     config, progress, stage = run.config, run.progress, run.stage
     epoch_steps = math.ceil(len(order) / config.accumulate)
     finished = progress.epoch_step * config.accumulate
@@ -43,28 +45,39 @@ def run_epoch(run: Run, order: list[list[int]], load: Callable[[list[list[int]]]
     )
     run.model.train()
     run.objective.train()
-    with bar, closing(load(order[finished:])) as batches, _finish_step_when_stopped() as stopped:
-        while parts := list(islice(batches, config.accumulate)):
+    with bar, closing(_load_shares(load, order[finished:])) as batches, _finish_step_when_stopped() as stopped:
+        while items := list(islice(batches, config.accumulate)):
+            parts = [batch for batch in items if batch is not None]
             run.stage_step = progress.epoch * epoch_steps + progress.epoch_step
             run.stage_steps = stage.epochs * epoch_steps
             share = schedule(run.stage_step, run.stage_steps, config.warmup) * run.rate(parts)
             for optimizer in run.optimizers.values():
                 set_learning_rates(optimizer, share)
-            torch.manual_seed(config.seed * 1_000_003 + progress.step)
+            torch.manual_seed(config.seed * 1_000_003 + progress.step + (distributed.rank() << 40))
             figures = train_step(run, parts)
             progress.step += 1
             progress.epoch_step += 1
-            bar.update(sum(len(batch.ids) for batch in parts))
+            taken = progress.epoch_step * config.accumulate
+            bar.update(sum(sizes[taken - config.accumulate : taken]))
             bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
             figures["learning_rate"] = run.optimizers["model"].param_groups[0]["lr"]
             run.journal.write("step", progress.step, stage=stage.name, epoch=progress.epoch + 1, **figures)
-            if stopped:
+            if any(distributed.gather(bool(stopped))):  # all stop after the same step
                 break
             if config.save_every and progress.step % config.save_every == 0:
                 run.save_last()
         run.save_last()
-    if stopped:
+    if any(distributed.gather(bool(stopped))):
         raise KeyboardInterrupt
+
+
+def _load_shares(load: Callable[[list[list[Any]]], Any], order: list[list[Any]]) -> Generator[Any, None, None]:
+    """This process's share of each batch; None where it has none, as the last batch may have fewer items than there are
+    processes."""
+    shares = [distributed.share(items) for items in order]
+    with closing(load([items for items in shares if items])) as batches:
+        for items in shares:
+            yield next(batches) if items else None
 
 
 def train_step(run: Run, batches: Sequence[Any]) -> dict[str, float]:
@@ -80,6 +93,8 @@ def train_step(run: Run, batches: Sequence[Any]) -> dict[str, float]:
         loss.sum.backward()  # adds to the gradients of the batches before
         losses.append(replace(loss, sum=loss.sum.detach(), forward=None))
     count, figures = step_means(losses)
+    for optimizer in run.optimizers.values():
+        distributed.sum_gradients(parameters_of(optimizer))
     norms = {name: _scale_gradients(optimizer, count, run.config.clip) for name, optimizer in run.optimizers.items()}
     figures["gradient_norm"] = norms["model"].item()
     if not (math.isfinite(figures["loss"]) and all(torch.isfinite(norm) for norm in norms.values())):
@@ -96,17 +111,19 @@ def train_step(run: Run, batches: Sequence[Any]) -> dict[str, float]:
     return figures
 
 
-def step_means(losses: Sequence[Loss]) -> tuple[Tensor, dict[str, float]]:
-    """The count of the whole step, and the mean loss and figures over it. (Several processes would be summed here.)"""
-    count = torch.as_tensor(sum(loss.count for loss in losses))
-    means = {"loss": (sum(loss.sum for loss in losses) / count).item()}
-    for name in losses[0].figures:
-        total, number = (sum(loss.figures[name][i] for loss in losses) for i in (0, 1))
-        means[name] = float(total / number)
-    return count, means
+def step_means(losses: Sequence[Loss]) -> tuple[int, dict[str, float]]:
+    """The count of the whole step, and the mean loss and figures over it, of all processes."""
+    pairs = [{"loss": (loss.sum, loss.count), **loss.figures} for loss in losses]
+    own = [{name: (float(total), int(number)) for name, (total, number) in each.items()} for each in pairs]
+    parts = [each for gathered in distributed.gather(own) for each in gathered]
+    means = {}
+    for name in parts[0]:
+        totals, numbers = zip(*(each[name] for each in parts), strict=True)
+        means[name] = sum(totals) / sum(numbers)
+    return sum(each["loss"][1] for each in parts), means
 
 
-def _scale_gradients(optimizer: torch.optim.Optimizer, count: Tensor, clip: float) -> Tensor:
+def _scale_gradients(optimizer: torch.optim.Optimizer, count: int, clip: float) -> Tensor:
     """Divide the summed gradients by the count, then clip them to the norm `clip`. Returns the norm before clipping."""
     parameters = [parameter for parameter in parameters_of(optimizer) if parameter.grad is not None]
     for parameter in parameters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def pretrain(config: PretrainConfig) -> Path:
     `Interrupted` after Ctrl-C or SIGTERM.
     """
     check_settings(config)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("captioner pretrain runs in one process. Start it without torchrun.")
     if config.deterministic:
         make_deterministic()
     run, state = open_text_run(config)

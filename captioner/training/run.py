@@ -21,6 +21,7 @@ from captioner.checkpoint.manifest import AGAIN, STATE, CheckpointError, has_che
 from captioner.checkpoint.tensors import load_checkpoint, load_into, load_state, save_checkpoint
 from captioner.training.averaging import MovingAverage
 from captioner.training.config import Stage
+from captioner.training.distributed import is_main, wait
 from captioner.training.journal import Journal
 from captioner.training.optim import optimizer_state, restore_optimizer
 
@@ -144,7 +145,8 @@ class Run:
             "average": self.average and self.average.state(),
         }
         saved = self.describe(None)
-        save_checkpoint(self.last, self.model.state_dict(), saved, model_card(saved), half=False, state=state)
+        if is_main():
+            save_checkpoint(self.last, self.model.state_dict(), saved, model_card(saved), half=False, state=state)
         self.saved = self.progress.step
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -172,19 +174,24 @@ class Run:
         if (value, name) in ranked[:count]:
             self._save_scored(self.config.output / "kept" / name, scores)
         for _, displaced in ranked[count:]:
-            shutil.rmtree(self.config.output / "kept" / displaced, ignore_errors=True)
+            if is_main():
+                shutil.rmtree(self.config.output / "kept" / displaced, ignore_errors=True)
         self.progress.kept = ranked[:count]
 
     def _save_scored(self, directory: Path, scores: Mapping[str, float]) -> None:
         saved = self.describe({name: score for name, score in scores.items() if score == score})  # without NaN
         with self.averaged():
-            save_checkpoint(directory, self.model.state_dict(), saved, model_card(saved), half=False)
+            if is_main():
+                save_checkpoint(directory, self.model.state_dict(), saved, model_card(saved), half=False)
 
     def load_best(self) -> None:
+        wait()  # for the main process to have written it
         load_into(self.model, load_checkpoint(self.best)[0], self.best)
 
     def halve_best(self) -> None:
         """Store `best/` in half precision. This is done once no stage can start from it any more."""
+        if not is_main():
+            return
         tensors, saved = load_checkpoint(self.best)
         saved = {name: value for name, value in saved.items() if name not in ("format_version", "weights")}
         save_checkpoint(self.best, tensors, saved, model_card(saved), half=True)
@@ -197,6 +204,8 @@ def settings_of_model(config: Any) -> dict[str, Any]:
 
 def check_unused(output: Path) -> None:
     """Raise ValueError if the folder holds a run, or what is left of one."""
+    if not is_main():
+        return
     if has_checkpoint(output / "last"):
         raise ValueError(f"{output} holds a run already. Add --resume to continue it, or choose another --output.")
     if has_checkpoint(output / "best"):
@@ -204,6 +213,8 @@ def check_unused(output: Path) -> None:
 
 
 def write_settings(config: Any, data_digest: str) -> None:
+    if not is_main():
+        return
     config.output.mkdir(parents=True, exist_ok=True)
     settings = to_json(asdict(config) | {"records": data_digest})
     (config.output / "train.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

@@ -5,20 +5,23 @@ seed and of where the run is, so a resumed run is the uninterrupted one."""
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 
+from captioner.checkpoint.manifest import has_checkpoint
 from captioner.data.augment import Augmenter
 from captioner.data.cache import FeatureDataset, cached_features
 from captioner.data.datasets import PhotoDataset, batches, epoch_order
 from captioner.device import has_bfloat16, make_deterministic
+from captioner.training import distributed
 from captioner.training.averaging import MovingAverage
 from captioner.training.caption_run import CaptionRun, Split, open_run
 from captioner.training.config import TrainConfig, check_settings, parse_stage
-from captioner.training.journal import Journal, read_log
+from captioner.training.journal import Journal, SilentJournal, read_log
 from captioner.training.loop import counted, finish_epoch, interruptible, run_epoch
 from captioner.training.objectives import build_objective
 from captioner.training.optim import build_optimizer
@@ -33,15 +36,25 @@ def train(config: TrainConfig) -> Path:
     `Interrupted` after Ctrl-C or SIGTERM.
     """
     check_settings(config)
+    if distributed.restarted():
+        config = replace(config, resume=has_checkpoint(config.output / "last"))
+    with distributed.joined(config.device):
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> Path:
     if config.deterministic:
         make_deterministic()
-    run, state = open_run(config, [parse_stage(text) for text in config.stages])
+    with distributed.main_first():
+        run, state = open_run(config, [parse_stage(text) for text in config.stages])
     progress, records = run.progress, run.validation.records
     if progress.stage == len(run.stages):
         print(f"{config.output} is complete already.")
         return run.best
     print_plan(run)
-    journal = Journal(config.output, progress.step, validated=progress.epoch_step == 0)
+    journal: Journal = SilentJournal(config.output)
+    if distributed.is_main():
+        journal = Journal(config.output, progress.step, validated=progress.epoch_step == 0)
     with closing(journal) as run.journal, interruptible(run):
         while progress.stage < len(run.stages):
             start_stage(run)
@@ -63,7 +76,8 @@ def train(config: TrainConfig) -> Path:
             progress.stage, progress.epoch, progress.stale = progress.stage + 1, 0, 0
             if progress.stage < len(run.stages):
                 run.load_best()  # the next stage starts from the best epoch, not from the last one
-        save_curves(config.output / "curves.png", read_log(journal.path))
+        if distributed.is_main():
+            save_curves(config.output / "curves.png", read_log(journal.path))
         run.halve_best()
         run.optimizers.clear()
         run.average = None
@@ -94,7 +108,8 @@ def stage_dataset(run: CaptionRun, split: Split) -> FeatureDataset | PhotoDatase
         return PhotoDataset(split.records, split.captions, preprocess)
     folder, title = (config.cache or config.output / "features") / split.name, f"features of {split.name}"
     encoder = run.model.encoder
-    return cached_features(folder, encoder, preprocess, split.records, split.captions, config.workers, title=title)
+    with distributed.main_first():
+        return cached_features(folder, encoder, preprocess, split.records, split.captions, config.workers, title=title)
 
 
 def augmented(run: CaptionRun, dataset: FeatureDataset | PhotoDataset, seed: tuple[int, ...]) -> Dataset:

@@ -8,12 +8,13 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from captioner.captioner import Captioner
+from captioner.captioner import Caption, Captioner
 from captioner.data.datasets import batches, in_order
 from captioner.data.records import Record
 from captioner.decoding import Decoding
 from captioner.metrics import score_captions
 from captioner.metrics.habits import habits
+from captioner.training import distributed
 from captioner.training.objectives.cross_entropy import cross_entropy
 from captioner.vocabulary import PAD, tokenize
 
@@ -27,15 +28,15 @@ def validate(
     batch_size: int = 32,
     workers: int = 0,
 ) -> dict[str, float]:
-    """Caption the photos of the records (the items of `dataset`, in the same order) and score the captions. Besides the
-    scores there are the `loss` (nats per token, teacher-forced, without smoothing), and the shares of captions that are
-    `unfinished` (no end token within the longest length), that are `distinct`, and that have `bad_endings` ("with a").
+    """Caption the photos of the records (the items of `dataset`, in the same order) and score the captions. Of several
+    processes each captions a share, and all return the scores of the whole. Besides the scores there are the `loss`
+    (nats per token, teacher-forced, without smoothing), and the shares of captions that are `unfinished` (no end token
+    within the longest length), that are `distinct`, and that have `bad_endings` ("with a").
     """
     model = captioner.model.eval()
-    captions: list[str] = []
-    unfinished = 0
+    written: list[Caption] = []
     loss, tokens = 0.0, 0
-    order = in_order(len(records), batch_size)
+    order = distributed.share(in_order(len(records), batch_size))
     for batch in tqdm(batches(dataset, order, workers), total=len(order), desc="validation", leave=False, disable=None):
         batch = batch.to(model.device)
         real = batch.targets != PAD
@@ -43,9 +44,14 @@ def validate(
         logits, _, _ = model.decoder(batch.inputs, memory, real=real)
         loss += cross_entropy(logits, batch.targets[real]).item()
         tokens += int(real.sum())
-        found = captioner.search(memory, len(batch.ids), decoding)
-        captions += [caption.text for caption in found]
-        unfinished += sum(not caption.finished for caption in found)
+        written += captioner.search(memory, len(batch.ids), decoding)
+    places = [index for indices in order for index in indices]
+    own = loss, tokens, [(place, each.text, each.finished) for place, each in zip(places, written, strict=True)]
+    losses, counts, found = zip(*distributed.gather(own), strict=True)
+    loss, tokens = sum(losses), sum(counts)
+    in_place = sorted(each for of_process in found for each in of_process)
+    captions = [text for _, text, _ in in_place]
+    unfinished = sum(not finished for _, _, finished in in_place)
     candidates: dict[Hashable, str] = {record.id: text for record, text in zip(records, captions, strict=True)}
     styles = habits([tokenize(text) for text in captions])
     references: dict[Hashable, Sequence[str]] = {record.id: record.captions for record in records}

@@ -1,0 +1,97 @@
+"""Several processes that train one model, started by torchrun. Each takes its share of every batch; sums and gradients
+are added up over all of them, so N processes take the step that one takes. One of them, the main process, writes.
+
+Gradients are summed here, after the backward passes, and not by DistributedDataParallel: it averages, and it expects
+the same parameters to take part on every process. An uneven last batch or an objective with conditions breaks that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as processes
+from torch import nn
+
+PATIENCE = timedelta(hours=12)  # others wait while one computes features; a process that dies ends all by torchrun
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Join the processes of torchrun; without torchrun, do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or processes.is_initialized():
+        yield
+        return
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    processes.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    yield
+    processes.destroy_process_group()  # not after an error: the others are not there to take leave
+
+
+def restarted() -> bool:
+    """Whether torchrun has started the processes again after one of them failed (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def count() -> int:
+    return processes.get_world_size() if processes.is_initialized() else 1
+
+
+def rank() -> int:
+    return processes.get_rank() if processes.is_initialized() else 0
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def share(items: Sequence[Any]) -> list[Any]:
+    """What this process takes of the items; all of them together take each once."""
+    return list(items[rank() :: count()])
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, in order. Any value that can be pickled."""
+    if count() == 1:
+        return [value]
+    values: list[Any] = [None] * count()
+    processes.all_gather_object(values, value)
+    return values
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    gather(None)
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The main process goes first through this context, then the others: they find what it has written."""
+    if not is_main():
+        wait()
+    yield
+    if is_main():
+        wait()
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Add up the gradients over all processes. A parameter without one on every process stays without."""
+    if count() == 1:
+        return
+    own = [parameter.grad is not None for parameter in parameters]
+    learning = [any(flags) for flags in zip(*gather(own), strict=True)]
+    taking = [parameter for parameter, learns in zip(parameters, learning, strict=True) if learns]
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in taking]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    processes.all_reduce(flat)
+    for parameter, gradient, summed in zip(
+        taking, gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True
+    ):
+        parameter.grad = gradient.copy_(summed.view(gradient.shape))

@@ -1,0 +1,192 @@
+"""Two processes train as one: the same loss, the same gradients, the same run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from captioner.checkpoint.tensors import load_checkpoint
+from captioner.config import ModelConfig
+from captioner.data.datasets import Batch
+from captioner.data.toy import make_toy
+from captioner.encoder import Features
+from captioner.model import build_model
+from captioner.training import distributed
+from captioner.training.config import TrainConfig
+from captioner.training.journal import read_log
+from captioner.training.loop import _load_shares, train_step
+from captioner.training.objectives import Loss, WithTerms
+from captioner.training.objectives.coverage import Coverage
+from captioner.training.objectives.cross_entropy import CrossEntropy
+from captioner.training.objectives.professor_forcing import Discriminator, ProfessorForcing
+from captioner.training.objectives.scheduled_sampling import ScheduledSampling
+from captioner.training.objectives.self_critical import SelfCritical
+from captioner.training.optim import build_optimizer
+from captioner.training.run import Progress
+from captioner.vocabulary import BOS, EOS, PAD
+
+
+class Drawn(nn.Module):
+    """An objective whose random draws depend on the batch only."""
+
+    def __init__(self, objective: nn.Module):
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, run, batch) -> Loss:
+        torch.manual_seed(batch.ids[0])
+        return self.objective(run, batch)
+
+
+def reward(tokens, photos):
+    return (tokens == 5).sum(axis=1).astype(float) + photos
+
+
+OBJECTIVES = {
+    "cross-entropy": lambda: CrossEntropy(0.1),
+    "coverage": lambda: WithTerms(CrossEntropy(0.1), {"coverage": Coverage(0.5)}),
+    "scheduled-sampling": lambda: ScheduledSampling(0.8, "linear", 0.1),
+    "self-critical": lambda: SelfCritical(reward, {i: i for i in range(9)}, 3, "others", 6),
+    "professor-forcing": lambda: ProfessorForcing(Discriminator(12, 7), 1.0, 0.1, 6),
+}
+
+
+def batches() -> list[Batch]:
+    """Captions of 14 and 6 tokens: a mean of two means would be another loss. The second batch has one photo."""
+    random = torch.Generator().manual_seed(0)
+    made = []
+    for ids, captions in (([1, 2], [[4, 5, 6], [7], [8, 9], [10, 11, 12, 13]]), ([3], [[5, 5], [6, 7]])):
+        tokens = torch.full((len(captions), 6), PAD)
+        for row, caption in zip(tokens, captions, strict=True):
+            row[: len(caption) + 2] = torch.tensor([BOS, *caption, EOS])
+        features = Features(
+            torch.randn(len(ids), 512, generator=random), torch.randn(len(ids), 4, 512, generator=random)
+        )
+        made.append(Batch(features, tokens, ids))
+    return made
+
+
+def steps(name: str, parts: list[list[Batch]]) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """The figures of these steps, and the weights after them."""
+    torch.manual_seed(0)
+    model = build_model(ModelConfig("squeezenet1_1", embedding_size=8, hidden_size=12, dropout=0.3), 20)
+    objective = Drawn(OBJECTIVES[name]())
+    run = SimpleNamespace(
+        model=model.train(), objective=objective, config=TrainConfig(Path("data"), Path("output"), clip=0.05),
+        optimizers={"model": build_optimizer([(model.decoder, 1e-2)], 0.1)}, progress=Progress(), average=None,
+        device=torch.device("cpu"), last=Path("output/last"), saved=0, stage_step=3, stage_steps=4,
+    )  # fmt: skip
+    if list(objective.parameters()):
+        run.optimizers["objective"] = build_optimizer([(objective, 1e-2)], 0.1)
+    figures = [train_step(run, each) for each in parts]
+    return figures, {**model.decoder.state_dict(), **dict(objective.named_parameters())}
+
+
+def as_generator(items):
+    yield from items
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    first, second = batches()
+    own = [first if rank == 0 else second]
+    found = {name: steps(name, [own, own, own[:1] if rank == 0 else []]) for name in OBJECTIVES}
+    taken = [
+        list(_load_shares(as_generator, [[1, 2, 3], [4], [5, 6]])),
+        distributed.gather(rank),
+        distributed.is_main(),
+    ]
+    torch.save((found, taken), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_processes_take_the_step_of_one(two_processes, name):
+    """Three steps; in the last one the second process has no photo."""
+    first, second = batches()
+    figures, weights = steps(name, [[first, second], [first, second], [first]])
+    for found, _ in two_processes:
+        ours, tensors = found[name]
+        for one, other in zip(ours, figures, strict=True):
+            assert one == pytest.approx(other, rel=1e-4)
+        for each, tensor in weights.items():
+            if "distinct" not in each:
+                torch.testing.assert_close(tensors[each], tensor, rtol=1e-3, atol=1e-5, msg=each)
+
+
+def test_each_item_is_taken_once(two_processes):
+    (_, (one, gathered, main)), (_, (other, _, second)) = two_processes
+    assert one == [[1, 3], [4], [5]] and other == [[2], None, [6]]
+    assert gathered == [0, 1] and main and not second
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("toy")
+    make_toy(root, images=24, size=64)
+    return root
+
+
+def command(toy, output, *more: str) -> list[str]:
+    return [
+        *("-m", "captioner", "train", "--data", str(toy), "--output", str(output), "--weights", "none"),
+        *("--stages", "decoder:1", "features.12:1", "--batch-size", "5", "--image-size", "64", "--min-count", "1"),
+        *("--patience", "0", "--workers", "0", "--save-every", "0", "--device", "cpu", "--model.dropout", "0"),
+        *("--model.encoder", "squeezenet1_1", "--model.embedding-size", "16", "--model.hidden-size", "24", *more),
+    ]
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def test_a_run_of_two_processes_is_the_run_of_one(toy, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    results = []
+    for start, output in ((TORCHRUN, tmp_path / "two"), ([sys.executable], tmp_path / "one")):
+        done = subprocess.run(
+            [*start, *command(toy, output)], capture_output=True, text=True, env=environment, timeout=400
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("best checkpoint") == 1
+        results.append((read_log(output / "log.jsonl"), load_checkpoint(output / "last")[0]))
+    (ours, tensors), (theirs, weights) = results
+    assert len(ours) == len(theirs)
+    for row, other in zip(ours, theirs, strict=True):
+        for name in ("kind", "step", "stage", "epoch"):
+            assert row[name] == other[name]
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-2)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=1e-2, atol=5e-3, msg=name)
+
+
+def test_a_process_that_dies_ends_the_run(toy, tmp_path):
+    output = tmp_path / "run"
+    process = subprocess.Popen(
+        [*TORCHRUN, *command(toy, output, "--stages", "decoder:200")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not (output / "log.jsonl").exists() or not read_log(output / "log.jsonl"):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    started = time.monotonic()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and time.monotonic() - started < 60
+    assert "SIGKILL" in told
