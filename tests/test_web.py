@@ -207,7 +207,7 @@ def test_the_length_may_be_a_lie(port, photo):
     assert " 413 " in raw(port, b"Content-Length: 99999999999")  # told before it is sent
     assert " 400 " in raw(port, b"Content-Length: -1")
     assert " 413 " in raw(port, b"Transfer-Encoding: chunked", b"493e0\r\n" + bytes(300_000))  # before its end
-    assert ask(port, "/api/health")[2] == {"status": "ok", "requests": 0}
+    assert ask(port, "/health")[2] == {"status": "ok", "requests": 0}
 
 
 def test_what_it_says_of_itself(port, captioner):
@@ -232,7 +232,7 @@ def test_no_page_asks_a_foreign_host(port):
     assert error(refused) == (405, "wrong_method", "Method Not Allowed; expected POST: see /docs.")
 
 
-@pytest.mark.parametrize("path", ["/", "/api/health", "/openapi.json", "/static/web.js", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/health", "/openapi.json", "/static/web.js", "/nothing"])
 def test_security_headers(port, path):
     headers = ask(port, path)[1]
     assert {name: headers[name] for name in HEADERS} == HEADERS

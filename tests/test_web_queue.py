@@ -128,7 +128,7 @@ def ask(port, photo, query=""):
 
 def inside(port):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
-    connection.request("GET", "/api/health")
+    connection.request("GET", "/health")
     count = json.loads(connection.getresponse().read())["requests"]
     connection.close()
     return count

@@ -56,7 +56,7 @@ def test_a_trickle_is_too_slow():
             await asyncio.sleep(0.01)
 
     start = time.monotonic()
-    upload_in_a_second = upload.read_photo("", None, trickle(), 10**6, 0.2)
+    upload_in_a_second = upload.read_photos("", None, trickle(), 10**6, 0.2)
     with pytest.raises(Problem, match=r"did not arrive within 0\.2 seconds"):
         asyncio.run(upload_in_a_second)
     assert time.monotonic() - start < 5
@@ -66,12 +66,12 @@ def test_half_sent_heads_expire(captioner, serve, monkeypatch):
     monkeypatch.setattr(serving, "HEAD_SECONDS", 0.3)
     port = serve(Guard(create_app(captioner)))
     with socket.create_connection(("127.0.0.1", port), timeout=10) as half:
-        half.sendall(b"GET /api/health HTTP/1.1\r\nHost:")
+        half.sendall(b"GET /health HTTP/1.1\r\nHost:")
         assert half.recv(100) == b""  # closed
     with socket.create_connection(("127.0.0.1", port), timeout=10) as half:  # also of a second request
-        half.sendall(b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        half.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert b" 200 " in half.recv(10_000)
-        half.sendall(b"GET /api/health HTTP/1.1\r\nHost:")
+        half.sendall(b"GET /health HTTP/1.1\r\nHost:")
         while half.recv(10_000):  # the rest of the answer, then the end
             pass
 

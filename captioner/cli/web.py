@@ -16,6 +16,7 @@ def web(
     port: int = 8000,
     open: bool = False,
     allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    allow_origin: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     max_megabytes: float = 20,
     max_megapixels: float = 50,
     max_requests: int = 16,
@@ -27,7 +28,9 @@ def web(
         port: Port to listen on; 0 takes a free one.
         open: Open the page in the browser.
         allow_host: Another host name of this server. May be given more than once.
-        max_megabytes: Largest file.
+        allow_origin: Another site whose pages may use the API, such as https://photos.example. May be given more than
+            once.
+        max_megabytes: Largest file, or files in one request.
         max_megapixels: Largest photo.
         max_requests: Most requests at a time; further ones get status 503.
     """
@@ -47,5 +50,5 @@ def web(
         if not is_loopback(listening.getsockname()[0]):
             print("captioner: everyone who can reach this machine over the network can use this page.", file=sys.stderr)
         print(f"{address(listening)} (Ctrl-C to stop)", flush=True)
-        serve(Guard(application, host, allow_host), listening, open)
+        serve(Guard(application, host, allow_host, allow_origin), listening, open)
     return 0

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from captioner import __version__
 from captioner.captioner import Captioner
+from captioner.decoding import Decoding
 from captioner.images import supported_formats
 from captioner.visualize.html import page
 from captioner.visualize.view import caption_view
 from captioner.web.errors import SETTING, Problem, wrong_address, wrong_setting
-from captioner.web.schema import ERRORS, PHOTO_BODY, CaptionReply, Health, Info
+from captioner.web.metrics import TEXT_FORMAT, Measure, Metrics
+from captioner.web.schema import ERRORS, PHOTO_BODY, PHOTOS_BODY, CaptionReplies, CaptionReply, Health, Info
 from captioner.web.service import CaptionService, Limits
 from captioner.web.settings import Settings
-from captioner.web.upload import read_photo
+from captioner.web.upload import read_photos
 
 STATIC = Path(__file__).parent / "static"
 SHARED = Path(__file__).parents[1] / "visualize" / "static"  # the script that HTML pages and notebooks share
@@ -63,10 +65,28 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    measured = Metrics()
+    app.add_middleware(Measure, metrics=measured)
     _answer_errors(app)
     for address, (path, kind) in FILES.items():
         _add_file(app, address, path.read_bytes(), kind)
     _add_file(app, "/static/report.html", _empty_report().encode(), "text/plain")
+
+    def choose_decoding(settings: Settings) -> Decoding:
+        try:
+            return settings.over(captioner.decoding.for_display())
+        except ValueError as error:
+            raise Problem(422, SETTING, str(error)) from error
+
+    async def receive(request: Request, most: int) -> list[bytes]:
+        return await read_photos(
+            request.headers.get("content-type", ""),
+            request.headers.get("content-length"),
+            request.stream(),
+            limits.max_bytes,
+            limits.upload_seconds,
+            most,
+        )
 
     @app.post(
         "/api/caption",
@@ -77,29 +97,41 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
         openapi_extra={"requestBody": PHOTO_BODY},
     )
     async def caption(request: Request, settings: Annotated[Settings, Query()]) -> JSONResponse:
-        """Send the image file's bytes as the body, or a multipart form with the file as its field "photo"."""
-        try:
-            decoding = settings.over(captioner.decoding.for_display())
-        except ValueError as error:
-            raise Problem(422, SETTING, str(error)) from error
-        try:
-            with service.place():
-                photo = await read_photo(
-                    request.headers.get("content-type", ""),
-                    request.headers.get("content-length"),
-                    request.stream(),
-                    limits.max_bytes,
-                    limits.upload_seconds,
-                )
-                reply = await _while_connected(request, service.caption(photo, decoding))
-        except asyncio.CancelledError:  # at shutdown the server cancels what is under way
-            message = "the server is shutting down. Send the photo again later."
-            raise Problem(503, "shutting_down", message, {"Retry-After": "5"}) from None
-        return JSONResponse(reply)
+        """Send the image file's bytes as the body, or a multipart form with the file as its field "photo" or "file"."""
+        decoding = choose_decoding(settings)
+        with service.place(), _told_of_shutdown():
+            [photo] = await receive(request, most=1)
+            return JSONResponse(await _while_connected(request, service.caption(photo, decoding)))
 
-    @app.get("/api/health", summary="Whether the server runs, and how busy it is", response_description="It runs.")
+    @app.post(
+        "/api/captions",
+        summary="The captions of several photos",
+        response_description="One result per photo: its caption, or the error.",
+        response_model=CaptionReplies,
+        responses=ERRORS,
+        openapi_extra={"requestBody": PHOTOS_BODY},
+    )
+    async def captions(request: Request, settings: Annotated[Settings, Query()]) -> JSONResponse:
+        """Send a multipart form with a field "photo" or "file" for each photo. A photo that cannot be captioned gets an
+        error in its place."""
+        decoding = choose_decoding(settings)
+        with service.place(), _told_of_shutdown():
+            photos = await receive(request, limits.batch_size)
+            results = await _while_connected(request, service.caption_each(photos, decoding))
+        return JSONResponse({"results": results})
+
+    @app.get("/health", summary="Whether the server runs, and how busy it is", response_description="It runs.")
     async def health() -> Health:
         return Health(status="ok", requests=service.inside)
+
+    @app.get(
+        "/metrics",
+        summary="Counters and a histogram for Prometheus",
+        response_description="Prometheus' text format.",
+        response_class=PlainTextResponse,
+    )
+    async def metrics() -> Response:
+        return Response(measured.text(service.inside, service.photos), media_type=TEXT_FORMAT)
 
     @app.get(
         "/api/info",
@@ -150,6 +182,16 @@ def _answer_errors(app: FastAPI) -> None:
     add(HTTPException, wrong_address)
     add(Exception, lambda _: Problem(500, "internal", "the server failed; its log has the details."))
     app.add_exception_handler(ClientDisconnect, gone)
+
+
+@contextmanager
+def _told_of_shutdown() -> Iterator[None]:
+    """At shutdown the server cancels what is under way; its client gets a response all the same."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        message = "the server is shutting down. Send the photo again later."
+        raise Problem(503, "shutting_down", message, {"Retry-After": "5"}) from None
 
 
 async def _while_connected(request: Request, work: Awaitable[Result]) -> Result:

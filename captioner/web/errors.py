@@ -21,9 +21,11 @@ class Problem(Exception):
         super().__init__(message)
         self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
 
+    def body(self) -> dict[str, Any]:
+        return {"error": {"code": self.code, "message": self.message}}
+
     def response(self) -> JSONResponse:
-        body = {"error": {"code": self.code, "message": self.message}}
-        return JSONResponse(body, self.status, headers=self.headers)
+        return JSONResponse(self.body(), self.status, headers=self.headers)
 
 
 def wrong_address(error: HTTPException) -> Problem:

@@ -7,9 +7,11 @@ resolve to it (DNS rebinding), so that the attacker's page is same-origin; Host 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from captioner.web.errors import Problem
@@ -31,9 +33,21 @@ HEADERS = {
 class Guard:
     """ASGI middleware that refuses foreign requests and adds the headers."""
 
-    def __init__(self, app: ASGIApp, host: str = "127.0.0.1", allowed: Iterable[str] = ()):
-        """`host` is the address that the server listens on; `allowed` are further host names of it."""
-        self.app = app
+    def __init__(self, app: ASGIApp, host: str = "127.0.0.1", allowed: Iterable[str] = (), origins: Iterable[str] = ()):
+        """`host` is the address that the server listens on; `allowed` are further host names of it; pages of `origins`
+        ("https://photos.example") may use the API. Raises ValueError for what is not an origin."""
+        self.origins = [_check_origin(origin) for origin in origins]
+        self.app = (
+            CORSMiddleware(
+                app,
+                self.origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Content-Type"],
+                expose_headers=["Retry-After"],
+            )
+            if self.origins
+            else app
+        )
         self.names = {"localhost", *(_without_port(name) for name in (host, *allowed))}
         self.any_address = not is_loopback(host)  # a name can be rebound, an address cannot
 
@@ -60,12 +74,15 @@ class Guard:
         if method in ("GET", "HEAD"):
             return None
         origin = headers.get("origin")
+        if origin in self.origins:
+            return None
         foreign_origin = origin is not None and origin.partition("://")[2].lower() != host.lower()
         if foreign_origin or headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return Problem(
                 403,
                 "foreign_origin",
-                "the request came from another site's page; expected this server's page, or a program.",
+                "the request came from another site's page; expected this server's page, or a program. To allow the "
+                "site, start the server with --allow-origin.",
             )
         return None
 
@@ -73,6 +90,13 @@ class Guard:
         if name in self.names:
             return True
         return is_loopback(name) or (self.any_address and _is_address(name))
+
+
+def _check_origin(origin: str) -> str:
+    """The origin as browsers send it."""
+    if re.fullmatch(r"https?://[^/?#@*\s]+", origin):
+        return origin.lower()
+    raise ValueError(f"{origin!r} is not an origin; expected https://name or http://name:port, without a path.")
 
 
 def _without_port(host: str) -> str:

@@ -57,6 +57,19 @@ class CaptionReply(OneCaption):
     other_captions: list[OneCaption] = Field([], description="If num_captions is above 1: the next best captions.")
 
 
+class ErrorDetail(BaseModel):
+    code: str = Field(description="For programs.")
+    message: str = Field(description="For people.")
+
+
+class ErrorReply(BaseModel):
+    error: ErrorDetail
+
+
+class CaptionReplies(BaseModel):
+    results: list[CaptionReply | ErrorReply] = Field(description="One per photo, in the order of the form.")
+
+
 class Health(BaseModel):
     status: str
     requests: int = Field(description="Photos being received, waiting, or being captioned.")
@@ -72,22 +85,13 @@ class Info(BaseModel):
     formats: list[str]
 
 
-class ErrorDetail(BaseModel):
-    code: str = Field(description="For programs.")
-    message: str = Field(description="For people.")
-
-
-class ErrorReply(BaseModel):
-    error: ErrorDetail
-
-
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": description}
     for status, description in {
         400: "The photo or the form is broken or empty.",
         403: "The request comes from another site's page, or to a host name that is not this server's.",
         408: "The upload took too long.",
-        413: "Too many bytes or pixels.",
+        413: "Too many bytes, pixels or photos.",
         415: "Not a photo, or an unsupported format.",
         422: "A setting is unknown or wrong.",
         500: "The server failed.",
@@ -102,5 +106,18 @@ PHOTO_BODY: dict[str, Any] = {
         "multipart/form-data": {"schema": {"type": "object", "required": ["photo"], "properties": {"photo": _BYTES}}},
         "image/*": {"schema": _BYTES},
         "application/octet-stream": {"schema": _BYTES},
+    },
+}
+PHOTOS_BODY: dict[str, Any] = {
+    "required": True,
+    "description": "A field `photo` for each photo. The limits on bytes hold for all of them together.",
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["photo"],
+                "properties": {"photo": {"type": "array", "items": _BYTES}},
+            }
+        }
     },
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ class Limits:
     max_requests: int = 16
     """Requests at a time: being received, waiting, or being captioned."""
     batch_size: int = 16
-    """Photos per batch of the model."""
+    """Photos per batch of the model, and the most in one request."""
     upload_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -48,6 +49,7 @@ class CaptionService:
     def __init__(self, captioner: Captioner, limits: Limits):
         self.captioner, self.limits = captioner, limits
         self.inside = 0
+        self.photos: Counter[str] = Counter()  # "captioned", or the code of the error
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="captioner-readers")
         self._batches: Batches[Decoding, tuple[np.ndarray, Size], Caption] = Batches(self._run, limits.batch_size)
 
@@ -65,10 +67,29 @@ class CaptionService:
 
     async def caption(self, photo: bytes, decoding: Decoding) -> dict[str, Any]:
         """The response to the bytes of an image file, as JSON-ready data."""
-        read = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, photo)
-        return reply(await self._batches.submit(decoding, read), size=read[1])
+        try:
+            read = await asyncio.get_running_loop().run_in_executor(self._readers, self._read, photo)
+        except Problem as problem:
+            self.photos[problem.code] += 1
+            raise
+        caption = await self._batches.submit(decoding, read)
+        self.photos["captioned"] += 1
+        return reply(caption, size=read[1])
+
+    async def caption_each(self, photos: Sequence[bytes], decoding: Decoding) -> list[dict[str, Any]]:
+        """For each photo the response, or the body of the error."""
+
+        async def one(photo: bytes) -> dict[str, Any]:
+            try:
+                return await self.caption(photo, decoding)
+            except Problem as problem:
+                return problem.body()
+
+        return await asyncio.gather(*map(one, photos))
 
     def _read(self, photo: bytes) -> tuple[np.ndarray, Size]:
+        if not photo:
+            raise Problem(400, "empty", "the photo is empty (0 bytes); expected the bytes of an image file.")
         stream = io.BytesIO(photo)
         stream.name = "the photo"  # for messages
         try:

@@ -1,5 +1,6 @@
-"""The photo in a request: the raw body, or the field `photo` of a multipart form. Bytes are counted as they arrive and
-stay in memory; Starlette's form parser would write large ones to temporary files. Nothing here decodes the photo."""
+"""The photos in a request: the raw body, or the fields `photo` or `file` of a multipart form. Bytes are counted as they
+arrive and stay in memory; Starlette's form parser would write large ones to temporary files. Nothing here decodes
+photos."""
 
 from __future__ import annotations
 
@@ -15,22 +16,32 @@ from captioner.web.errors import Problem
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the response reports a broken form; no log line
 
-FIELD = "photo"
+FIELDS = ("photo", "file")
 MOST_FIELDS = 20  # to bound the time of parsing
 PATIENCE = 5.0  # seconds that a body may stand still
 SLOWEST = 20_000  # bytes per second; slower bodies would keep a place in the queue from others
 FORM_OVERHEAD = 64 * 1024  # bytes of a form around its photo
 
 
-async def read_photo(
-    content_type: str, content_length: str | None, chunks: AsyncIterator[bytes], max_bytes: int, seconds: float
-) -> bytes:
-    """The photo: at most `max_bytes` bytes, whatever the headers say, within `seconds` and, but for `PATIENCE`, at
-    `SLOWEST` or faster. Raises `Problem`."""
+async def read_photos(
+    content_type: str,
+    content_length: str | None,
+    chunks: AsyncIterator[bytes],
+    max_bytes: int,
+    seconds: float,
+    most: int = 1,
+) -> list[bytes]:
+    """One to `most` photos: together at most `max_bytes` bytes, whatever the headers say, within `seconds` and, but for
+    `PATIENCE`, at `SLOWEST` or faster. Raises `Problem`."""
     kind, options = parse_options_header(content_type)
     is_form = kind == b"multipart/form-data"
     allowed = max_bytes + FORM_OVERHEAD * is_form
-    message = f"the photo has more than {max_bytes / 1e6:g} MB, the limit of this server. Save it smaller."
+    size = f"more than {max_bytes / 1e6:g} MB"
+    message = (
+        f"the photo has {size}, the limit of this server. Save it smaller."
+        if most == 1
+        else f"the photos have {size} together, the limit of this server. Send fewer at a time."
+    )
     too_large = Problem(413, "too_many_bytes", message)
     if content_length is not None and int(content_length) > allowed:
         raise too_large
@@ -44,12 +55,10 @@ async def read_photo(
         raise Problem(408, "too_slow", message) from error
     if body is None:
         raise too_large
-    photo = _field(body, options.get(b"boundary", b"")) if is_form else body
-    if len(photo) > max_bytes:
+    photos = _from_form(body, options.get(b"boundary", b""), most) if is_form else [body]
+    if sum(map(len, photos)) > max_bytes:
         raise too_large
-    if not photo:
-        raise Problem(400, "empty", "the photo is empty (0 bytes); expected the bytes of an image file.")
-    return photo
+    return photos
 
 
 async def _at_most(limit: int, chunks: AsyncIterator[bytes], seconds: float) -> bytes | None:
@@ -65,25 +74,28 @@ async def _at_most(limit: int, chunks: AsyncIterator[bytes], seconds: float) -> 
     return None
 
 
-def _field(body: bytes, boundary: bytes) -> bytes:
-    """The field `photo` of a form."""
+def _from_form(body: bytes, boundary: bytes, most: int) -> list[bytes]:
+    """The photos of a form, in its order."""
     form = _Form()
     try:
         parser = MultipartParser(boundary, form.callbacks())
         parser.write(body)
         parser.finalize()
     except (FormParserError, ValueError) as error:
-        message = f"the body is not a valid multipart form ({error}); expected a form with a field {FIELD!r}."
+        message = f"the body is not a valid multipart form ({error}); expected a form with a field {FIELDS[0]!r}."
         raise Problem(400, "broken_form", message) from error
-    found = [value for name, value in form.fields if name == FIELD]
-    if len(found) == 1 and form.complete:
-        return bytes(found[0])
     if not form.complete:
         raise Problem(400, "broken_form", "the form is cut off; expected its closing boundary.")
-    others = ", ".join(repr(name[:40]) for name, _ in form.fields[:10]) or "none"
-    raise Problem(
-        400, "no_photo", f"the form's fields are: {others}; expected one field {FIELD!r} with the image file."
-    )
+    photos = [bytes(value) for name, value in form.fields if name in FIELDS]
+    if len(photos) > most > 1:
+        message = f"the form has {len(photos)} photos; this server takes at most {most} at a time."
+        raise Problem(413, "too_many_photos", message)
+    if not 1 <= len(photos) <= most:
+        found = ", ".join(repr(name[:40]) for name, _ in form.fields[:10]) or "none"
+        expected = "one field" if most == 1 else f"one to {most} fields"
+        message = f"the form's fields are: {found}; expected {expected} {FIELDS[0]!r} with an image file."
+        raise Problem(400, "no_photo", message)
+    return photos
 
 
 class _Form:
@@ -100,7 +112,7 @@ class _Form:
 
     def on_part_begin(self) -> None:
         if len(self.fields) == MOST_FIELDS:
-            raise Problem(400, "broken_form", f"the form has more than {MOST_FIELDS} fields; expected one, {FIELD!r}.")
+            raise Problem(400, "broken_form", f"the form has more than {MOST_FIELDS} fields, the most that are read.")
         self.fields.append(("", bytearray()))
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
