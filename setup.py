@@ -16,6 +16,7 @@ WEB = ["fastapi>=0.115", "python-multipart>=0.0.27", "uvicorn>=0.30"]
 JAVA = ["pycocoevalcap>=1.2"]
 PARQUET = ["pyarrow>=17"]
 REMOTE = ["fsspec[http]>=2024.6"]
+HUB = ["huggingface_hub>=1.0"]
 HEIC = ["pillow-heif>=1.1"]
 
 setup(
@@ -64,6 +65,7 @@ setup(
     ],
     extras_require={
         "heic": HEIC,
+        "hub": HUB,
         "java-metrics": JAVA,
         "parquet": PARQUET,
         "remote": REMOTE,
@@ -76,6 +78,7 @@ setup(
             *PARQUET,
             *REMOTE,
             *HEIC,
+            *HUB,
             "mypy",
             "pytest>=8",
             "pytest-xdist",

@@ -75,8 +75,8 @@ class Captioner:
 
     @classmethod
     def load(cls, checkpoint: str | Path | None = None, device: str = "auto", backend: Backend = "auto") -> Captioner:
-        """Load a model from its directory, or by its name if it is shipped with captioner ("flickr8k"); without either,
-        the default model.
+        """Load a model from its directory, by its name if it is shipped with captioner ("flickr8k"), or from the
+        Hugging Face hub ("hf://owner/name" or "hf://owner/name@revision"); without any of these, the default model.
 
         The ONNX runtime runs exported models on a CPU and needs no torch; torch runs any model on any device.
         `auto` takes torch if it is installed and there is an NVIDIA GPU, or if the model is not exported; else the

@@ -10,6 +10,7 @@ EXTRAS = {  # the name that is imported: the extra that brings it
     **dict.fromkeys(("torch", "torchvision", "safetensors", "tensorboard", "onnx", "onnx_ir", "onnxscript"), "train"),
     **dict.fromkeys(("fastapi", "pydantic", "python_multipart", "starlette", "uvicorn"), "web"),
     **dict.fromkeys(("aiohttp", "fsspec"), "remote"),
+    "huggingface_hub": "hub",
     "pyarrow": "parquet",
 }
 

@@ -21,7 +21,7 @@ FLOORS = (
     (
         *("extras", "vocabulary", "config", "images", "pixels", "decoders", "step", "decoding", "metrics", "visualize"),
         *("confidence", "caption"),
-        *("checkpoint.manifest", "checkpoint.weights", "checkpoint.card"),
+        *("checkpoint.hub", "checkpoint.manifest", "checkpoint.weights", "checkpoint.card"),
     ),
     ("pretrained", "encoder", "decoder", "device"),
     ("model",),

@@ -1,18 +1,45 @@
-"""The model card: a checkpoint's README.md, written from its config."""
+"""The model card: a checkpoint's README.md, written from its config. It begins with the metadata block that the Hugging
+Face hub reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from captioner.checkpoint.manifest import LANGUAGE_MODEL
 
 SCORES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D")
+METRICS = {"bleu": "BLEU-4", "rouge": "ROUGE-L", "cider": "CIDEr-D"}  # their names on the hub
+DATASETS = ("flickr8k", "flickr30k", "coco")
 
 
 def model_card(saved: Mapping[str, Any]) -> str:
     """Markdown from a checkpoint's config."""
-    return _language_model_card(saved) if saved.get("kind") == LANGUAGE_MODEL else _captioner_card(saved)
+    is_language_model = saved.get("kind") == LANGUAGE_MODEL
+    return with_metadata(_language_model_card(saved) if is_language_model else _captioner_card(saved), saved)
+
+
+def with_metadata(card: str, saved: Mapping[str, Any]) -> str:
+    """The card with a metadata block (YAML) above it, unless it has one."""
+    if card.startswith("---\n"):
+        return card
+    is_language_model = saved.get("kind") == LANGUAGE_MODEL
+    data = str((saved.get("training") or {}).get("data", "")).lower()
+    datasets = [name for name in DATASETS if name in data]
+    scores = saved.get("scores") or {}
+    metrics = [name for name, score in METRICS.items() if score in scores]
+    lines = [
+        "license: unknown",
+        "library_name: captioner",
+        f"pipeline_tag: {'text-generation' if is_language_model else 'image-to-text'}",
+        *_yaml_list("datasets", datasets),
+        *_yaml_list("metrics", metrics),
+    ]
+    return "\n".join(["---", *lines, "---", "", card])
+
+
+def _yaml_list(key: str, items: Sequence[str]) -> list[str]:
+    return [f"{key}:", *(f"- {item}" for item in items)] if items else []
 
 
 def _language_model_card(saved: Mapping[str, Any]) -> str:

@@ -11,10 +11,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from captioner.checkpoint.hub import download, is_address
+
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 STATE_TENSORS, STATE = "state.safetensors", "state.json"
 GRAPHS = ("photo", "word")  # of an exported checkpoint: photo.onnx and word.onnx
+FILES = (CONFIG, WEIGHTS, CARD, *(f"{graph}.onnx" for graph in GRAPHS))  # of a model that is passed on
 LANGUAGE_MODEL = "language model"  # the `kind` of a checkpoint that captions no photos
 LARGEST_JSON = 32_000_000  # bytes
 AGAIN = "Copy or download the checkpoint again."
@@ -40,9 +43,11 @@ def shipped_checkpoints() -> dict[str, Path]:
 
 
 def find_checkpoint(directory: str | Path = DEFAULT) -> Path:
-    """The directory that holds the checkpoint of that name: a path, or a model that is shipped by its name or the part
-    before the hyphen ("flickr8k"). The folder of a training run stands for its best/. Raises CheckpointError if there
-    is none."""
+    """The directory that holds the checkpoint of that name: a path, a model that is shipped by its name or the part
+    before the hyphen ("flickr8k"), or a copy of hf://owner/name[@revision] in the hub's cache. The folder of a training
+    run stands for its best/. Raises CheckpointError if there is none, ValueError if the hub has none."""
+    if is_address(directory):
+        return download(directory, FILES)
     path = locate(directory)
     if path.is_dir():
         best = locate(path / "best")
@@ -139,6 +144,18 @@ def check_file(path: Path, expected: Any, source: Path) -> None:
             f"{path} is damaged or belongs to another checkpoint: its sha256 is {digest[:12]}…, "
             f"{source.name} says {sha256[:12]}…. {AGAIN}"
         )
+
+
+def checked_files(directory: Path) -> dict[str, Path]:
+    """The files of a model, by name, after a check of their sizes and hashes. Raises CheckpointError."""
+    config = read_config(directory)
+    check_file(directory / WEIGHTS, config.get("weights"), directory / CONFIG)
+    _check_exists(directory / CARD)
+    graphs = config.get("graphs") or {}
+    found = {name: directory / name for name in FILES if (directory / name).is_file()}
+    for name in set(found) - {CONFIG, WEIGHTS, CARD}:
+        check_file(found[name], graphs.get(name), directory / CONFIG)
+    return found
 
 
 def size_and_hash(path: Path) -> dict[str, Any]:

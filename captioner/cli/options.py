@@ -60,8 +60,8 @@ class ModelOptions:
         tuple[Path, ...],
         tyro.conf.arg(
             metavar="MODEL ...",
-            help="Directory of a model, or the name of a shipped one (flickr8k). Several are an ensemble: each word "
-            "has the mean of their probabilities.",
+            help="Directory of a model, the name of a shipped one (flickr8k), or hf://owner/name[@revision] on the "
+            "Hugging Face hub. Several are an ensemble: each word has the mean of their probabilities.",
             help_behavior_hint="",
         ),
     ] = ()

@@ -1,0 +1,217 @@
+"""Models on the Hugging Face hub, against a stand-in of its HTTP interface on this machine. Each command runs in a
+process of its own, as the client reads HF_ENDPOINT when it is imported."""
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from captioner import Captioner
+from captioner.checkpoint.card import with_metadata
+from captioner.checkpoint.hub import download, is_address, upload
+from captioner.checkpoint.manifest import find_checkpoint
+
+pytest.importorskip("huggingface_hub")
+ROOT = Path(__file__).parents[1]
+SHIPPED = find_checkpoint()
+PHOTO = ROOT / "datasets" / "sample" / "dog.jpg"
+
+
+class Hub:
+    """One repository, owner/name: its commits, the newest last, and the requests it was sent."""
+
+    def __init__(self):
+        self.commits: list[dict[str, bytes]] = []
+        self.requests: list[str] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                hub.get(self)
+
+            do_HEAD = do_GET
+
+            def do_POST(self):
+                hub.post(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def sha(self, number):
+        return f"{number:040x}"
+
+    def find(self, revision):
+        """The number of a commit, by branch or hash."""
+        names = {self.sha(number): number for number in range(len(self.commits))}
+        return len(self.commits) - 1 if revision == "main" else names.get(revision)
+
+    def get(self, request):
+        path = request.path.partition("?")[0]
+        self.requests.append(path)
+        parts = path.strip("/").split("/")
+        if "owner/name" not in path or not self.commits:
+            return answer(request, 404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        if parts[0] == "api" and len(parts) == 4:
+            parts += ["revision", "main"]
+        kind, revision = (parts[4], parts[5]) if parts[0] == "api" else (parts[2], parts[3])
+        number = self.find(revision)
+        if number is None:
+            return answer(request, 404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        files, sha = self.commits[number], self.sha(number)
+        if kind == "revision":
+            entries = [{"rfilename": name} for name in files]
+            return answer_json(request, {"id": "owner/name", "modelId": "owner/name", "sha": sha, "siblings": entries})
+        if kind == "tree":
+            return answer_json(
+                request,
+                [
+                    {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                    for name, content in files.items()
+                ],
+            )
+        assert kind == "resolve"
+        content = files[parts[4]]
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
+        return answer(request, 200, content, headers)
+
+    def post(self, request, body):
+        path = request.path.partition("?")[0]
+        self.requests.append(path)
+        if path == "/api/repos/create":
+            return answer_json(request, {"url": f"{self.url}/owner/name", "name": "owner/name"})
+        if path == "/api/validate-yaml":
+            return answer_json(request, {"errors": [], "warnings": []})
+        if path.endswith("/preupload/main"):
+            names = [each["path"] for each in json.loads(body)["files"]]
+            modes = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
+            return answer_json(request, {"files": modes})
+        assert path == "/api/models/owner/name/commit/main"
+        entries = [json.loads(line) for line in body.splitlines()]
+        files = {e["value"]["path"]: base64.b64decode(e["value"]["content"]) for e in entries if e["key"] == "file"}
+        self.commits.append(files)
+        sha = self.sha(len(self.commits) - 1)
+        return answer_json(request, {"commitUrl": f"{self.url}/owner/name/commit/{sha}", "commitOid": sha})
+
+
+def answer(request, status, content, headers):
+    request.send_response(status)
+    for name, value in (headers | {"Content-Length": str(len(content))}).items():
+        request.send_header(name, value)
+    request.end_headers()
+    if request.command != "HEAD":
+        request.wfile.write(content)
+
+
+def answer_json(request, content):
+    answer(request, 200, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+
+@pytest.fixture
+def hub():
+    hub = Hub()
+    yield hub
+    hub.server.shutdown()
+    hub.server.server_close()
+
+
+@pytest.fixture
+def captioner(hub, tmp_path):
+    """Runs the command line, whose hub is the stand-in; returns status, standard output, the last line of errors."""
+
+    def run(*arguments, **environment):
+        own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_x", "PYTHONPATH": str(ROOT)}
+        process = subprocess.run(
+            [sys.executable, "-m", "captioner", *map(str, arguments)],
+            env={**os.environ, **own, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1", **environment},
+            capture_output=True,
+            text=True,
+        )
+        lines = process.stderr.strip().splitlines()
+        return process.returncode, process.stdout, lines[-1] if lines else ""
+
+    return run
+
+
+def test_what_is_pushed_is_loaded(hub, captioner, tmp_path):
+    copy = shutil.copytree(SHIPPED, tmp_path / "model")
+    (copy / "train.py").write_text("raise SystemExit\n")
+    assert captioner("push", copy, "owner/name") == (0, "hf://owner/name\n", "")
+    assert set(hub.commits[0]) == {"README.md", "config.json", "model.safetensors", "photo.onnx", "word.onnx"}
+    assert hub.commits[0]["model.safetensors"] == (SHIPPED / "model.safetensors").read_bytes()
+
+    hub.commits[0]["modeling.py"] = hub.commits[0]["run.sh"] = b"exit 1\n"
+    expected = f"{PHOTO}: {Captioner.load().caption(PHOTO).text}\n"
+    line = ("caption", PHOTO, "--backend", "onnx", "--checkpoint")
+    assert captioner(*line, "hf://owner/name") == (0, expected, "")
+    fetched = {path.rpartition("/")[2] for path in hub.requests if "/resolve/" in path}
+    assert fetched == {"README.md", "config.json", "model.safetensors", "photo.onnx", "word.onnx"}
+    assert not list((tmp_path / "home").rglob("*.py")) and not list((tmp_path / "home").rglob("*.sh"))
+
+    before = len(hub.requests)  # from the cache, without a network
+    assert captioner(*line, "hf://owner/name", HF_HUB_OFFLINE="1")[:2] == (0, expected)
+    assert captioner(*line, f"hf://owner/name@{hub.sha(0)}", HF_HUB_OFFLINE="1")[:2] == (0, expected)
+    assert len(hub.requests) == before
+
+    hub.commits.append(hub.commits[0] | {"model.safetensors": bytes(len(hub.commits[0]["model.safetensors"]))})
+    status, out, err = captioner(*line, "hf://owner/name")
+    assert (status, out) == (2, "") and "model.safetensors is damaged or belongs to another checkpoint" in err
+    assert captioner(*line, f"hf://owner/name@{hub.sha(0)}")[:2] == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("address", "environment", "message"),
+    [
+        ("hf://other/name", {}, "hf://other/name does not exist or is private. Check its name, or log in"),
+        ("hf://owner/name@v2", {}, "hf://owner/name@v2 does not exist: the repository has no such revision."),
+        ("hf://owner/name", {}, "hf://owner/name is not a model of captioner: it has none of config.json,"),
+        (
+            "hf://owner/name",
+            {"HF_HUB_OFFLINE": "1"},
+            "hf://owner/name is not in the cache, and the hub does not answer",
+        ),
+        ("hf://owner", {}, "'hf:/owner' is not an address of the hub; expected hf://owner/name[@revision]."),
+    ],
+)
+def test_what_the_hub_has_not(hub, captioner, address, environment, message):
+    hub.commits.append({"weights.bin": b"1"})
+    status, out, err = captioner("caption", PHOTO, "--checkpoint", address, **environment)
+    assert (status, out) == (2, "") and message in err
+
+
+def test_a_damaged_model_is_not_pushed(hub, captioner, tmp_path):
+    copy = shutil.copytree(SHIPPED, tmp_path / "model")
+    (copy / "word.onnx").write_bytes(bytes((copy / "word.onnx").stat().st_size))
+    status, _, err = captioner("push", copy, "owner/name")
+    assert status == 2 and "word.onnx is damaged" in err and hub.requests == []
+
+
+def test_addresses():
+    assert is_address("hf://a/b") and is_address(Path("hf://a/b")) and not is_address("hf/a/b")
+    for wrong in ("hf://a", "hf://a/b/c", "hf://a/b@", "hf://../b?x"):
+        with pytest.raises(ValueError, match="is not an address of the hub"):
+            download(wrong, ["config.json"])
+    with pytest.raises(ValueError, match="'name' is not a repository; expected owner/name"):
+        upload("name", {}, "")
+
+
+def test_the_metadata_of_a_card():
+    saved = json.loads((SHIPPED / "config.json").read_text())
+    card = with_metadata("# card\n", saved)
+    shipped = (SHIPPED / "README.md").read_text().split("---\n")[1]
+    assert card == f"---\n{shipped.replace('mit', 'unknown', 1)}---\n\n# card\n"
+    assert with_metadata(card, saved) == card
+    assert "pipeline_tag: text-generation" in with_metadata("# card\n", {"kind": "language model"})
