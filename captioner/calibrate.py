@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from captioner.captioner import Captioner
-from captioner.checkpoint.manifest import CONFIG, find_checkpoint, read_json, write_json
+from captioner.checkpoint.manifest import CONFIG, find_own_checkpoint, read_json, write_json
 from captioner.checkpoint.replace import replace_checkpoint
 from captioner.confidence import SIGNALS, Confidence, word_signals
 from captioner.data.readers import Record
@@ -145,7 +145,7 @@ def check_confidence(
 def save_confidence(checkpoint: str | Path, confidence: Confidence, about: Mapping[str, Any]) -> None:
     """Add the confidence to a checkpoint's config.json, `about` says how it was fitted. The directory is replaced as a
     whole. Raises CheckpointError."""
-    source = find_checkpoint(checkpoint)
+    source = find_own_checkpoint(checkpoint)
     with replace_checkpoint(source) as writing:
         shutil.copytree(source, writing, dirs_exist_ok=True)
         entry = {**about, **confidence.to_dict()}

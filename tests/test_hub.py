@@ -199,6 +199,13 @@ def test_a_damaged_model_is_not_pushed(hub, captioner, tmp_path):
     assert status == 2 and "word.onnx is damaged" in err and hub.requests == []
 
 
+def test_a_copy_in_the_cache_is_not_changed(hub, captioner, tmp_path):
+    for line in (("export", "hf://owner/name"), ("calibrate", "hf://owner/name", "--data", tmp_path)):
+        status, _, err = captioner(*line)
+        assert status == 2 and "a model on the hub is not changed here. Download it first" in err
+    assert hub.requests == []
+
+
 def test_addresses():
     assert is_address("hf://a/b") and is_address(Path("hf://a/b")) and not is_address("hf/a/b")
     for wrong in ("hf://a", "hf://a/b/c", "hf://a/b@", "hf://../b?x"):

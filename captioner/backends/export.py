@@ -27,6 +27,7 @@ from captioner.checkpoint.manifest import (
     STATE_TENSORS,
     WEIGHTS,
     find_checkpoint,
+    find_own_checkpoint,
     has_checkpoint,
     read_json,
     size_and_hash,
@@ -95,7 +96,7 @@ def export(
     CheckpointError, ImageError or ValueError."""
     if int8 is not None and format != "onnx":
         raise ValueError(f"eight-bit graphs can be exported as onnx only, not as {format}.")
-    source = find_checkpoint(checkpoint)
+    source = find_own_checkpoint(checkpoint) if output is None else find_checkpoint(checkpoint)
     target = source if output is None else Path(output)
     if has_checkpoint(target) and target.resolve() != source.resolve() and not force:
         raise ValueError(f"{target} holds a checkpoint already. Choose another --output, or replace it: --force.")

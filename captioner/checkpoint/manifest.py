@@ -63,6 +63,15 @@ def find_checkpoint(directory: str | Path = DEFAULT) -> Path:
     )
 
 
+def find_own_checkpoint(directory: str | Path) -> Path:
+    """The same for a checkpoint that is to be changed, which a copy in the hub's cache must not be."""
+    if is_address(directory):
+        raise CheckpointError(
+            "a model on the hub is not changed here. Download it first: hf download owner/name --local-dir DIRECTORY"
+        )
+    return find_checkpoint(directory)
+
+
 def read_config(directory: Path) -> dict[str, Any]:
     """The config as it was saved, plus the size and hash of the weights under `weights`. Raises CheckpointError."""
     path = directory / CONFIG

@@ -29,10 +29,12 @@ def calibrate(
     """
     from captioner.calibrate import DataSet, save_confidence
     from captioner.calibrate import calibrate as run
+    from captioner.checkpoint.manifest import find_own_checkpoint
     from captioner.data.readers import read_dataset
 
     if not data:
         raise ValueError("no data sets. Pass --data FOLDER, with photos that the model was not trained on.")
+    find_own_checkpoint(checkpoint)  # before the work
     sets = {}
     for folder in data:
         records = read_dataset(folder)
