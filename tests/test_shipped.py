@@ -60,3 +60,13 @@ def test_no_checkpoint_from_an_empty_folder(tmp_path):
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert "dog" in process.stdout.split(": ")[1]
+
+
+def test_captioning_writes_nothing_into_the_home_folder(tmp_path):
+    """The ONNX runtime would keep a device ID there, and events that it reports to its maker."""
+    code = f"from captioner import Captioner; Captioner.load(backend='onnx').caption({str(SAMPLE / 'dog.jpg')!r})"
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []

@@ -1,1 +1,5 @@
 """What runs a model for the search: torch, or the ONNX runtime over graphs exported from torch."""
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # without it, the ONNX runtime reports its use to its maker
