@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # Python 3.10's typing lacks it
-
+Config = TypeVar("Config", bound="RecurrentConfig")
 Attention = Literal["general", "dot", "concat", "none"]
 Cell = Literal["lstm", "gru", "rnn"]
 EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -42,7 +40,7 @@ class RecurrentConfig:
     """Use the input embeddings as the output layer."""
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
         """A config from a file that anyone may have written. Raises ValueError or TypeError."""
         config = cls(**values)
         for name, kind in get_type_hints(cls).items():

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 EXTRAS = {  # the name that is imported: the extra that brings it
     **dict.fromkeys(("torch", "torchvision", "safetensors", "tensorboard", "onnx", "onnx_ir", "onnxscript"), "train"),
-    **dict.fromkeys(("fastapi", "pydantic", "python_multipart", "starlette", "uvicorn"), "web"),
+    **dict.fromkeys(("fastapi", "h11", "pydantic", "python_multipart", "starlette", "uvicorn"), "web"),
     **dict.fromkeys(("aiohttp", "fsspec"), "remote"),
     "huggingface_hub": "hub",
+    "pillow_heif": "heic",
     "pyarrow": "parquet",
 }
 

@@ -23,8 +23,10 @@ def test_auto_is_a_gpu_if_there_is_one(monkeypatch, cuda, mps, expected):
 
 
 def test_a_device_that_is_not_there():
-    with pytest.raises(ValueError, match=r"device 'gpu' cannot be used here .* Pass --device auto or cpu\."):
+    with pytest.raises(ValueError, match="there is no device 'gpu'; expected cuda"):
         choose_device("gpu")
+    with pytest.raises(ValueError, match=r"device 'tpu' cannot be used here .* Pass --device auto or cpu\."):
+        choose_device("tpu")
 
 
 @pytest.mark.parametrize("supported", [True, False])
