@@ -51,7 +51,7 @@ setup(
         "captioner.bulk": ["static/*"],
         "captioner.visualize": ["static/*"],
         "captioner.web": ["static/*"],
-        "captioner.shipped": ["README.md", "flickr8k-mobilenet_v2/*"],
+        "captioner.shipped": ["README.md", "everyday-mobilenet_v2/*", "flickr8k-mobilenet_v2/*"],
     },
     install_requires=[
         "matplotlib>=3.8",

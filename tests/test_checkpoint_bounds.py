@@ -19,7 +19,7 @@ DIGITS = "1" * 400
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    return shutil.copytree(find_checkpoint(), tmp_path_factory.mktemp("bounds") / "model")
+    return shutil.copytree(find_checkpoint("flickr8k"), tmp_path_factory.mktemp("bounds") / "model")
 
 
 def refusal(directory: Path, text: str) -> str:
@@ -89,7 +89,7 @@ def test_a_huge_json_is_not_read(copy):
     ],
 )
 def test_settings_of_wrong_type_or_size_are_named(copy, entry, name, value, complaint):
-    config = json.loads((find_checkpoint() / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((find_checkpoint("flickr8k") / "config.json").read_text(encoding="utf-8"))
     config[entry][name] = value
     assert complaint in refusal(copy, json.dumps(config))
 
@@ -97,7 +97,7 @@ def test_settings_of_wrong_type_or_size_are_named(copy, entry, name, value, comp
 @pytest.mark.parametrize("entry", ["model", "preprocess", "decoding", "vocabulary", "weights"])
 @pytest.mark.parametrize("value", [None, 1, "text", [], [[]], [1], {"a": {}}], ids=str)
 def test_entries_of_any_type_end_in_one_line(copy, entry, value):
-    config = json.loads((find_checkpoint() / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((find_checkpoint("flickr8k") / "config.json").read_text(encoding="utf-8"))
     refusal(copy, json.dumps(config | {entry: value}))
 
 

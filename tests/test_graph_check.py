@@ -56,7 +56,7 @@ def test_sound_graphs_pass(tmp_path):
         tmp_path, model(inline, nodes=[helper.make_node("DynamicQuantizeLSTM", ["w"], ["y"], domain="com.microsoft")])
     )
     for name in ("photo", "word"):
-        check_graph(find_checkpoint() / f"{name}.onnx")
+        check_graph(find_checkpoint("flickr8k") / f"{name}.onnx")
 
 
 TWICE = external()
@@ -112,8 +112,8 @@ def test_hostile_graphs_are_refused(tmp_path, graph, complaint):
 
 
 def test_damaged_graphs_never_raise_anything_else(tmp_path):
-    content = (find_checkpoint() / "word.onnx").read_bytes()
-    shutil.copyfile(find_checkpoint() / "model.safetensors", tmp_path / "model.safetensors")
+    content = (find_checkpoint("flickr8k") / "word.onnx").read_bytes()
+    shutil.copyfile(find_checkpoint("flickr8k") / "model.safetensors", tmp_path / "model.safetensors")
     generator, refused = random.Random(0), 0
     for _ in range(100):
         damaged = bytearray(content[: generator.randint(1, len(content))])
@@ -129,7 +129,7 @@ def test_damaged_graphs_never_raise_anything_else(tmp_path):
 
 def test_links_are_followed_because_their_content_is_checked(tmp_path):
     """As in the cache of a hub, where a checkpoint is a folder of links."""
-    real = shutil.copytree(find_checkpoint(), tmp_path / "real")
+    real = shutil.copytree(find_checkpoint("flickr8k"), tmp_path / "real")
     linked = tmp_path / "linked"
     linked.mkdir()
     for path in real.iterdir():
@@ -142,7 +142,7 @@ def test_links_are_followed_because_their_content_is_checked(tmp_path):
 
 
 def test_a_hostile_checkpoint_does_not_reach_the_runtime(tmp_path, monkeypatch):
-    directory = shutil.copytree(find_checkpoint(), tmp_path / "model")
+    directory = shutil.copytree(find_checkpoint("flickr8k"), tmp_path / "model")
     path = directory / "word.onnx"
     path.write_bytes(path.read_bytes().replace(b"model.safetensors", b"/etc/passwd/abcde"))
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -163,7 +163,7 @@ def test_a_huge_graph_is_not_read(tmp_path):
 
 @pytest.fixture
 def copy(tmp_path) -> Path:
-    return shutil.copytree(find_checkpoint(), tmp_path / "model")
+    return shutil.copytree(find_checkpoint("flickr8k"), tmp_path / "model")
 
 
 def change(directory: Path, **entries) -> None:

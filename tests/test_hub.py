@@ -21,7 +21,7 @@ from captioner.checkpoint.manifest import find_checkpoint
 
 pytest.importorskip("huggingface_hub")
 ROOT = Path(__file__).parents[1]
-SHIPPED = find_checkpoint()
+SHIPPED = find_checkpoint("flickr8k")
 PHOTO = ROOT / "datasets" / "sample" / "dog.jpg"
 
 

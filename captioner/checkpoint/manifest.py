@@ -21,7 +21,7 @@ FILES = (CONFIG, WEIGHTS, CARD, *(f"{graph}.onnx" for graph in GRAPHS))  # of a 
 LANGUAGE_MODEL = "language model"  # the `kind` of a checkpoint that captions no photos
 LARGEST_JSON = 32_000_000  # bytes
 AGAIN = "Copy or download the checkpoint again."
-DEFAULT = "flickr8k-mobilenet_v2"  # of the models that are shipped with captioner
+DEFAULT = "everyday-mobilenet_v2"  # of the models that are shipped with captioner
 
 
 class CheckpointError(ValueError):
