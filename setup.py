@@ -17,6 +17,7 @@ JAVA = ["pycocoevalcap>=1.2"]
 PARQUET = ["pyarrow>=17"]
 REMOTE = ["fsspec[http]>=2024.6"]
 HUB = ["huggingface_hub>=1.0"]
+RAY = ["pyarrow>=17", "ray[data]>=2.51"]
 HEIC = ["pillow-heif>=1.1"]
 
 setup(
@@ -68,6 +69,7 @@ setup(
         "hub": HUB,
         "java-metrics": JAVA,
         "parquet": PARQUET,
+        "ray": RAY,
         "remote": REMOTE,
         "train": TRAIN,
         "web": WEB,

@@ -13,6 +13,7 @@ EXTRAS = {  # the name that is imported: the extra that brings it
     "huggingface_hub": "hub",
     "pillow_heif": "heic",
     "pyarrow": "parquet",
+    "ray": "ray",
 }
 
 

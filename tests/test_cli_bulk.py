@@ -135,3 +135,18 @@ def test_the_bar_is_for_terminals(caption, folder, tmp_path, monkeypatch, termin
     assert any("photos/s" in line for line in lines) == terminal
     assert any("errors: " in line for line in lines) == terminal
     assert any("cut.jpg: truncated" in line for line in lines) == (not arguments)
+
+
+@pytest.mark.parametrize(
+    "options, remedy",
+    [
+        (["--engine", "ray"], "Add -o DIRECTORY"),
+        (["--engine", "ray", "-o", "a.jsonl"], "expected a name without an ending"),
+        (["--engine", "ray", "-o", "out", "--redo"], "Choose another directory"),
+        (["--workers", "2"], "Add --engine ray"),
+    ],
+)
+def test_options_of_a_cluster_that_would_be_ignored_are_refused(caption, folder, options, remedy):
+    status, out, err = caption(folder, *options)
+    assert (status, out) == (2, "")
+    assert remedy in err

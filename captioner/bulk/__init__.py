@@ -8,5 +8,6 @@ and CSV grow while a run goes on; Parquet and the gallery are written when it en
 left it, for instance because that run was killed, is written again from the database.
 
 `listing` finds photos, one at a time: in folders, .tar shards, lists. `database` keeps the results. `formats/` writes
-a file from them. `run` joins the three with a captioner. `lock` keeps a second run away. Nothing here needs torch.
+a file from them. `run` joins the three with a captioner. `lock` keeps a second run away.
+`cluster` does the same on Ray, with a directory of Parquet parts in place of the database. Nothing here needs torch.
 """

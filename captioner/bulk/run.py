@@ -116,6 +116,14 @@ def _held(file: Path, redo: bool) -> Iterator[None]:
         yield
 
 
+def row_of(name: str, result: Caption | ImageError) -> Row:
+    """What is kept of a photo's result."""
+    if isinstance(result, ImageError):
+        return Row(name, error=as_utf8(str(result)))
+    entry = result.to_dict()
+    return Row(name, entry["caption"], entry["log_probability"], entry["finished"], details=entry)
+
+
 class _Run:
     """Photos on their way from the listing to the database. Inside a `with` statement: what has been given is written
     when it ends, however it ends."""
@@ -164,12 +172,9 @@ class _Run:
         photo = self._under_way.pop(next(iter(self._under_way)))
         if isinstance(result, ImageError):
             self.counts.failed += 1
-            row = Row(photo.name, error=as_utf8(str(result)))
         else:
             self.counts.captioned += 1
-            entry = result.to_dict()
-            row = Row(photo.name, entry["caption"], entry["log_probability"], entry["finished"], details=entry)
-        self.database.add(photo, row)
+        self.database.add(photo, row_of(photo.name, result))
         if time.monotonic() - self._committed > COMMIT:
             self.commit()
 

@@ -13,10 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import tyro
 
-from captioner.cli.options import AS_SAVED, SHIPPED, Model, OptionalFile, Options, Paths, app, print_json
+from captioner.cli.options import (
+    AS_SAVED,
+    SHIPPED,
+    DecodingOptions,
+    Model,
+    ModelOptions,
+    OptionalFile,
+    Options,
+    Paths,
+    app,
+    print_json,
+)
 
 if TYPE_CHECKING:
     import io
+    from pathlib import Path
 
     from captioner.bulk.listing import Photo, Report
     from captioner.bulk.progress import Bar
@@ -91,12 +103,29 @@ class FileOptions:
     """No progress bar and no last line."""
 
 
+@dataclass(frozen=True)
+class ClusterOptions:
+    """A run on a Ray cluster (pip install 'captioner[ray]'). FILE is then a directory, with the table in its parts/."""
+
+    engine: Literal["local", "ray"] = "local"
+    """local: this process. ray: worker processes, on this machine or a cluster."""
+    address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    """The cluster's address, or auto; without it, Ray is started on this machine."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per CPU or GPU)")] = (
+        None
+    )
+    """Worker processes, each of which loads the model once."""
+    gpus: float = 0.0
+    """GPUs for each worker."""
+
+
 @app.command
 def caption(
     paths: Paths = (),
     /,
     file: Annotated[FileOptions, tyro.conf.arg(name="")] = FileOptions(),
     listing: Annotated[ListingOptions, tyro.conf.arg(name="")] = ListingOptions(),
+    cluster: Annotated[ClusterOptions, tyro.conf.arg(name="")] = ClusterOptions(),
     model: Model = SHIPPED,
     json: bool = False,
     min_confidence: Annotated[float, tyro.conf.arg(metavar="P", help_behavior_hint="")] = 0.0,
@@ -121,10 +150,13 @@ def caption(
         bar.print(f"captioner: {line}")
 
     into_file = file.output is not None or file.sidecar is not None
-    _check(file, json, into_file, min_confidence)
+    _check(file, cluster, json, into_file, min_confidence)
     shown = not file.quiet and (into_file or not sys.stdout.isatty())
     with Bar(shown, partial(listing.count, paths) if listing.can_count(paths) else None) as bar:
         photos = listing.photos(paths, report)
+        if cluster.engine == "ray":
+            _write_on_ray(photos, model, options, batch_size, file, cluster, bar)
+            return _end(file, into_file, bar, unlisted)
         captioner = model.load()
         if min_confidence and captioner.confidence is None:
             raise ValueError(
@@ -135,17 +167,29 @@ def caption(
             _write(photos, captioner, decoding, batch_size, file, bar)
         else:
             _print(photos, captioner, decoding, batch_size, json, min_confidence, bar)
+    return _end(file, into_file, bar, unlisted)
+
+
+def _end(file: FileOptions, into_file: bool, bar: Bar, unlisted: list[str]) -> int:
     if not file.quiet:
         _last_line(file, into_file, bar)
     return 1 if bar.counts.failed or bar.counts.failed_before or unlisted else 0
 
 
-def _check(file: FileOptions, json: bool, into_file: bool, min_confidence: float) -> None:
+def _check(file: FileOptions, cluster: ClusterOptions, json: bool, into_file: bool, min_confidence: float) -> None:
     """Raise ValueError for an option that would be ignored."""
     from captioner.bulk.run import check_table
 
     gallery = file.output is not None and file.output.suffix.lower() == ".html"
+    on_ray = cluster.engine == "ray"
     for option, ignored, remedy in (
+        ("--engine ray", on_ray and file.output is None, "writes to a directory. Add -o DIRECTORY"),
+        ("--redo", on_ray and file.redo, "is not for --engine ray. Choose another directory"),
+        ("--retry-errors", on_ray and file.retry_errors, "is not for --engine ray. Leave it out"),
+        ("--sidecar", on_ray and file.sidecar is not None, "is not for --engine ray. Leave it out"),
+        ("--address", not on_ray and cluster.address is not None, "is for a cluster. Add --engine ray"),
+        ("--workers", not on_ray and cluster.workers is not None, "is for a cluster. Add --engine ray"),
+        ("--gpus", not on_ray and cluster.gpus > 0, "is for a cluster. Add --engine ray"),
         ("--json", json and into_file, "is for standard output. Leave it out, or write a .jsonl file"),
         ("--min-confidence", min_confidence > 0 and into_file, "is for standard output. Leave it out"),
         ("--redo", file.redo and file.output is None, "starts a file over. Add -o FILE"),
@@ -155,7 +199,9 @@ def _check(file: FileOptions, json: bool, into_file: bool, min_confidence: float
     ):
         if ignored:
             raise ValueError(f"{option} {remedy}.")
-    if file.output is not None:
+    if on_ray and file.output is not None and (file.output.suffix or file.output.is_file()):
+        raise ValueError(f"{file.output}: --engine ray writes to a directory; expected a name without an ending.")
+    if file.output is not None and not on_ray:
         check_table(file.output)
 
 
@@ -221,6 +267,33 @@ def _write(
             embed=file.embed,
             sidecars=file.sidecar is not None,
             overwrite=file.overwrite,
+            show=bar.show,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted: {bar.counts}. The same command goes on.") from None
+
+
+def _write_on_ray(
+    photos: Iterable[Photo],
+    model: ModelOptions,
+    options: DecodingOptions,
+    batch_size: int,
+    file: FileOptions,
+    cluster: ClusterOptions,
+    bar: Bar,
+) -> None:
+    from captioner.bulk.cluster import caption_on_ray
+
+    try:
+        caption_on_ray(
+            cast("Path", file.output),
+            photos,
+            model.load,
+            options.over,
+            workers=cluster.workers,
+            gpus=cluster.gpus,
+            batch_size=batch_size,
+            address=cluster.address,
             show=bar.show,
         )
     except KeyboardInterrupt:
