@@ -110,7 +110,7 @@ PHOTO_BODY: dict[str, Any] = {
 }
 PHOTOS_BODY: dict[str, Any] = {
     "required": True,
-    "description": "A field `photo` for each photo. The limits on bytes hold for all of them together.",
+    "description": 'A field "photo" for each photo. The limit on bytes holds for all photos together.',
     "content": {
         "multipart/form-data": {
             "schema": {
