@@ -154,7 +154,7 @@ def test_what_is_pushed_is_loaded(hub, captioner, tmp_path):
     assert hub.commits[0]["model.safetensors"] == (SHIPPED / "model.safetensors").read_bytes()
 
     hub.commits[0]["modeling.py"] = hub.commits[0]["run.sh"] = b"exit 1\n"
-    expected = f"{PHOTO}: {Captioner.load().caption(PHOTO).text}\n"
+    expected = f"{PHOTO}: {Captioner.load(SHIPPED).caption(PHOTO).text}\n"
     line = ("caption", PHOTO, "--backend", "onnx", "--checkpoint")
     assert captioner(*line, "hf://owner/name") == (0, expected, "")
     fetched = {path.rpartition("/")[2] for path in hub.requests if "/resolve/" in path}
