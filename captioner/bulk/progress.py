@@ -51,6 +51,7 @@ class Bar:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._tqdm.refresh()  # a short run would end before its counts are shown
         self._tqdm.close()
 
     def show(self, counts: Counts) -> None:

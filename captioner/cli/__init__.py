@@ -12,8 +12,8 @@ import tyro
 
 from captioner import __version__
 from captioner.cli import (
-    calibrate,
     caption,
+    confidence,
     diagnose,
     export,
     inside,
@@ -32,8 +32,8 @@ from captioner.extras import MissingExtraError, name_missing_extras
 
 # Importing a module of verbs adds them to the application.
 __all__ = [
-    "calibrate",
     "caption",
+    "confidence",
     "diagnose",
     "export",
     "inside",
