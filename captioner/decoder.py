@@ -42,9 +42,9 @@ class Attention(nn.Module):
         general  hᵀ W_a v
         concat   v_aᵀ tanh(W_a [h; v])
 
-    The first two are divided by the square root of the hidden size (Vaswani et al. 2017, section 3.2.1). Without that
-    division the softmax soon puts all its weight on single regions and learns slowly. What does not depend on h is
-    computed once per photo, in `project`.
+    The first two are divided by the square root of the hidden size (Vaswani et al. 2017, section 3.2.1). Without this
+    scaling the softmax soon puts nearly all its weight on one region, and training is slow. What does not depend on h
+    is computed once per photo, in `project`.
     """
 
     def __init__(self, score: str, feature_size: int, hidden_size: int):
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
     The order is that of Luong et al., section 3. The hidden state h of the layers *below* the attention gives a context
     c, and h̃ = tanh(W_c [c; h]) (eq. 5) predicts the word. Layers *above* the attention take h̃ as their input, so their
     state carries what was attended to before; their output is added to h̃ (a residual connection). Nothing of h̃ is fed
-    back to the layers below, so a whole caption is one call per layer.
+    back to the layers below, so a stack reads a whole caption in one call.
     The photo is the first input of the layers below, once, as in Vinyals et al. 2015 ("Show and Tell", eq. 10-12).
     """
 
@@ -135,7 +135,7 @@ class Decoder(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        nn.init.normal_(self.embedding.weight, std=0.5)  # chosen on Flickr8k dev: smaller ones learn slowly at first
+        nn.init.normal_(self.embedding.weight, std=0.5)  # with smaller values training starts slowly
         with torch.no_grad():
             self.embedding.weight[PAD].zero_()
             for stack in (self.below, self.above):

@@ -104,7 +104,7 @@ class Hypothesis:
     words: list[int]
     log_probabilities: list[float]  # one per word
     end_log_probability: float | None  # of the end token; None if the caption was cut off
-    score: float  # log_probability / length ** length_penalty; the length counts the end token
+    score: float  # log_probability / length ** length_penalty, the end token counted; in forced decoding, the sum
     attention: np.ndarray | None = None  # (T, R)
     alternatives: list[list[tuple[int, float]]] | None = None  # at each word: (id, log-probability); may include EOS
 
@@ -128,7 +128,8 @@ class _Call(NamedTuple):
 
 
 class _End(NamedTuple):
-    """Where a hypothesis ended: at row `row` of call number `call`. It has `call` words, since each call adds one."""
+    """Where a hypothesis ended: at row `row` of call number `call`. Calls count from 0 and each
+    adds a word, so the hypothesis has `call` words."""
 
     score: float
     call: int
@@ -236,9 +237,9 @@ def _expand(live: _Live, choices: Choices) -> _Candidates:
 
 
 def _finish(live: _Live, candidates: _Candidates, decoding: Decoding, ends: list[list[_End]]) -> np.ndarray:
-    """FINISH: adds to `ends` the candidates whose word is the end token, and the live hypotheses that are cut off: none
-    of their candidates ends or can go on. Returns the totals (B, K·P) of the candidates that can go on, -inf for all
-    others."""
+    """FINISH: adds to `ends` the candidates whose word is the end token, and the live hypotheses that are cut off,
+    because none of their candidates ends or can go on. Returns the totals (B, K·P) of the candidates that can go on,
+    -inf for all others."""
     (B, K, length), penalty = live.prefixes.shape, decoding.length_penalty
     is_end = candidates.words == EOS
     finished = is_end & np.isfinite(candidates.totals)
@@ -275,9 +276,9 @@ def _select(live: _Live, candidates: _Candidates, open_totals: np.ndarray, decod
 
 
 def _going(live: _Live, decoding: Decoding, ends: list[list[_End]]) -> np.ndarray:
-    """STOP RULE: (B,) whether the search goes on for a photo. It does while a row is alive and, in beam search, while
-    the best live hypothesis could still score above the worst of the `num_captions` best finished ones. The upper
-    bound of its score is its present total divided by the greatest length: totals are negative and only fall."""
+    """STOP RULE: (B,) whether the search goes on for a photo. It does while a row is alive. Beam search
+    also stops once `num_captions` hypotheses are finished and no live one can score above the worst of these. Totals
+    are never positive and only fall, so no score can exceed the present total / (max_length + 1) ** length_penalty."""
     going = np.isfinite(live.totals).any(axis=1)
     if decoding.method == "beam":
         bound = live.totals.max(axis=1) / (decoding.max_length + 1) ** decoding.length_penalty

@@ -94,8 +94,9 @@ def test_words_without_spaces(tmp_path, captions, separated):
 
 
 def test_training_without_damaged_photos_is_training_without_their_rows(tmp_path, capsys):
+    from test_train import assert_same, config, weights
+
     from captioner.training.train import train
-    from tests.test_train import assert_same, config, weights
 
     root = tmp_path / "toy"
     make_toy(root, images=20)

@@ -133,7 +133,9 @@ class Stub:
                 continue
             self.most = max(self.most, len(self.alive))
             maps = np.full((2, 3, 3), 1 / 9)
-            caption = Caption("a dog", ["a", "dog"], [-1.0, -1.0], -2.0, -1.0, number % 2 == 0, maps).of(photo)
+            caption = Caption("a dog", ["a", "dog"], [-1.0, -1.0], -2.0, -1.0, number % 2 == 0, attention=maps).of(
+                photo
+            )
             self.alive.add(caption)
             yield caption
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from captioner.bulk.database import Database, Row, database_of
 from captioner.bulk.formats.sidecar import sidecar
@@ -170,11 +172,12 @@ class _Run:
 
     def give(self, result: Caption | ImageError) -> None:
         photo = self._under_way.pop(next(iter(self._under_way)))
-        if isinstance(result, ImageError):
-            self.counts.failed += 1
-        else:
-            self.counts.captioned += 1
-        self.database.add(photo, row_of(photo.name, result))
+        with _uninterrupted():  # so that exactly what is stored is counted
+            if isinstance(result, ImageError):
+                self.counts.failed += 1
+            else:
+                self.counts.captioned += 1
+            self.database.add(photo, row_of(photo.name, result))
         if time.monotonic() - self._committed > COMMIT:
             self.commit()
 
@@ -185,3 +188,21 @@ class _Run:
             output.grow(self.database.rows(after=before))
         self.show(self.counts)
         self._committed = time.monotonic()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block, and then let the handler that was there have it. (Only the main
+    thread receives signals.)"""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    received: list[tuple[int, Any]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if received:
+            handler(*received[0])

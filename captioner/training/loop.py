@@ -81,7 +81,7 @@ def _load_shares(load: Callable[[list[list[Any]]], Any], order: list[list[Any]])
 
 
 def train_step(run: Run, batches: Sequence[Any]) -> dict[str, float]:
-    """One step of every optimizer, over all of `batches`. Returns the loss (per unit of its count: nats per token), the
+    """One step of every optimizer, over all of `batches`. Returns the mean loss (nats per token), the
     norm of the model's gradient before clipping, and the figures of the objective. Raises FloatingPointError, with the
     weights unchanged, if the loss or a gradient is not finite."""
     for optimizer in run.optimizers.values():
@@ -202,7 +202,9 @@ def _finish_step_when_stopped() -> Iterator[list[float]]:
         if received[-1] - received[0] > 1:
             raise KeyboardInterrupt
         if len(received) == 1:
-            os.write(2, b"\nfinishing the step, then saving ...\n")  # a print could interrupt another, which fails
+            os.write(
+                2, b"\nfinishing the step, then saving ...\n"
+            )  # print() raises if the signal came during another print
 
     with _handling({signal.SIGINT: note, signal.SIGTERM: note}):
         yield received
