@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 
 from PIL import Image
 
-MEMORY = 1_800_000_000  # bytes for all photos that are being decoded
+MEMORY = 1_800_000_000  # bytes that one photo may take while it is decoded
+SHARED = 1_000_000_000  # bytes for all photos that are decoded at the same time
 BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 14, "HEIF": 14, "TIFF": 12, "JPEG": 8}  # at most, while it is decoded
 
 
@@ -78,4 +79,4 @@ def _silence_libtiff() -> None:
 
 
 _silence_libtiff()
-no_pillow_limit, memory = _NoPillowLimit(), _Memory(MEMORY)
+no_pillow_limit, memory = _NoPillowLimit(), _Memory(SHARED)
