@@ -219,6 +219,6 @@ def test_the_metadata_of_a_card():
     saved = json.loads((SHIPPED / "config.json").read_text())
     card = with_metadata("# card\n", saved)
     shipped = (SHIPPED / "README.md").read_text().split("---\n")[1]
-    assert card == f"---\n{shipped.replace('mit', 'unknown', 1)}---\n\n# card\n"
+    assert card == f"---\n{shipped.replace('license: other', 'license: unknown')}---\n\n# card\n"
     assert with_metadata(card, saved) == card
     assert "pipeline_tag: text-generation" in with_metadata("# card\n", {"kind": "language model"})
