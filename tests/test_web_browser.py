@@ -208,7 +208,7 @@ def test_the_camera(page):
     page.keep("camera")
     page.one("#shoot").click()
     assert page.said() and not page.one("#viewfinder").is_displayed()
-    assert page.run("return document.getElementById('video').srcObject") is None  # the camera is off
+    page.until(lambda: page.run("return document.getElementById('video').srcObject === null"))  # the camera is off
 
 
 def test_the_camera_is_asked_for_once(page):
@@ -225,7 +225,8 @@ def test_the_camera_is_asked_for_once(page):
     """)
     page.until(lambda: page.run("return document.getElementById('video').videoWidth"))
     page.one("#cancel").click()
-    assert page.run("return tracks.map((track) => track.readyState)") == ["ended"]
+    # a dialog reports that it has closed in a task of its own, so the camera goes off a moment later
+    page.until(lambda: page.run("return tracks.map((track) => track.readyState)") == ["ended"])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
