@@ -53,7 +53,7 @@ OBJECTIVES = {
     "cross-entropy": lambda: CrossEntropy(0.1),
     "coverage": lambda: WithTerms(CrossEntropy(0.1), {"coverage": Coverage(0.5)}),
     "scheduled-sampling": lambda: ScheduledSampling(0.8, "linear", 0.1),
-    "self-critical": lambda: SelfCritical(reward, {i: i for i in range(9)}, 3, "others", 6),
+    "self-critical": lambda: SelfCritical(reward, {i: i for i in range(9)}, 3, "others", 6, 0.6, 0.5),
     "professor-forcing": lambda: ProfessorForcing(Discriminator(12, 7), 1.0, 0.1, 6),
 }
 

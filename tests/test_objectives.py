@@ -3,17 +3,20 @@ probabilities of all captions of a two-word vocabulary."""
 
 import math
 from itertools import product
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from captioner.data.datasets import Batch
 from captioner.decoder import Decoder
 from captioner.encoder import Features
 from captioner.training.objectives.coverage import coverage
 from captioner.training.objectives.professor_forcing import Discriminator, accuracy, deception, discrimination
 from captioner.training.objectives.scheduled_sampling import half_point, inverse_sigmoid, linear, mix
-from captioner.training.objectives.self_critical import policy_gradient
+from captioner.training.objectives.self_critical import SelfCritical, policy_gradient
 from captioner.training.sampling import allowed, draw, inputs_of, through_end
 from captioner.vocabulary import BOS, EOS, PAD, UNK
 
@@ -42,20 +45,21 @@ def every_caption() -> list[tuple[int, ...]]:
     return captions + list(product((4, 5), repeat=LONGEST))
 
 
-def probability(decoder, memory, caption) -> torch.Tensor:
+def probability(decoder, memory, caption, temperature=1.0) -> torch.Tensor:
     """The product over the words, one call per word."""
     log_probability, state, word = torch.zeros(()), decoder.initial_state(memory), BOS
     for following in caption:
         logits, _, state = decoder(torch.tensor([[word]]), memory, state)
-        kept = logits[0, 0].clone()
+        kept = logits[0, 0] / temperature
         kept[[PAD, BOS, UNK]] = -torch.inf
         log_probability, word = log_probability + kept.log_softmax(0)[following], following
     return log_probability.exp()
 
 
-def test_draws_have_the_probabilities_of_the_model(decoder, features):
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_draws_have_the_probabilities_of_the_model(decoder, features, temperature):
     memory, samples = decoder.prepare(features), 1500
-    tokens = draw(decoder, memory, samples, LONGEST)
+    tokens = draw(decoder, memory, samples, LONGEST, temperature)
     assert tokens.shape == (2 * samples, LONGEST)
     for photo in range(2):
         one = memory.select(torch.tensor([photo]))
@@ -63,7 +67,7 @@ def test_draws_have_the_probabilities_of_the_model(decoder, features):
         found = [tuple(row[mask].tolist()) for row, mask in zip(rows, through_end(rows), strict=True)]
         total = 0.0
         for caption in every_caption():
-            wanted = probability(decoder, one, caption).item()
+            wanted = probability(decoder, one, caption, temperature).item()
             total += wanted
             assert found.count(caption) / samples == pytest.approx(wanted, abs=0.04)
         assert total == pytest.approx(1, abs=1e-5)
@@ -97,14 +101,14 @@ def gradients(decoder, loss):
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
 
-@pytest.mark.parametrize("baseline", [0.0, 1.7])
-def test_the_policy_gradient_is_that_of_the_expected_reward(decoder, features, baseline):
-    """All captions, weighted by their probabilities, give the exact gradient of the expected reward; a baseline that
-    does not depend on the caption changes nothing."""
+@pytest.mark.parametrize(("baseline", "temperature"), [(0.0, 1.0), (1.7, 1.0), (1.7, 0.6), (0.0, 1.5)])
+def test_the_policy_gradient_is_that_of_the_expected_reward(decoder, features, baseline, temperature):
+    """All captions, weighted by their probabilities, give the exact gradient of the expected reward of the model at a
+    temperature; a baseline that does not depend on the caption changes nothing."""
     one = decoder.prepare(Features(features.pooled[:1], features.grid[:1]))
     captions = every_caption()
     rewards = torch.randn(len(captions), generator=torch.Generator().manual_seed(3))
-    probabilities = torch.stack([probability(decoder, one, caption) for caption in captions])
+    probabilities = torch.stack([probability(decoder, one, caption, temperature) for caption in captions])
     wanted = gradients(decoder, -(probabilities * rewards).sum())
 
     one = decoder.prepare(Features(features.pooled[:1], features.grid[:1]))
@@ -113,8 +117,39 @@ def test_the_policy_gradient_is_that_of_the_expected_reward(decoder, features, b
     mask = through_end(tokens)
     logits, _, _ = decoder(inputs_of(tokens), one, real=mask)
     weights = (probabilities.detach() * (rewards - baseline))[:, None].expand_as(tokens)[mask]
-    found = gradients(decoder, policy_gradient(allowed(logits), tokens[mask], weights))
+    found = gradients(decoder, policy_gradient(allowed(logits, temperature), tokens[mask], weights))
     for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_a_self_critical_step_by_hand(decoder, features, weight):
+    """-Σ A log p at the temperature of the draws, plus the weight times -Σ log p of people's captions at 1."""
+
+    def reward(tokens, photos):
+        return (tokens == 4).sum(1) + 10.0 * photos
+
+    people = torch.tensor([[BOS, 4, 5, EOS], [BOS, 5, EOS, PAD], [BOS, 4, 4, EOS], [PAD] * 4])
+    batch = Batch(features, people, ["b", "a"])
+    run = SimpleNamespace(model=SimpleNamespace(decoder=decoder, features=lambda images: images))
+    objective = SelfCritical(reward, {"a": 0, "b": 1}, 3, "others", LONGEST, 1.5, weight)
+    torch.manual_seed(1)
+    loss = objective(run, batch)
+    memory = decoder.prepare(features)
+    torch.manual_seed(1)
+    tokens = draw(decoder, memory, 3, LONGEST, 1.5)  # the same
+    total, rewards = 0.0, reward(tokens.numpy(), np.repeat([1, 0], 3))
+    for row, (caption, mask) in enumerate(zip(tokens, through_end(tokens), strict=True)):
+        same = [other for other in range(6) if other // 3 == row // 3 and other != row]
+        advantage = rewards[row] - rewards[same].mean()
+        one = memory.select(torch.tensor([row // 3]))
+        total = total - advantage * probability(decoder, one, caption[mask].tolist(), 1.5).log()
+    for row, caption in enumerate(([4, 5, EOS], [5, EOS], [4, 4, EOS])):
+        logits, _, _ = decoder(people[row : row + 1, :-1], memory.select(torch.tensor([row // 2])))
+        total = total - weight * logits[0].log_softmax(1)[range(len(caption)), caption].sum()
+    assert loss.count == through_end(tokens).sum() and (rewards.reshape(2, 3).std(1) > 0).all()
+    torch.testing.assert_close(loss.sum, total)
+    for ours, theirs in zip(gradients(decoder, loss.sum), gradients(decoder, total), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 

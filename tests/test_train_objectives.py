@@ -52,7 +52,11 @@ def tensors(value, name="") -> dict[str, torch.Tensor]:
 
 RECIPES = {
     "scheduled-sampling": ("scheduled-sampling@decoder:2", {}, {"rate"}),
-    "self-critical": ("self-critical@decoder:1 self-critical@features.12:1", {}, {"reward", "distinct"}),
+    "self-critical": (
+        "self-critical@decoder:1 self-critical@features.12:1",
+        {},
+        {"reward", "distinct", "cross_entropy"},
+    ),
     "greedy": ("self-critical@decoder:1", {"self_critical": SelfCriticalConfig(1, "greedy", bleu=0.5)}, {"reward"}),
     "professor-forcing": ("professor-forcing@decoder:2", {}, {"discriminator_accuracy"}),
     "attention-supervision": (
@@ -164,7 +168,7 @@ def test_word_vectors(toy, tmp_path, capsys, frozen):
 def test_a_run_that_collapses_says_so(toy, tmp_path, monkeypatch, collapsed):
     """All photos get one caption; it is no collapse if all samples of each photo are the same."""
 
-    def draw_the_same(decoder, memory, samples, max_length, greedy=False):
+    def draw_the_same(decoder, memory, samples, max_length, temperature):
         photos = torch.arange(len(memory.image)) * (not collapsed)
         return (4 + photos).repeat_interleave(samples)[:, None].repeat(1, 3)
 

@@ -58,8 +58,12 @@ class SelfCriticalConfig:
     """Captions that are drawn of each photo in a step."""
     baseline: Literal["others", "greedy"] = "others"
     """What a caption must beat: the mean reward of the photo's other samples, or that of its greedy caption."""
+    temperature: float = 0.6
+    """Captions are drawn from the model at this temperature, and it is the model at this temperature that learns."""
     bleu: float = 0.0
     """Weight of BLEU-4 in the reward, beside CIDEr-D."""
+    cross_entropy: float = 0.1
+    """Weight of the cross-entropy of people's captions, beside the reward."""
     learning_rate_scale: float = 0.05
     """The learning rates of these stages are this share of the others'."""
 
@@ -239,9 +243,10 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
         "attention_supervision",
         "coverage",
         "self_critical.bleu",
+        "self_critical.cross_entropy",
         "professor_forcing.weight",
     )
-    check(lambda x: x > 0, "above 0", "self_critical.learning_rate_scale")
+    check(lambda x: x > 0, "above 0", "self_critical.learning_rate_scale", "self_critical.temperature")
     least = 2 if isinstance(config, TrainConfig) and config.self_critical.baseline == "others" else 1
     check(lambda x: x >= least, f"{least} or more for this baseline", "self_critical.samples")
 

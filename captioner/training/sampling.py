@@ -15,26 +15,29 @@ from captioner.vocabulary import BOS, EOS, PAD, UNK
 NEVER = (PAD, BOS, UNK)  # tokens that no caption of a model holds
 
 
-def allowed(logits: Tensor) -> Tensor:
-    """Logits (…, V) of the words that may be drawn: the others get -inf. A loss of drawn captions needs these, too."""
-    logits = logits.float()
+def allowed(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Logits (…, V) of the words that may be drawn, at a temperature: the others get -inf. A loss of drawn captions
+    needs these, too."""
+    logits = logits.float() / temperature
     never = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     never[list(NEVER)] = True
     return logits.masked_fill(never, -torch.inf)
 
 
 @torch.no_grad()
-def draw(decoder: Decoder, memory: Memory, samples: int, max_length: int, greedy: bool = False) -> Tensor:
-    """Captions (B·S, T) of at most `max_length` tokens, S per photo side by side, from the model's own distribution (or
-    the most probable word each time). What follows an EOS has no meaning: see `through_end`. Draws from torch's
-    generator; dropout is as the decoder's mode has it."""
+def draw(
+    decoder: Decoder, memory: Memory, samples: int, max_length: int, temperature: float = 1.0, greedy: bool = False
+) -> Tensor:
+    """Captions (B·S, T) of at most `max_length` tokens, S per photo side by side, from the model's own distribution at
+    a temperature (or the most probable word each time). What follows an EOS has no meaning: see `through_end`. Draws
+    from torch's generator; dropout is as the decoder's mode has it."""
     state = tuple(part.repeat_interleave(samples, dim=1) for part in decoder.initial_state(memory))  # (L, B·S, H)
     tokens = torch.full((len(memory.image) * samples, 1), BOS, device=memory.image.device)
     ended = torch.zeros_like(tokens, dtype=torch.bool)
     drawn = []
     for _ in range(max_length):
         logits, _, state = decoder(tokens, memory, state)
-        choices = allowed(logits[:, 0])  # (B·S, V)
+        choices = allowed(logits[:, 0], temperature)  # (B·S, V)
         tokens = choices.argmax(1, keepdim=True) if greedy else torch.multinomial(choices.softmax(1), 1)
         drawn.append(tokens)
         ended |= tokens == EOS

@@ -1,8 +1,10 @@
 """Self-critical training (Rennie et al. 2017): the gradient of the expected reward of the captions that the model
-writes. It is a cross-entropy of drawn captions, each weighted by how much better it is than a baseline.
+writes. It is a cross-entropy of drawn captions, each weighted by how much better it is than a baseline, plus a little
+cross-entropy of people's captions, which keeps the model to their language.
 
-Captions are drawn and credited without dropout. With it, the second pass would belong to another model than the one
-that drew, and what is credited would not be what was done."""
+Captions are drawn and credited without dropout and at the same temperature. Else the second pass would belong to
+another model than the one that drew, and what is credited would not be what was done. At a temperature below 1 the
+samples are closer to the captions that a search finds, so these are what gets better."""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captioner.data.datasets import Batch
+from captioner.decoder import Decoder, Memory
 from captioner.training.objectives import Forward, Loss
+from captioner.training.objectives.cross_entropy import cross_entropy
 from captioner.training.rewards import CaptionReward, leave_one_out, over_greedy
 from captioner.training.sampling import allowed, draw, inputs_of, through_end, without_dropout
 from captioner.vocabulary import PAD, tokenize
@@ -46,11 +50,14 @@ class SelfCritical(nn.Module):
         samples: int,
         baseline: Literal["others", "greedy"],
         max_length: int,
+        temperature: float,
+        cross_entropy_weight: float,
     ):
         """`numbers`: the reward's number of the photo of each record id."""
         super().__init__()
         self.reward, self.numbers = reward, numbers
         self.samples, self.baseline, self.max_length = samples, baseline, max_length
+        self.temperature, self.cross_entropy_weight = temperature, cross_entropy_weight
         self.register_buffer("distinct", torch.ones(()))
 
     def forward(self, run: CaptionRun, batch: Batch) -> Loss:
@@ -58,21 +65,30 @@ class SelfCritical(nn.Module):
         features = run.model.features(batch.images)
         with without_dropout(decoder):
             memory = decoder.prepare(features)
-            tokens = draw(decoder, memory, self.samples, self.max_length)  # (B·S, T)
+            tokens = draw(decoder, memory, self.samples, self.max_length, self.temperature)  # (B·S, T)
             greedy = draw(decoder, memory, 1, self.max_length, greedy=True) if self.baseline == "greedy" else None
             drawn = through_end(tokens)
             hidden, attention, _ = decoder.hidden_states(inputs_of(tokens), memory)  # (B·S, T, H)
-            logits = allowed(decoder.logits(hidden[drawn]))  # (n, V)
+            logits = allowed(decoder.logits(hidden[drawn]), self.temperature)  # (n, V)
+            read = self._read(decoder, memory, batch) if self.cross_entropy_weight else None
         photos = [self.numbers[identity] for identity in batch.ids]
         rewards = self._rewards(tokens, photos)  # (B, S)
         others = leave_one_out(rewards) if greedy is None else over_greedy(rewards, self._rewards(greedy, photos)[:, 0])
         advantages = torch.from_numpy(others).to(logits).reshape(-1, 1).expand_as(tokens)  # (B·S, T)
         total = policy_gradient(logits, tokens[drawn], advantages[drawn])
-        figures = {
+        figures: dict[str, tuple[Tensor, Tensor | int]] = {
             "reward": (torch.tensor(rewards.sum()), rewards.size),
             "distinct": (self._watch(tokens.masked_fill(~drawn, PAD)[:: self.samples]) * len(photos), len(photos)),
         }
+        if read is not None:
+            total = total + self.cross_entropy_weight * read
+            figures["cross_entropy"] = (read.detach(), (batch.targets != PAD).sum())
         return Loss(total, drawn.sum(), figures, Forward(features, hidden, attention, logits, tokens, drawn))
+
+    def _read(self, decoder: Decoder, memory: Memory, batch: Batch) -> Tensor:
+        """The summed cross-entropy of people's captions, without label smoothing."""
+        real = batch.targets != PAD  # (N, T)
+        return cross_entropy(decoder(batch.inputs, memory, real=real)[0], batch.targets[real])
 
     def _rewards(self, tokens: Tensor, photos: list[int]) -> np.ndarray:
         """Captions (B·S, T) -> rewards (B, S)."""
@@ -99,4 +115,7 @@ def build(run: CaptionRun) -> SelfCritical:
     references = [[tokenize(caption) for caption in record.captions] for record in records]
     reward = CaptionReward(references, run.captioner.vocabulary, config.bleu)
     numbers = {record.id: number for number, record in enumerate(records)}
-    return SelfCritical(reward, numbers, config.samples, config.baseline, run.config.decoding.max_length)
+    max_length = run.config.decoding.max_length
+    return SelfCritical(
+        reward, numbers, config.samples, config.baseline, max_length, config.temperature, config.cross_entropy
+    )
