@@ -8,14 +8,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
-from captioner.checkpoint.manifest import GRAPHS
+from captioner.checkpoint.manifest import GRAPHS, WEIGHTS
+from captioner.checkpoint.weights import read_header
 
 Backend = Literal["auto", "onnx", "torch"]
 
 
 def choose_backend(directory: Path, device: str = "auto", backend: Backend = "auto") -> Literal["onnx", "torch"]:
     """The backend for a checkpoint. `auto` is the ONNX runtime for an exported model on a CPU, and torch for any other
-    model, for another device, and on a machine with an NVIDIA GPU. Raises ValueError if the two do not go together."""
+    model, for another device, and on a machine with an NVIDIA GPU unless the model has only eight-bit graphs. Raises
+    ValueError if the two do not go together, and CheckpointError for damaged weights."""
     if backend not in get_args(Backend):
         raise ValueError(f"unknown backend {backend!r}; expected one of: {', '.join(get_args(Backend))}.")
     if backend == "onnx" and device not in ("auto", "cpu"):
@@ -26,7 +28,9 @@ def choose_backend(directory: Path, device: str = "auto", backend: Backend = "au
         return "torch"
     if not find_spec("torch"):
         return "onnx"
-    return "torch" if not has_graphs(directory) or (device == "auto" and has_nvidia_gpu()) else "onnx"
+    if not has_graphs(directory):
+        return "torch"
+    return "torch" if device == "auto" and has_nvidia_gpu() and read_header(directory / WEIGHTS) else "onnx"
 
 
 def has_graphs(directory: Path) -> bool:

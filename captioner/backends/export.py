@@ -3,7 +3,7 @@ CNN, the keys of the attention, the state after the photo), `word` once per word
 
 The ONNX files are small. They hold no weights but refer to those in `model.safetensors` beside them (ONNX external
 data: file, offset, length); weights in half precision are cast when the runtime loads them. The PT2 files of
-`torch.export` hold their weights. `onnx_backend` runs the graphs."""
+`torch.export` and the eight-bit graphs hold their weights. `onnx_backend` runs the graphs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from captioner.backends.graph_check import check_graph
@@ -30,6 +31,7 @@ from captioner.checkpoint.manifest import (
     find_own_checkpoint,
     has_checkpoint,
     read_json,
+    sha256_of,
     size_and_hash,
     write_json,
 )
@@ -92,20 +94,21 @@ def export(
     `force` is given. Returns the paths of the graphs.
 
     With `int8` (ONNX only) the decoder computes with eight-bit integers; so does the CNN if `int8` has photos to
-    calibrate it on. The directory is replaced as a whole, so a kill leaves the old or the new one. Raises
-    CheckpointError, ImageError or ValueError."""
+    calibrate it on. A copy then has no float weights, so only the ONNX runtime can run it. The directory is replaced as
+    a whole, so a kill leaves the old or the new one. Raises CheckpointError, ImageError or ValueError."""
     if int8 is not None and format != "onnx":
         raise ValueError(f"eight-bit graphs can be exported as onnx only, not as {format}.")
     source = find_own_checkpoint(checkpoint) if output is None else find_checkpoint(checkpoint)
     target = source if output is None else Path(output)
-    if has_checkpoint(target) and target.resolve() != source.resolve() and not force:
+    in_place = target.resolve() == source.resolve()
+    if has_checkpoint(target) and not in_place and not force:
         raise ValueError(f"{target} holds a checkpoint already. Choose another --output, or replace it: --force.")
     tensors, saved = load_checkpoint(source)
     model = build_on_cpu(ModelConfig.from_dict(saved["model"]), len(Vocabulary(saved["vocabulary"])), tensors)
     preprocess = Preprocess.from_dict(saved["preprocess"])
     written = []
     with replace_checkpoint(target) as writing:
-        _copy(source, writing, everything=source.resolve() == target.resolve())
+        _copy(source, writing, everything=in_place)
         for graph in graphs(model, preprocess.size):
             path = writing / f"{graph.name}.{format}"
             with warnings.catch_warnings():  # the exporters warn about their own code
@@ -115,10 +118,12 @@ def export(
                 else:
                     _write_pt2(path, graph)
             written.append(target / path.name)
+        paths = sorted(writing.glob("*.onnx"))
         if int8 is not None:
             quantize(writing, preprocess, int8)
+            if not in_place:
+                _drop_weights(writing, paths)
         if format == "onnx":
-            paths = sorted(writing.glob("*.onnx"))
             for path in paths:
                 check_graph(path)  # as before each use
             hashes = {path.name: size_and_hash(path) for path in paths}
@@ -227,6 +232,20 @@ def _simplify(model: Any) -> None:
     optimizer.inline(model)
     optimizer.fold_constants(model, should_fold=lambda node: False if touches_a_weight(node) else None)
     optimizer.remove_unused_nodes(model)
+
+
+def _drop_weights(directory: Path, paths: Sequence[Path]) -> None:
+    """Leave no tensor in the weights' file, as these graphs hold their own. Its metadata name the graphs, so that its
+    hash still tells one model from another."""
+    import onnx
+
+    (directory / WEIGHTS).write_bytes(save({}, metadata={path.name: sha256_of(path) for path in paths}))
+    weights = size_and_hash(directory / WEIGHTS)
+    write_json(directory / CONFIG, {**read_json(directory / CONFIG), "weights": weights})
+    for path in paths:
+        graph = onnx.load(path)
+        onnx.helper.set_model_props(graph, {WEIGHTS_KEY: weights["sha256"]})
+        onnx.save(graph, path)
 
 
 def _name_weights(graph: Any, weights: Path) -> None:

@@ -1,10 +1,12 @@
 """Eight-bit graphs, made by the ONNX runtime's own tools: dynamic quantisation of the decoder's matrices, static
-quantisation (calibrated on photos, one scale per channel) of the CNN's convolutions. Such a graph holds its own
-weights. Use `captioner evaluate` to measure the loss in quality."""
+quantisation (calibrated on photos, one scale per channel) of the CNN's convolutions. Such graphs hold their own
+weights; what is not quantised is stored in half precision where that loses nothing. Use `captioner evaluate` to measure
+the loss in quality."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from onnx import numpy_helper
 from onnxruntime import quantization
 
 from captioner.checkpoint.manifest import GRAPHS
@@ -21,11 +24,14 @@ from captioner.images import Preprocess, Source
 
 BATCH = 8
 INTEGERS = quantization.QuantType.QInt8
+SMALL = 4096  # numbers of a tensor that is not worth a cast
+# They fold batch norm into convolutions, whose weights are then no longer in half precision.
+CONVOLUTION_FUSIONS = ["ConvBNFusion", "ConvMulFusion", "ConvAddFusion"]
 
 
 def quantize(directory: Path, preprocess: Preprocess, photos: Sequence[Source] = ()) -> None:
-    """Replace the word graph of an exported checkpoint by an eight-bit one and, if there are photos to calibrate it on,
-    the photo graph. Raises ImageError."""
+    """Replace the graphs of an exported checkpoint by ones whose decoder computes with eight-bit integers and, if there
+    are photos to calibrate it on, the CNN, too. Raises ImageError."""
 
     def matrices(source: Path, target: Path) -> None:
         quantization.quantize_dynamic(
@@ -48,6 +54,8 @@ def quantize(directory: Path, preprocess: Preprocess, photos: Sequence[Source] =
         _replace(word, matrices)
         if photos:
             _replace(photo, convolutions, matrices)
+        else:
+            _replace(photo, matrices, without=CONVOLUTION_FUSIONS)
 
 
 class _Photos(quantization.CalibrationDataReader):
@@ -64,27 +72,49 @@ class _Photos(quantization.CalibrationDataReader):
         return None if batch is None else {"images": batch}
 
 
-def _replace(path: Path, *steps: Callable[[Path, Path], None]) -> None:
+def _replace(path: Path, *steps: Callable[[Path, Path], None], without: Sequence[str] = ()) -> None:
     """Replace a graph by the result of these steps, one after the other. Before them, the runtime turns the weights
-    into float32 constants and folds batch norm, as the tools do not handle external weights and casts. The files in
-    between lie beside the graph, since it refers to its weights by a relative path."""
+    into float32 constants and folds what it can, except by the optimizers in `without`, as the tools do not handle
+    external weights and casts. The files in between lie beside the graph, since it refers to its weights by a relative
+    path."""
     files = [path.with_name(f".{path.name}.{number}") for number in range(len(steps) + 1)]
     try:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(files[0])
-        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=[*without] or None
+        )
         for step, source, target in zip(steps, files, files[1:], strict=False):
             step(source, target)
-        graph = onnx.load(files[-1], load_external_data=False)
-        del graph.metadata_props[:]
-        graph.metadata_props.extend(onnx.load(path, load_external_data=False).metadata_props)
-        onnx.save(graph, files[-1])
+        model = onnx.load(files[-1], load_external_data=False)
+        _halve(model.graph)
+        del model.metadata_props[:]
+        model.metadata_props.extend(onnx.load(path, load_external_data=False).metadata_props)
+        onnx.save(model, files[-1])
         os.replace(files[-1], path)
     finally:
         for left_over in files:
             left_over.unlink(missing_ok=True)
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Store the float32 tensors of a graph in half precision, each with a cast, where no number changes."""
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) <= SMALL:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if (half == values).all():
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 @contextmanager

@@ -108,6 +108,11 @@ def load_checkpoint(directory: str | Path) -> tuple[dict[str, Tensor], dict[str,
     directory = find_checkpoint(directory)
     config = read_config(directory)
     tensors = _read_tensors(directory / WEIGHTS, config.get("weights"), directory / CONFIG, torch.float32)
+    if not tensors:
+        raise CheckpointError(
+            f"{directory} has its weights in eight-bit graphs only, which the ONNX runtime runs on a CPU. For torch, "
+            "use the checkpoint that it was exported from."
+        )
     check_finite(directory / WEIGHTS)
     return tensors, config
 

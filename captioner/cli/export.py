@@ -25,9 +25,9 @@ def export(
         checkpoint: Directory of the model.
         format: onnx: small graphs beside the weights, which captioner runs from then on. pt2: for other programs, as
             torch.export saves them.
-        int8: Make the decoder compute with eight-bit integers, which takes a little less memory and time and makes
-            captions slightly worse. With photos (or folders) to calibrate on, the CNN too. Run captioner evaluate
-            on the result before you use it.
+        int8: Make the decoder compute with eight-bit integers, which takes a little less memory and time. With photos
+            (or folders) to calibrate on, the CNN too, which makes captions worse: run captioner evaluate on the result
+            before you use it. With --output, the copy has no other weights, and torch cannot run it.
         output: Leave the checkpoint as it is, and add the graphs to a copy there.
         force: Replace a checkpoint that is in --output already.
     """
