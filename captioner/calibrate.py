@@ -174,7 +174,7 @@ def _joined(features: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 def _encoded(captioner: Captioner, photos: Sequence[Source], name: str) -> Iterator[tuple[Any, int]]:
     """What the backend remembers of each batch of photos, and how many they are."""
-    waiting = iter(tqdm(photos, desc=name, unit="photo"))
+    waiting = iter(tqdm(photos, desc=name, unit="photo", disable=None))
     while batch := list(islice(waiting, BATCH)):
         yield captioner.backend.encode(np.stack([captioner.preprocess.read(photo)[0] for photo in batch])), len(batch)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from captioner.cli.score import _references
 from captioner.metrics import java as java_module
 from captioner.metrics.files.references import read_coco_references, references_of
 from captioner.metrics.files.results import MAX_CAPTION, read_results, write_results
@@ -94,7 +95,8 @@ def test_many_problems_are_told_at_once(tmp_path):
     path.write_text(json.dumps([entry(number, None) for number in range(100)]))
     with pytest.raises(ValueError, match="100 problems") as error:
         read_results(path)
-    assert "entry 4" in str(error.value) and "entry 5" not in str(error.value) and "and 95 more" in str(error.value)
+    text = str(error.value)
+    assert "entry 2 " in text and "entry 3 " not in text and text.endswith("; and 97 more") and "\n" not in text
 
 
 def test_allow_missing_leaves_out_what_is_not_there(tmp_path):
@@ -146,6 +148,24 @@ def test_flagged_captions_are_no_references(tmp_path):
     rows = [{"id": id, "image_id": image, "caption": f"caption {id}", **more} for id, image, more in flags]
     (tmp_path / "captions.json").write_text(coco([7, 8, 9], rows))
     assert read_coco_references(tmp_path / "captions.json") == {7: ["caption 1"], 9: ["caption 4"]}
+
+
+@pytest.mark.parametrize("key", [{"image_id": 8}, {"path": "x/8.jpg"}, {"image": "VizWiz_00008.jpg"}])
+def test_results_of_flagged_images_are_left_out_and_counted(tmp_path, key):
+    """As of a data set and of an annotation file: an image all of whose captions are flagged is not scored."""
+    rows = [{"id": id, "image_id": id, "caption": "a dog", "is_rejected": id == 8} for id in (7, 8, 9)]
+    images = [{"id": id, "file_name": f"{id}.jpg"} for id in (7, 8, 9)]
+    (tmp_path / "data").mkdir()
+    source = tmp_path / "data" / "mine.json"
+    source.write_text(json.dumps({"images": images, "annotations": rows}))
+    lines = [json.dumps({**row, "caption": "a cat"}) for row in ({"image_id": 7}, key, {"image_id": 9})]
+    (tmp_path / "results.jsonl").write_text("\n".join(lines))
+    for place in (source, source.parent):
+        references, _ = _references((place,), None)
+        scored = score_files(tmp_path / "results.jsonl", references, samples=2)
+        assert scored.scores.ids == (7, 9)
+        note = "images all of whose captions VizWiz flags as rejected or precanned: 1; their results are left out"
+        assert note in scored.notes
 
 
 def test_an_empty_caption_is_scored_as_no_words(tmp_path):

@@ -142,12 +142,13 @@ def caption(
         batch_size: Photos per batch.
     """
     from captioner.bulk.progress import Bar
+    from captioner.images import printable
 
     unlisted = []
 
     def report(line: str) -> None:
         unlisted.append(line)
-        bar.print(f"captioner: {line}")
+        bar.print(f"captioner: {printable(line)}")
 
     into_file = file.output is not None or file.sidecar is not None
     _check(file, cluster, json, into_file, min_confidence)

@@ -99,7 +99,7 @@ def evaluate(
         for whose, game in games.items():
             scored.habits |= {f"{whose}_{name}": figure for name, figure in game.to_dict().items()}
         calibration = None
-        if confidences and captioner.confidence is not None:
+        if len(confidences) > 1 and captioner.confidence is not None:  # CIDEr needs more than one image
             bar = captioner.confidence.bar
             calibration = check_confidence(found.captions, records, confidences, bar, wrong)
             scored.habits |= {f"confidence_{name}": figure for name, figure in calibration.to_dict().items()}
@@ -344,12 +344,15 @@ def _references(sources: Sequence[Path], split: str | None) -> tuple[References,
     source = sources[0]
     if _is_annotations(source):  # its name may have the split: captions_val2017.json
         return read_coco_file(source), (re.findall("train|val|test", source.name) or ["unknown"])[0]
-    entries = read_captions(source)
+    everything = read_captions(source)
+    entries = [entry for entry in everything if entry.captions]
     split = split or default_split(entries)
     chosen = select(entries, split)
     captions = references_of(chosen)
-    names = {name: entry.id for entry in chosen for name in entry.names}
-    return References(captions, names, {e.id: e.split for e in entries if e.id not in captions}), split
+    flagged = [entry for entry in select(everything, split) if not entry.captions]
+    names = {name: entry.id for entry in (*flagged, *chosen) for name in entry.names}
+    elsewhere = {entry.id: entry.split for entry in entries if entry.id not in captions}
+    return References(captions, names, elsewhere, frozenset(entry.id for entry in flagged) - captions.keys()), split
 
 
 def _captions(training: Path | None) -> list[str] | None:

@@ -25,9 +25,11 @@ def prepare() -> None:
 
 
 def report(message: str) -> None:
-    """A line on standard error, if anyone reads it."""
+    """A line on standard error, if anyone reads it. Names in it may have line ends, which are escaped."""
+    from captioner.images import printable
+
     with suppress(BrokenPipeError):
-        print(f"captioner: {message}", file=sys.stderr, flush=True)
+        print(f"captioner: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def discard() -> None:

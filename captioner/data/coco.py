@@ -56,7 +56,7 @@ def _by_id(content: Any, part: str, keys: Iterable[str], source: Path) -> dict[A
 
 def _coco_entries(source: Path, split: str | None) -> list[Entry]:
     """The images of a COCO caption file; without a split, `hash_split` assigns the splits. Captions that VizWiz flags
-    as rejected or precanned are left out, and so are images with no other captions."""
+    as rejected or precanned are left out; an image may then have none."""
     content = read_json(source)
     images = _by_id(content, "images", ("file_name",), source)
     captions: dict[Any, list[str]] = {}
@@ -79,7 +79,6 @@ def _coco_entries(source: Path, split: str | None) -> list[Entry]:
             hashed=split is None,
         )
         for key, image in images.items()
-        if captions[key]
     ]
 
 

@@ -287,7 +287,7 @@ def _read(root: str | Path, format: str | None, photos: bool = True, images: Pat
     options = {"photos": photos, "images": images} if "coco" in format else {}
     files = FORMATS[format](root, **options)
     for file in files:
-        if not file.entries:
+        if not any(entry.captions for entry in file.entries):
             raise ValueError(f"{file.path}: no captions; expected at least one")
     if images is not None:
         files = [file._replace(finder=PhotoFinder(images, (".", *file.finder.folders))) for file in files]
@@ -299,12 +299,13 @@ def read_dataset(root: str | Path, format: str | None = None, images: Path | Non
 
     format: one of FORMATS, or None to detect it from the files in the folder.
     images: the folder of the photos, if they are not below `root`.
+    Photos all of whose captions are flagged (VizWiz) are left out.
     Raises ValueError or FileNotFoundError with the file, the line and what was expected.
     """
     records: list[Record] = []
     split_of: dict[Path, str] = {}
     for file in _read(root, format, images=images):
-        for record in to_records(file):
+        for record in to_records(file._replace(entries=[entry for entry in file.entries if entry.captions])):
             if (other := split_of.setdefault(record.path, record.split)) != record.split:
                 what = f"{record.path} is in two splits, {other} and {record.split}"
                 raise ValueError(f"{file.path}: {what}; expected one split per photo")
@@ -313,5 +314,6 @@ def read_dataset(root: str | Path, format: str | None = None, images: Path | Non
 
 
 def read_captions(root: str | Path, format: str | None = None) -> list[Entry]:
-    """Ids, captions and splits of a data set, whose photos need not exist. Arguments and errors as `read_dataset`."""
+    """Ids, captions and splits of a data set, whose photos need not exist. An entry whose captions are all flagged has
+    none. Arguments and errors as `read_dataset`."""
     return [entry for file in _read(root, format, photos=False) for entry in file.entries]

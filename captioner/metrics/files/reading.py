@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 Id = int | str
-SHOWN = 5  # problems that an error spells out
+SHOWN = 3  # problems that an error spells out
 
 
 def raise_problems(path: Path, problems: Sequence[str], expected: str) -> None:
     if problems:
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        listing = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
-        raise ValueError(f"{path}: {expected}, but {_times(len(problems), 'problem')}:{listing}{more}")
+        more = [f"and {len(problems) - SHOWN:,} more"] if len(problems) > SHOWN else []
+        listing = "; ".join([*problems[:SHOWN], *more])
+        raise ValueError(f"{path}: {expected}, but {_times(len(problems), 'problem')}: {listing}")
 
 
 def _times(count: int, noun: str) -> str:

@@ -13,12 +13,14 @@ from captioner.metrics.files.reading import Id, is_id, raise_problems, read_json
 
 @dataclass(frozen=True)
 class References:
-    """`captions`: the references of each image to score. `names`: the files' names of these images, as far as known.
-    `elsewhere`: the splits of other images of the data set."""
+    """`captions`: the references of each image to score. `names`: the files' names of the images, as far as known.
+    `elsewhere`: the splits of other images of the data set. `flagged`: images all of whose captions VizWiz flags, which
+    are not scored."""
 
     captions: Mapping[Id, Sequence[str]]
     names: Mapping[str, Id] = field(default_factory=dict)
     elsewhere: Mapping[Id, str] = field(default_factory=dict)
+    flagged: frozenset[Id] = frozenset()
 
 
 def is_flagged(annotation: Mapping[str, Any]) -> bool:
@@ -75,7 +77,7 @@ def read_coco_file(path: str | Path) -> References:
         if key not in empty
     }
     names = {image["file_name"]: image["id"] for image in images if isinstance(image.get("file_name"), str)}
-    return References(ordered, {name: key for name, key in names.items() if key in ordered})
+    return References(ordered, names, flagged=frozenset(flagged - ordered.keys()))
 
 
 def read_coco_references(path: str | Path) -> dict[Id, list[str]]:

@@ -20,11 +20,13 @@ EMPTY = "the caption is empty"
 
 @dataclass(frozen=True)
 class Results:
-    """The content of a results file: the caption of each image, and the images whose caption reached the longest length
-    without an end token. A caption may be empty."""
+    """The content of a results file: the caption of each image, the images whose caption reached the longest length
+    without an end token, and the number of captions that are left out because their images are flagged. A caption may
+    be empty."""
 
     captions: dict[Id, str]
     unfinished: frozenset[Id] = frozenset()
+    left_out: int = 0
 
 
 def caption_problem(caption: Any) -> str | None:
@@ -58,24 +60,27 @@ def read_results(
     allow_missing: bool = False,
     elsewhere: Mapping[Id, str] | None = None,
     names: Mapping[str, Id] | None = None,
+    flagged: frozenset[Id] = frozenset(),
 ) -> Results:
     """The captions of a results file, in one of the formats of `rows.read_rows`.
 
     `known`: the image ids that have references. An id outside them is an error, which names its split if it is in
     `elsewhere`. A missing id is an error, too, unless `allow_missing`. `names`: the ids of photos' files, for formats
-    that name files. An empty caption is kept, because the official evaluation scores it as no words.
+    that name files. `flagged`: images whose captions are left out. An empty caption is kept, because the official
+    evaluation scores it as no words.
     """
     path = Path(path)
+    everything = None if known is None else {*known, *flagged}
     captions: dict[Id, str] = {}
     first: dict[Id, str] = {}
-    unfinished, problems = set(), []
-    find = PhotoNames(known, names or {})
+    unfinished, problems, left_out = set(), [], 0
+    find = PhotoNames(everything, names or {})
     for row in read_rows(path):
         if row.problem:
             problems.append(f"{row.where} {row.problem}")
             continue
         key = find(row.name) if row.key is None else row.key
-        if row.is_text and known is not None and key not in known and number_of(key) in known:
+        if row.is_text and everything is not None and key not in everything and number_of(key) in everything:
             key = number_of(key)
         if not is_id(key):
             problems.append(f"{row.where}: image_id is {shorten(key)}; expected a number or a string")
@@ -85,6 +90,9 @@ def read_results(
             problems.append(f"{where}: the image already has a caption, {first[key]}")
             continue
         first[key] = row.where
+        if key in flagged:
+            left_out += 1
+            continue
         if known is not None and key not in known:
             problems.append(f"{where}: this image has no references{_hint(key, known, elsewhere or {})}")
             continue
@@ -106,7 +114,7 @@ def read_results(
     raise_problems(path, problems, "expected one caption per image")
     if not captions:
         raise ValueError(f"{path}: there is no caption to score; expected at least one")
-    return Results(captions, frozenset(unfinished))
+    return Results(captions, frozenset(unfinished), left_out)
 
 
 def results_json(captions: Mapping[Id, str]) -> str:

@@ -207,6 +207,11 @@ def score_results(
         )
     if len(ids) < len(references):
         notes.append(f"{len(ids):,} of {len(references):,} images have a caption; only these are scored")
+    if results.left_out:
+        notes.append(
+            f"images all of whose captions VizWiz flags as rejected or precanned: {results.left_out:,}; their results "
+            "are left out"
+        )
     if wordless := [key for key, words in zip(ids, candidates, strict=True) if not words]:
         notes.append(
             f"captions without words: {len(wordless):,} (first: image {wordless[0]!r}); "
@@ -265,7 +270,7 @@ def score_files(
     image id. For a data set, `references.references_of(read_dataset(...))` gives the latter. `options` are those of
     `score_results`."""
     known, source = _references(references)
-    captions = read_results(results, known.captions, allow_missing, known.elsewhere, known.names)
+    captions = read_results(results, known.captions, allow_missing, known.elsewhere, known.names, known.flagged)
     about = {
         "results": Path(results).name,
         **source,
