@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from captioner.confidence import UNSURE
+from captioner.confidence import is_unsure
 from captioner.images import ImageError, Source, open_image
 from captioner.metrics.attention import AttentionStatistics, attention_statistics
 from captioner.visualize.files import save_caption
@@ -56,7 +56,7 @@ class Caption:
     @property
     def is_unsure(self) -> bool:
         """Whether the caption is more probably wrong than right."""
-        return self.confidence is not None and self.confidence < UNSURE
+        return is_unsure(self.confidence)
 
     @property
     def attention_statistics(self) -> AttentionStatistics | None:

@@ -6,6 +6,9 @@ Shapes: B photos, D feature size, S signals."""
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +23,18 @@ SIGNALS = ("weakest", "total", "peak", "strangeness")
 """weakest: the mean of the three lowest log-probabilities. total: the log-probability of the caption. peak: the mean
 over words of the logarithm of the largest attention weight; 0 without attention. strangeness: how far the photo's
 features are from those of the training photos; see `Confidence.strangeness`."""
+
+
+def is_unsure(confidence: float | None) -> bool:
+    """Whether a caption is more probably wrong than right."""
+    return confidence is not None and confidence < UNSURE
+
+
+def why_left_out(confidence: float | None, least: float) -> str | None:
+    """The reason, if a caption needs a confidence of at least `least` and has a lower one."""
+    if confidence is None or confidence >= least:
+        return None
+    return f"confidence {math.floor(100 * confidence) / 100:.2f} is below {least:g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +71,10 @@ class Confidence:
             "direction": base64.b64encode(self.direction.astype("<f4").tobytes()).decode("ascii"),
             "offset": round(self.offset, 6),
         }
+
+    def digest(self) -> str:
+        """Which calibration this is, in twelve characters."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Confidence:

@@ -9,16 +9,19 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from chaos.fast_captioner import FastCaptioner
 
 from captioner.bulk import outputs
 from captioner.bulk import run as runs
 from captioner.bulk.database import Database, database_of
-from captioner.bulk.listing import list_photos
+from captioner.bulk.listing import Photo, list_photos
 from captioner.bulk.run import caption_into
 from captioner.bulk.search import search
+from captioner.confidence import Confidence
 from captioner.decoding import Decoding
+from captioner.metrics.files.rows import read_rows
 
 TABLES = [".jsonl", ".csv", ".parquet", ".sqlite", ".html"]
 
@@ -141,6 +144,86 @@ def test_redo(file, folder):
     assert rows_of(file) == expected(folder)
     if file.suffix == ".sqlite":
         assert len(search(file, "dog OR a", limit=100)) == 17
+
+
+@pytest.mark.parametrize("first", [0, 0.3, 0.7])
+def test_captions_of_low_confidence_are_left_out(file, folder, first):
+    """Whatever a former run asked for."""
+    caption(file, folder, min_confidence=first)
+    (folder / "20.jpg").touch()
+    counts = caption_into(file, list_photos([str(folder)]), FastCaptioner(), min_confidence=0.5)
+    confidences = {path: FastCaptioner().caption(path).confidence for path, text, _ in expected(folder) if text}
+    low = {path for path, confidence in confidences.items() if confidence < 0.5}
+    assert 3 < len(low) < 16
+    assert (counts.captioned, counts.left_out) == (1, len(low))
+    assert rows_of(file) == [(path, None if path in low else text, error) for path, text, error in expected(folder)]
+    assert {hit.path for hit in search(file, "a", 100)} == confidences.keys() - low
+    whole = file.with_stem("whole")
+    caption(whole, folder, min_confidence=0.5)
+    if file.suffix != ".sqlite":
+        assert file.read_bytes() == whole.read_bytes()
+    caption(file, folder)
+    assert rows_of(file) == expected(folder)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_what_is_left_out_is_not_scored(tmp_path, folder, ending):
+    file = tmp_path / f"captions{ending}"
+    caption(file, folder, min_confidence=0.5)
+    assert [(row.name, row.caption, row.problem) for row in read_rows(file)] == [
+        (path, text, "") for path, text, _ in rows_of(file) if text
+    ]
+
+
+def test_a_table_says_why_a_caption_is_left_out(tmp_path, folder):
+    file = tmp_path / "captions.csv"
+    caption(file, folder, min_confidence=0.99)
+    with file.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            assert bool(row["error"]) != bool(row["confidence"])
+            if row["confidence"]:
+                digits = row["confidence"][:4]
+                assert (row["caption"], row["left_out"]) == ("", f"confidence {digits:0<4} is below 0.99")
+
+
+def test_another_calibration_is_another_model(file, folder):
+    caption(file, folder)
+    other = FastCaptioner()
+    other.confidence = Confidence(np.ones(4), 1.0, np.zeros(0), 0.0, 0.4)
+    with pytest.raises(ValueError, match=r"written with calibration None, not \w{12}\. Ask for the same"):
+        caption(file, folder, other)
+
+
+def test_an_ensemble_is_another_model(tmp_path, folder):
+    both = FastCaptioner()
+    both.provenance = f"other, SHA-256 aaaa + {both.provenance}"
+    caption(tmp_path / "captions.csv", folder)
+    with pytest.raises(ValueError, match=r"written with model 0123456789, not aaaa\+0123456789"):
+        caption(tmp_path / "captions.csv", folder, both)
+
+
+def test_a_file_of_an_older_format_can_be_written_anew(file, folder):
+    with closing(sqlite3.connect(database_of(file))) as database:
+        database.execute("CREATE TABLE captions (path)")
+        database.execute("CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT)")
+        database.execute("INSERT INTO run VALUES ('settings', '{\"format\": 1}')")
+        database.commit()
+    with pytest.raises(ValueError, match=r"written with format 1, not 2, .* or start over: --redo"):
+        caption(file, folder)
+    assert caption(file, folder, redo=True) == (18, 2, 0)
+    assert rows_of(file) == expected(folder)
+
+
+def test_other_captions_are_in_parquet(tmp_path, folder):
+    class Two(FastCaptioner):
+        def caption(self, name):
+            result = super().caption(name)
+            return result if isinstance(result, ValueError) else replace(result, other_captions=(result,))
+
+    table = pytest.importorskip("pyarrow.parquet")
+    caption(tmp_path / "a.parquet", folder, Two())
+    found = table.read_table(tmp_path / "a.parquet").to_pylist()
+    assert [row["other_captions"] for row in found] == [text and [text] for _, text, _ in expected(folder)]
 
 
 def test_other_settings_are_refused(file, folder):
@@ -276,6 +359,24 @@ def test_sidecars(tmp_path, folder):
     assert caption(None, folder, sidecars=True) == (0, 2, 18)
     assert caption(None, folder, sidecars=True, overwrite=True) == (18, 2, 0)
     assert own.read_text(encoding="utf-8") == f"{texts[own]}\n"
+
+
+def test_sidecars_are_for_files_that_are_there(tmp_path, folder):
+    with pytest.raises(ValueError, match=r"-: no file, so no text file can be put beside it. Leave --sidecar out"):
+        caption(None, None, photos=[Photo("-", b"photo")], sidecars=True)
+    file = tmp_path / "captions.jsonl"
+    caption(file, folder)
+    folder.rename(tmp_path / "moved")
+    assert caption(file, tmp_path / "moved", sidecars=True) == (18, 2, 0)
+    assert not folder.exists() and len(list((tmp_path / "moved").glob("*.txt"))) == 18
+
+
+def test_sidecars_of_names_that_are_no_utf8(tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")
+    Path(name).touch()
+    assert caption(None, tmp_path, sidecars=True) == (1, 0, 0)
+    assert sorted(os.listdir(os.fsencode(tmp_path))) == [b"caf\xe9.jpg", b"caf\xe9.txt"]
+    assert caption(None, tmp_path, sidecars=True) == (0, 0, 1)
 
 
 def test_sidecars_of_a_table(tmp_path, folder):

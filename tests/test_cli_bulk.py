@@ -75,7 +75,7 @@ def test_search(run, caption, photos, tmp_path):  # noqa: F811
     assert sorted(out.splitlines()) == sorted(line for line in lines if word in line.split())
     status, out, _ = run("search", f"{word[:2]}*", file, "--limit", 1, "--json")
     (found,) = map(json.loads, out.splitlines())
-    assert found.keys() == {"path", "caption", "log_probability"}
+    assert found.keys() == {"path", "caption", "confidence", "log_probability"}
     assert run("search", "zebra", file) == (1, "", "captioner: no caption has any of these words.\n")
 
 

@@ -137,7 +137,10 @@ def test_the_command_line_marks_and_leaves_out(calibrated, tiny, photos, run, tm
     assert status == 2 and "gives no confidence" in err
     table = tmp_path / "a.jsonl"
     status, _, err = run("caption", photo, "-o", table, "--checkpoint", unsure, "--min-confidence", 0.5)
-    assert status == 2 and "--min-confidence is for standard output" in err
+    assert status == 0 and err.endswith(" s. Left out for low confidence: 1.\n")
+    assert table.read_text() == out
+    status, _, err = run("caption", photo, "--checkpoint", unsure, "--min-confidence", 50)
+    assert status == 2 and "--min-confidence is 50; expected a probability, from 0 to 1." in err
 
 
 def test_calibrate_and_evaluate(tiny, tmp_path, run, monkeypatch):

@@ -27,7 +27,7 @@ from captioner.bulk.formats import parquet
 from captioner.bulk.listing import Member, Photo
 from captioner.bulk.lock import lock
 from captioner.bulk.progress import Counts
-from captioner.bulk.run import BulkCaptioner, row_of
+from captioner.bulk.run import BulkCaptioner, row_of, settings_of
 from captioner.decoding import Decoding
 from captioner.images import Source
 
@@ -64,7 +64,7 @@ def caption_on_ray(
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with lock(directory / "lock"):
-            begin(directory, photos, captioner.provenance.rpartition("SHA-256 ")[2], options, shard_size)
+            begin(directory, photos, settings_of(captioner, options), shard_size)
             for left in (directory / "trying").iterdir():  # a killed run says nothing about the photos in progress
                 left.unlink()
             missing, counts = _missing(directory)
@@ -115,9 +115,9 @@ def _results(missing: list[int], workers: int, gpus: float, arguments: tuple) ->
         raise OSError(f"{arguments[0]}: {reason} Parts that are whole are kept; the same command goes on.") from error
 
 
-def begin(directory: Path, photos: Iterable[Photo], model: str, options: Decoding, shard_size: int) -> None:
+def begin(directory: Path, photos: Iterable[Photo], settings: dict[str, Any], shard_size: int) -> None:
     """Write the listing and then run.json, or check that the run.json that is there says the same."""
-    run, settings = directory / "run.json", {"model": model, **asdict(options)}
+    run = directory / "run.json"
     for name in ("photos", "parts", "trying"):
         (directory / name).mkdir(exist_ok=True)
     if run.exists():

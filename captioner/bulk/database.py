@@ -13,50 +13,68 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from captioner.bulk.listing import Photo
+from captioner.confidence import why_left_out
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SCHEMA = """
 BEGIN;
+DROP TABLE IF EXISTS captions;
+DROP TABLE IF EXISTS search;
+DROP TABLE IF EXISTS run;
 CREATE TABLE captions (
     id INTEGER PRIMARY KEY,
     path TEXT NOT NULL UNIQUE,
-    caption TEXT,             -- NULL if the photo could not be captioned
+    caption TEXT,             -- NULL if the photo could not be captioned, or the caption is left out
+    confidence REAL,          -- the probability that the caption is right; NULL if the model was not calibrated
     log_probability REAL,     -- of the whole caption
     finished INTEGER,         -- 0: the caption was cut off at the longest length
+    left_out TEXT,            -- why the caption is left out: its confidence is too low
     error TEXT,               -- why the photo could not be captioned
     details TEXT,             -- JSON: words with their log-probabilities, and what else `caption --json` prints
     size INTEGER,             -- the photo's, in bytes
-    modified INTEGER          -- the photo's, in nanoseconds since 1970
+    modified INTEGER,         -- the photo's, in nanoseconds since 1970
+    thumbnail BLOB            -- WebP; only of photos in shards and at addresses, for a gallery
 );
 CREATE VIRTUAL TABLE search USING fts5(caption, content=captions, content_rowid=id, tokenize='porter unicode61');
 CREATE TRIGGER inserted AFTER INSERT ON captions BEGIN
     INSERT INTO search(rowid, caption) VALUES (new.id, new.caption);
 END;
-CREATE TRIGGER updated AFTER UPDATE ON captions BEGIN
+CREATE TRIGGER updated AFTER UPDATE OF caption ON captions BEGIN
     INSERT INTO search(search, rowid, caption) VALUES ('delete', old.id, old.caption);
     INSERT INTO search(rowid, caption) VALUES (new.id, new.caption);
 END;
 CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT);
 COMMIT;
 """
+LEAVE_OUT = """
+UPDATE captions SET
+    left_out = why_left_out(confidence, :least),
+    caption = CASE WHEN why_left_out(confidence, :least) IS NULL THEN json_extract(details, '$.caption') END
+WHERE left_out IS NOT why_left_out(confidence, :least)
+"""
 
 
 class Row(NamedTuple):
-    """A photo's result: a caption, or an error."""
+    """A photo's result: a caption, the reason why it is left out, or an error."""
 
     path: str
     caption: str | None = None
+    confidence: float | None = None
     log_probability: float | None = None
     finished: bool | None = None
+    left_out: str | None = None
     error: str | None = None
     details: dict[str, Any] | None = None
     """The caption as `caption --json` prints it."""
+    thumbnail: bytes | None = None
 
 
-COLUMNS = ", ".join(Row._fields)
-INSERT = f"INSERT INTO captions ({COLUMNS}, size, modified) VALUES ({', '.join('?' * (len(Row._fields) + 2))})"
-UPDATE = ", ".join(f"{name} = excluded.{name}" for name in (*Row._fields[1:], "size", "modified"))
-UPSERT = f"{INSERT} ON CONFLICT (path) DO UPDATE SET {UPDATE}"
+FIELDS = ", ".join(Row._fields)
+COLUMNS = (*Row._fields, "size", "modified")
+UPSERT = f"""
+INSERT INTO captions ({", ".join(COLUMNS)}) VALUES ({", ".join(f":{name}" for name in COLUMNS)})
+ON CONFLICT (path) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in COLUMNS[1:])}
+"""
 
 
 class Database:
@@ -67,6 +85,7 @@ class Database:
     def __init__(self, path: str | Path):
         self.path = path
         self._sqlite = sqlite3.connect(path, check_same_thread=False)
+        self._sqlite.create_function("why_left_out", 2, why_left_out, deterministic=True)
 
     def __enter__(self) -> Database:
         try:
@@ -100,9 +119,7 @@ class Database:
     def begin(self, settings: Mapping[str, Any], redo: bool = False) -> str:
         """How the settings differ from those that the captions were made with. `redo` forgets the captions."""
         if redo:
-            self._sqlite.execute("DELETE FROM captions")
-            self._sqlite.execute("INSERT INTO search (search) VALUES ('delete-all')")
-            self._sqlite.execute("DELETE FROM run")
+            self._sqlite.executescript(SCHEMA)
         settings = {**settings, "format": FORMAT_VERSION}
         found = self.recall("settings")
         if found is None:
@@ -110,7 +127,14 @@ class Database:
             self.remember("settings", settings)
         self._sqlite.commit()
         names = [name for name in {**found, **settings} if found.get(name) != settings.get(name)]
-        return ", ".join(f"{name} {_short(found.get(name))}, not {_short(settings.get(name))}" for name in names)
+        return ", ".join(f"{name} {found.get(name)}, not {settings.get(name)}" for name in names)
+
+    def leave_out(self, least: float) -> None:
+        """Take the captions whose confidence is below `least` out of the table, and put the others back into it."""
+        if self.recall("min_confidence") != least:
+            self._sqlite.execute(LEAVE_OUT, {"least": least})
+            self.remember("min_confidence", least)
+            self._sqlite.commit()
 
     def recall(self, name: str) -> Any:
         found = self._sqlite.execute("SELECT value FROM run WHERE name = ?", (name,)).fetchone()
@@ -129,32 +153,40 @@ class Database:
     def add(self, photo: Photo, row: Row) -> None:
         """Insert the photo's row, or replace it."""
         details = None if row.details is None else json.dumps(row.details, ensure_ascii=False)
-        self._sqlite.execute(UPSERT, (*row[:-1], details, photo.size, photo.modified))
+        more = {"details": details, "size": photo.size, "modified": photo.modified}
+        self._sqlite.execute(UPSERT, {**row._asdict(), **more})
+
+    def has_thumbnail(self, photo: Photo) -> bool:
+        found = self._sqlite.execute("SELECT thumbnail IS NOT NULL FROM captions WHERE path = ?", (photo.name,))
+        return bool(found.fetchone()[0])
+
+    def add_thumbnail(self, photo: Photo, thumbnail: bytes | None) -> None:
+        self._sqlite.execute("UPDATE captions SET thumbnail = ? WHERE path = ?", (thumbnail, photo.name))
 
     def commit(self) -> None:
         self._sqlite.commit()
 
     def rows(self, after: int = 0) -> Iterator[Row]:
-        """The rows that were inserted after the one with that id, in order."""
-        for path, caption, total, finished, error, details in self._sqlite.execute(
-            f"SELECT {COLUMNS} FROM captions WHERE id > ? ORDER BY id", (after,)
+        """The rows that were inserted after the one with that id, in order. What is known of a caption that is left out
+        is not in its row."""
+        for path, caption, confidence, total, finished, left_out, error, details, thumbnail in self._sqlite.execute(
+            f"SELECT {FIELDS} FROM captions WHERE id > ? ORDER BY id", (after,)
         ):
-            ended = None if finished is None else bool(finished)
-            yield Row(path, caption, total, ended, error, None if details is None else json.loads(details))
+            if caption is None:
+                yield Row(path, None, confidence, left_out=left_out, error=error, thumbnail=thumbnail)
+            else:
+                known = json.loads(details)
+                yield Row(path, caption, confidence, total, bool(finished), details=known, thumbnail=thumbnail)
 
     def last(self) -> int:
         """The id of the last row; 0 if there is no row."""
         return self._sqlite.execute("SELECT coalesce(max(id), 0) FROM captions").fetchone()[0]
 
-    def errors(self) -> int:
-        return self._sqlite.execute("SELECT count(*) FROM captions WHERE error IS NOT NULL").fetchone()[0]
+    def left_out(self) -> int:
+        """How many captions are left out."""
+        return self._sqlite.execute("SELECT count(left_out) FROM captions").fetchone()[0]
 
 
 def database_of(file: Path) -> Path:
     """The database that a file of captions is written from: itself, or the one beside it."""
     return file if file.suffix.lower() == ".sqlite" else file.with_name(f"{file.name}.sqlite")
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return f"{text[:12]}…" if len(text) > 24 else text

@@ -23,6 +23,7 @@ START_OF_A_PHOTO = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftyp(avi|hei|hev|mif|msf)",
     re.DOTALL,
 )
+ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")  # by `as_utf8`
 
 Report = Callable[[str], None]
 """Is given one line for each folder or shard that cannot be read."""
@@ -173,3 +174,10 @@ def _photo(found: Found) -> Photo:
 def as_utf8(path: str) -> str:
     """A path, or a text with one in it, with \\xe9 for a byte that is no UTF-8."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def path_of(name: str) -> str:
+    """The path of the file that has that name: the inverse of `as_utf8`."""
+    if os.path.lexists(name):
+        return name
+    return os.fsdecode(ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), name.encode()))

@@ -64,7 +64,8 @@ class Table:
         self.database.commit()
 
     def _state(self) -> dict[str, Any]:
-        return {"bytes": self.path.stat().st_size, "embed": self._embed}
+        least = self.database.recall("min_confidence")
+        return {"bytes": self.path.stat().st_size, "embed": self._embed, "min_confidence": least}
 
     def _write_all(self) -> None:
         beside = self.path.with_name(f".{self.path.name}.partial")

@@ -24,6 +24,8 @@ class Counts:
     """Done by former runs."""
     failed_before: int = 0
     """Of those that were skipped."""
+    left_out: int = 0
+    """Captions of all runs into the file whose confidence is too low, once the run has ended."""
     start: float = field(default_factory=time.monotonic)
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sqlite3
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from captioner.bulk.database import Database, Row, database_of
 from captioner.bulk.formats.sidecar import sidecar
@@ -18,7 +19,9 @@ from captioner.bulk.listing import Photo, as_utf8
 from captioner.bulk.lock import lock
 from captioner.bulk.outputs import ENDINGS, Output, Sidecars, Table
 from captioner.bulk.progress import Counts
+from captioner.bulk.thumbnails import Shrinking
 from captioner.captioner import Caption
+from captioner.confidence import Confidence, why_left_out
 from captioner.decoding import Decoding
 from captioner.images import ImageError, Source
 
@@ -30,6 +33,7 @@ class BulkCaptioner(Protocol):
 
     provenance: str
     decoding: Decoding
+    confidence: Confidence | None
 
     def caption_many(
         self, photos: Iterable[Source], decoding: Decoding | None = None, batch_size: int = 32
@@ -48,6 +52,7 @@ def caption_into(
     embed: bool = False,
     sidecars: bool = False,
     overwrite: bool = False,
+    min_confidence: float = 0,
     show: Callable[[Counts], None] = lambda counts: None,
 ) -> Counts:
     """Caption the photos that are not yet in `file`, whose ending chooses the format. A photo is known by its name,
@@ -55,32 +60,43 @@ def caption_into(
 
     `redo` forgets the captions in the file; `retry_errors` tries again what failed; `embed` puts small copies of the
     photos into a gallery. `sidecars` also writes photo.txt beside each photo.jpg, over a file that is there only if
-    `overwrite` is given; without a `file`, a photo that has its text file is done. `show` is called with the counts
-    after each commit.
+    `overwrite` is given; without a `file`, a photo that has its text file is done. Captions with a confidence below
+    `min_confidence` are kept in the database but left out of what is written; another run may ask for another value.
+    `show` is called with the counts after each commit.
 
     Raises ValueError if the file was written with another model or other decoding options, or by something else;
     OSError if another run is at work on it, or if it cannot be written. What was captioned until then is kept."""
     options = decoding or captioner.decoding
-    settings = {"model": captioner.provenance.rpartition("SHA-256 ")[2], **asdict(options)}
     with ExitStack() as stack:
         if file is not None:
             check_table(file, options.num_captions)
             stack.enter_context(_held(file, redo))
         database = stack.enter_context(Database("" if file is None else database_of(file)))
-        if changes := database.begin(settings, redo):
+        if changes := database.begin(settings_of(captioner, options), redo):
             raise ValueError(
                 f"{file} was written with {changes}. Ask for the same, choose another file, or start over: --redo."
             )
+        database.leave_out(min_confidence)
         outputs: list[Output] = []
         if file is not None and file != database.path:
             outputs.append(Table(file, database, embed))
         if sidecars:
             outputs.append(Sidecars(database, overwrite))
-        done_by_sidecar = file is None and not overwrite
-        run = stack.enter_context(_Run(database, outputs, retry_errors, done_by_sidecar, show))
-        results = captioner.caption_many(run.take(photos), options, batch_size)
-        for result in results:
+        run = stack.enter_context(
+            _Run(
+                database,
+                outputs,
+                show,
+                retry_errors=retry_errors,
+                sidecars=sidecars,
+                done_by_sidecar=file is None and not overwrite,
+                embed=embed,
+                min_confidence=min_confidence,
+            )
+        )
+        for result in captioner.caption_many(run.take(photos), options, batch_size):
             run.give(result)
+        run.counts.left_out = database.left_out()
     return run.counts
 
 
@@ -118,12 +134,28 @@ def _held(file: Path, redo: bool) -> Iterator[None]:
         yield
 
 
-def row_of(name: str, result: Caption | ImageError) -> Row:
+def settings_of(captioner: BulkCaptioner, decoding: Decoding) -> dict[str, Any]:
+    """What the captions depend on."""
+    models = re.findall(r"SHA-256 (\w{,12})", captioner.provenance)
+    calibration = None if captioner.confidence is None else captioner.confidence.digest()
+    return {"model": "+".join(models), "calibration": calibration, **asdict(decoding)}
+
+
+def row_of(name: str, result: Caption | ImageError, min_confidence: float = 0) -> Row:
     """What is kept of a photo's result."""
     if isinstance(result, ImageError):
         return Row(name, error=as_utf8(str(result)))
     entry = result.to_dict()
-    return Row(name, entry["caption"], entry["log_probability"], entry["finished"], details=entry)
+    left_out = why_left_out(entry["confidence"], min_confidence)
+    return Row(
+        name,
+        entry["caption"] if left_out is None else None,
+        entry["confidence"],
+        entry["log_probability"],
+        entry["finished"],
+        left_out,
+        details=entry,
+    )
 
 
 class _Run:
@@ -134,15 +166,21 @@ class _Run:
         self,
         database: Database,
         outputs: Sequence[Output],
-        retry_errors: bool,
-        done_by_sidecar: bool,
         show: Callable[[Counts], None],
+        *,
+        retry_errors: bool,
+        sidecars: bool,
+        done_by_sidecar: bool,
+        embed: bool,
+        min_confidence: float,
     ):
         self.database, self.outputs, self.show = database, outputs, show
-        self.retry_errors, self.done_by_sidecar = retry_errors, done_by_sidecar
+        self.retry_errors, self.sidecars, self.done_by_sidecar = retry_errors, sidecars, done_by_sidecar
+        self.embed, self.min_confidence = embed, min_confidence
         self.counts = Counts()
         self._under_way: dict[str, Photo] = {}  # in order
         self._first = self._last = database.last()
+        self._more_thumbnails = False
         self._committed = time.monotonic()
 
     def __enter__(self) -> _Run:
@@ -155,29 +193,47 @@ class _Run:
             self.commit()
             replaced = self.counts.captioned + self.counts.failed > self._last - self._first
             for output in self.outputs:
-                output.end(replaced)
+                output.end(replaced or self._more_thumbnails)
 
     def take(self, photos: Iterable[Photo]) -> Iterator[Source]:
         """What is to be captioned, in the order in which results are expected."""
         for photo in photos:
+            if self.sidecars and not isinstance(photo.source, str):
+                raise ValueError(f"{photo.name}: no file, so no text file can be put beside it. Leave --sidecar out.")
             found = self.database.find(photo)
             if found == "caption" or photo.name in self._under_way or (found == "error" and not self.retry_errors):
                 self.counts.skipped += 1
                 self.counts.failed_before += found == "error"
+                if found == "caption" and self.embed and not isinstance(photo.source, str):
+                    self._add_thumbnail(photo)
             elif self.done_by_sidecar and sidecar(photo.name).exists():
                 self.counts.skipped += 1
             else:
+                if self.embed and not isinstance(photo.source, str):
+                    photo = photo._replace(source=cast("BinaryIO", Shrinking(photo)))
                 self._under_way[photo.name] = photo
                 yield photo.source
 
+    def _add_thumbnail(self, photo: Photo) -> None:
+        """A former run made no thumbnail, as nobody asked for it."""
+        if not self.database.has_thumbnail(photo):
+            source = Shrinking(photo)
+            with suppress(ImageError):
+                source.read()
+            self.database.add_thumbnail(photo, source.thumbnail)
+            self._more_thumbnails = True
+
     def give(self, result: Caption | ImageError) -> None:
         photo = self._under_way.pop(next(iter(self._under_way)))
+        row = row_of(photo.name, result, self.min_confidence)
+        if isinstance(photo.source, Shrinking):
+            row = row._replace(thumbnail=photo.source.thumbnail)
         with _uninterrupted():  # so that exactly what is stored is counted
             if isinstance(result, ImageError):
                 self.counts.failed += 1
             else:
                 self.counts.captioned += 1
-            self.database.add(photo, row_of(photo.name, result))
+            self.database.add(photo, row)
         if time.monotonic() - self._committed > COMMIT:
             self.commit()
 

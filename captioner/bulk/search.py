@@ -12,7 +12,7 @@ from captioner.bulk.database import database_of
 
 TERM = re.compile(r'("[^"]*"|[^\s"*]+)(\*?)')
 QUERY = """
-SELECT captions.path, captions.caption, captions.log_probability FROM search JOIN captions ON captions.id = search.rowid
+SELECT path, captions.caption, confidence, log_probability FROM search JOIN captions ON captions.id = search.rowid
 WHERE search MATCH ? ORDER BY search.rank, captions.id LIMIT ?
 """
 
@@ -20,6 +20,7 @@ WHERE search MATCH ? ORDER BY search.rank, captions.id LIMIT ?
 class Found(NamedTuple):
     path: str
     caption: str
+    confidence: float | None
     log_probability: float
 
 

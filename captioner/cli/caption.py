@@ -138,7 +138,8 @@ def caption(
         paths: Photos, folders or .tar shards of photos, addresses of such (https://, s3://), or - for standard input:
             a photo, or a list of paths.
         json: One JSON object per line, for programs.
-        min_confidence: Leave out captions whose probability of being right is below this, from 0 to 1, and say so.
+        min_confidence: Leave out captions whose probability of being right is below this, from 0 to 1, and say why. A
+            file keeps them: another run with another value brings them back.
         batch_size: Photos per batch.
     """
     from captioner.bulk.progress import Bar
@@ -165,7 +166,7 @@ def caption(
             )
         decoding = options.over(captioner.decoding)
         if into_file:
-            _write(photos, captioner, decoding, batch_size, file, bar)
+            _write(photos, captioner, decoding, batch_size, min_confidence, file, bar)
         else:
             _print(photos, captioner, decoding, batch_size, json, min_confidence, bar)
     return _end(file, into_file, bar, unlisted)
@@ -181,6 +182,8 @@ def _check(file: FileOptions, cluster: ClusterOptions, json: bool, into_file: bo
     """Raise ValueError for an option that would be ignored."""
     from captioner.bulk.run import check_table
 
+    if not 0 <= min_confidence <= 1:
+        raise ValueError(f"--min-confidence is {min_confidence:g}; expected a probability, from 0 to 1.")
     gallery = file.output is not None and file.output.suffix.lower() == ".html"
     on_ray = cluster.engine == "ray"
     for option, ignored, remedy in (
@@ -192,7 +195,7 @@ def _check(file: FileOptions, cluster: ClusterOptions, json: bool, into_file: bo
         ("--workers", not on_ray and cluster.workers is not None, "is for a cluster. Add --engine ray"),
         ("--gpus", not on_ray and cluster.gpus > 0, "is for a cluster. Add --engine ray"),
         ("--json", json and into_file, "is for standard output. Leave it out, or write a .jsonl file"),
-        ("--min-confidence", min_confidence > 0 and into_file, "is for standard output. Leave it out"),
+        ("--min-confidence", min_confidence > 0 and on_ray, "is not for --engine ray. The parts have a column for it"),
         ("--redo", file.redo and file.output is None, "starts a file over. Add -o FILE"),
         ("--retry-errors", file.retry_errors and file.output is None, "reads the errors in a file. Add -o FILE"),
         ("--embed", file.embed and not gallery, "is for a gallery. Write an .html file: -o FILE.html"),
@@ -217,6 +220,7 @@ def _print(
 ) -> None:
     from captioner.bulk.listing import as_utf8
     from captioner.bulk.progress import Counts
+    from captioner.confidence import why_left_out
     from captioner.images import ImageError, printable
 
     names: deque[str] = deque()
@@ -234,8 +238,7 @@ def _print(
             bar.print(f"captioner: {as_utf8(str(result))}")
         else:
             counts.captioned += 1
-            too_low = result.confidence is not None and result.confidence < min_confidence
-            reason = f"confidence {result.confidence:.2f} is below {min_confidence:g}" if too_low else ""
+            reason = why_left_out(result.confidence, min_confidence)
             if reason and json:
                 print_json({"path": name, "confidence": result.to_dict()["confidence"], "left_out": reason})
             elif reason:
@@ -252,7 +255,13 @@ def _print(
 
 
 def _write(
-    photos: Iterable[Photo], captioner: Captioner, decoding: Decoding, batch_size: int, file: FileOptions, bar: Bar
+    photos: Iterable[Photo],
+    captioner: Captioner,
+    decoding: Decoding,
+    batch_size: int,
+    min_confidence: float,
+    file: FileOptions,
+    bar: Bar,
 ) -> None:
     from captioner.bulk.run import caption_into
 
@@ -268,6 +277,7 @@ def _write(
             embed=file.embed,
             sidecars=file.sidecar is not None,
             overwrite=file.overwrite,
+            min_confidence=min_confidence,
             show=bar.show,
         )
     except KeyboardInterrupt:
@@ -307,7 +317,8 @@ def _last_line(file: FileOptions, into_file: bool, bar: Bar) -> None:
         where = ""
         if file.output is not None and counts.failed + counts.failed_before:
             where = f" The errors are in {file.output}."
-        print(f"captioner: {counts}.{where}", file=sys.stderr)
+        left_out = f" Left out for low confidence: {counts.left_out:,}." if counts.left_out else ""
+        print(f"captioner: {counts}.{left_out}{where}", file=sys.stderr)
     elif counts.failed:
         total = counts.captioned + counts.failed
         print(f"captioner: {counts.failed} of {total} photos could not be captioned.", file=sys.stderr)

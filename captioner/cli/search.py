@@ -28,13 +28,14 @@ def search(
         json: One JSON object per line, for programs.
     """
     from captioner.bulk.search import search
+    from captioner.confidence import is_unsure
 
     found = search(file, query, limit)
     for photo in found:
         if json:
             print_json(photo._asdict())
         else:
-            print(f"{photo.path}: {photo.caption}")
+            print(f"{photo.path}: {photo.caption}{' (unsure)' if is_unsure(photo.confidence) else ''}")
     if not found:
         print("captioner: no caption has any of these words.", file=sys.stderr)
     return 0 if found else 1

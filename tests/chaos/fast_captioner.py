@@ -20,6 +20,7 @@ class FastCaptioner:
 
     provenance = "fast, SHA-256 0123456789"
     decoding = Decoding()
+    confidence = None
 
     def __init__(self, pause: float = 0):
         self.pause, self.seen = pause, 0
@@ -41,7 +42,7 @@ class FastCaptioner:
         colour, animal = chance.choice("black white brown".split()), chance.choice("dog cat horse".split())  # noqa: SIM905
         words = ["a", colour, animal, "on", "a", chance.choice(["beach", "sofa, asleep", 'field of "grass"', "café"])]
         values = [-chance.random() for _ in words]
-        return Caption(" ".join(words), words, values, sum(values), sum(values), True)
+        return Caption(" ".join(words), words, values, sum(values), sum(values), True, chance.random())
 
 
 def caption_folder(file: Path, folder: Path, batch_size: int, pause: float = 0) -> Counts:

@@ -1,4 +1,4 @@
-"""CSV: one line per photo, with the best caption or an error."""
+"""CSV: one line per photo, with the best caption, or with the reason why there is none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from captioner.bulk.database import Row
 
-COLUMNS = ("path", "caption", "log_probability", "finished", "error")
+COLUMNS = ("path", "caption", "confidence", "log_probability", "finished", "left_out", "error")
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:

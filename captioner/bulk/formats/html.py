@@ -1,13 +1,13 @@
 """A gallery: one HTML page with the photos, their captions and a search field, that asks no network.
 
-The page shows the photos themselves, by their paths relative to the page, so it has to stay where it is. With `embed`
-it holds small copies of them and can go anywhere. Photos in .tar shards are shown by their captions only."""
+The page shows the photos themselves, by their paths relative to the page, so it has to stay where it is; photos in
+.tar shards and at addresses are shown by their captions only. With `embed` it holds small copies of all of them and can
+go anywhere."""
 
 from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -17,12 +17,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from captioner.bulk.database import Row
-from captioner.images import ImageError, open_reduced
+from captioner.bulk.listing import path_of
+from captioner.bulk.thumbnails import thumbnail
+from captioner.confidence import is_unsure
 from captioner.visualize.html import csp_hash
-from captioner.visualize.page import at_most
 
 STATIC = Path(__file__).parents[1] / "static"
-THUMBNAIL = 256  # pixels of the longer side
 CHUNK = 100  # photos that are scaled down at a time
 
 START = """<!DOCTYPE html>
@@ -58,7 +58,7 @@ def write(path: Path, rows: Iterable[Row], title: str = "Captions", embed: bool 
     )
     with path.open("w", encoding="utf-8") as file:
         file.write(START.format(policy=policy, title=html.escape(title), style=style))
-        pictures = _with_thumbnails(rows) if embed else ((row, _address(row.path, path)) for row in rows)
+        pictures = _with_thumbnails(rows) if embed else ((row, _address(path_of(row.path), path)) for row in rows)
         for number, (row, picture) in enumerate(pictures):
             file.write(",\n" if number else "")
             file.write(_entry(row, picture))
@@ -67,8 +67,13 @@ def write(path: Path, rows: Iterable[Row], title: str = "Captions", embed: bool 
 
 def _entry(row: Row, picture: str | None) -> str:
     """What gallery.js knows of a photo."""
-    text = row.error if row.caption is None else row.caption + ("" if row.finished else " …")
-    entry = json.dumps([row.path, text, picture, row.caption is None], ensure_ascii=False)
+    if row.error is not None:
+        kind, text = "error", row.error
+    elif row.left_out is not None:
+        kind, text = "left-out", f"left out: {row.left_out}"
+    else:
+        kind, text = "unsure" if is_unsure(row.confidence) else "", f"{row.caption}{'' if row.finished else ' …'}"
+    entry = json.dumps([row.path, text, picture, kind, row.confidence], ensure_ascii=False)
     return entry.replace("<", "\\u003c")  # a path must not close the script element
 
 
@@ -77,7 +82,7 @@ def _address(photo: str, page: Path) -> str | None:
     if not os.path.isfile(photo):
         return None
     try:
-        return quote(Path(os.path.relpath(photo, page.parent)).as_posix())
+        return quote(os.fsencode(Path(os.path.relpath(photo, page.parent)).as_posix()))
     except ValueError:  # another drive
         return Path(photo).absolute().as_uri()
 
@@ -86,16 +91,12 @@ def _with_thumbnails(rows: Iterable[Row]) -> Iterator[tuple[Row, str | None]]:
     waiting = iter(rows)
     with ThreadPoolExecutor() as pool:
         while chunk := list(islice(waiting, CHUNK)):
-            yield from zip(chunk, pool.map(_thumbnail, chunk), strict=True)
+            yield from zip(chunk, pool.map(_picture, chunk), strict=True)
 
 
-def _thumbnail(row: Row) -> str | None:
-    """A small WebP inside a URL; None if the photo cannot be opened any more."""
-    if row.caption is None:
+def _picture(row: Row) -> str | None:
+    """The thumbnail inside a URL; None if the photo cannot be opened any more."""
+    if row.error is not None:
         return None
-    try:
-        image, _ = open_reduced(row.path, THUMBNAIL)
-    except ImageError:
-        return None
-    at_most(image, THUMBNAIL).save(buffer := io.BytesIO(), "WEBP", quality=60, method=2)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    small = row.thumbnail or thumbnail(path_of(row.path))
+    return None if small is None else f"data:image/webp;base64,{base64.b64encode(small).decode('ascii')}"

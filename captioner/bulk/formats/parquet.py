@@ -19,8 +19,9 @@ def write(path: Path, rows: Iterable[Row]) -> None:
     texts, numbers = pa.list_(pa.string()), pa.list_(pa.float32())
     schema = pa.schema(
         {
-            **{"path": pa.string(), "caption": pa.string(), "log_probability": pa.float64(), "finished": pa.bool_()},
-            **{"error": pa.string(), "words": texts, "log_probabilities": numbers, "alternatives": texts},
+            **{"path": pa.string(), "caption": pa.string(), "confidence": pa.float64()},
+            **{"log_probability": pa.float64(), "finished": pa.bool_(), "left_out": pa.string(), "error": pa.string()},
+            **{"words": texts, "log_probabilities": numbers, "other_captions": texts},
         }
     )
     waiting = iter(rows)
@@ -31,8 +32,8 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
 def _columns(row: Row) -> dict[str, Any]:
     columns = row._asdict()
-    if (details := columns.pop("details")) is not None:
+    if (details := row.details) is not None:
         columns["words"] = [word["word"] for word in details["words"]]
         columns["log_probabilities"] = [word["log_probability"] for word in details["words"]]
-        columns["alternatives"] = [other["caption"] for other in details.get("alternatives", [])]
+        columns["other_captions"] = [other["caption"] for other in details.get("other_captions", [])]
     return columns

@@ -1,6 +1,7 @@
 // The gallery. Only the cards in sight, and those a screen above and below, are in the document.
-const photos = JSON.parse(document.getElementById("photos").textContent); // [path, caption or error, picture, is an error]
-const texts = photos.map(([path, text]) => `${text} ${path}`.toLowerCase());
+const photos = JSON.parse(document.getElementById("photos").textContent); // [path, text, picture, kind, confidence]
+const UNSURE = "(unsure)";
+const texts = photos.map(([path, text, , kind]) => `${text} ${kind === "unsure" ? UNSURE : ""} ${path}`.toLowerCase());
 const main = document.querySelector("main");
 const field = document.querySelector("input");
 const count = document.querySelector("output");
@@ -9,18 +10,23 @@ let shown;
 let across, columns, width, height; // of the whole, and of a card with its margins, in pixels
 
 function card(position) {
-  const [path, text, picture, failed] = photos[shown[position]];
+  const [path, text, picture, kind, confidence] = photos[shown[position]];
   const figure = document.createElement("figure");
-  figure.title = path;
-  figure.className = failed ? "error" : "";
-  if (!failed) {
+  figure.title = confidence === null ? path : `${path}\nconfidence ${confidence.toFixed(2)}`;
+  figure.className = kind;
+  if (kind !== "error") {
     const frame = figure.appendChild(document.createElement(picture && !picture.startsWith("data:") ? "a" : "div"));
     frame.className = "frame";
     if (frame.tagName === "A") frame.href = picture;
     if (picture) Object.assign(frame.appendChild(new Image()), { alt: "", decoding: "async", src: picture });
     else frame.textContent = path;
   }
-  figure.appendChild(document.createElement("figcaption")).textContent = text;
+  const caption = figure.appendChild(document.createElement("figcaption"));
+  caption.textContent = text;
+  if (kind === "unsure") {
+    caption.append(" ");
+    caption.appendChild(document.createElement("small")).textContent = UNSURE;
+  }
   const x = (position % columns) * width, y = Math.floor(position / columns) * height;
   Object.assign(figure.style, { transform: `translate(${x}px, ${y}px)`, width: `${width}px`, height: `${height}px` });
   return figure;

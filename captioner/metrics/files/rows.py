@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from captioner.metrics.files.reading import Id, parse_json, read_json, shorten, text_lines
 
 IDS, NAMES = "image_id", ("path", "image", "file_name")  # keys and columns that say which image it is
+NONE = {"error", "left_out"}  # why a photo of an own run has no caption
 TABLES = {".csv": None, ".tsv": "\t"}
 
 
@@ -83,7 +84,7 @@ def _json_line_rows(path: Path) -> Iterator[Row]:
         except ValueError as error:
             yield Row(f"line {number}", problem=f"is not JSON ({error})")
             continue
-        if not (isinstance(entry, dict) and "error" in entry and "caption" not in entry):
+        if not (isinstance(entry, dict) and NONE & entry.keys() and "caption" not in entry):
             yield _object_row(f"line {number}", entry)
 
 
@@ -125,7 +126,7 @@ def _table_rows(path: Path) -> Iterator[Row]:
             yield Row(where, problem=f"has {len(fields)} fields; expected {len(columns)}: {delimiter.join(columns)}")
             continue
         row = dict(zip(columns, fields, strict=True))
-        if row.get("error") and not row["caption"]:
+        if not row["caption"] and any(row.get(name) for name in NONE):
             continue
         finished = row.get("finished", "").lower() not in ("false", "0")
         image = row[which].strip()
