@@ -12,23 +12,25 @@ import pytest
 import torch
 from torch import nn
 
+from captioner import distributed
 from captioner.checkpoint.tensors import load_checkpoint
 from captioner.config import ModelConfig
 from captioner.data.datasets import Batch
 from captioner.data.toy import make_toy
 from captioner.encoder import Features
 from captioner.model import build_model
-from captioner.training import distributed
 from captioner.training.config import TrainConfig
 from captioner.training.journal import read_log
 from captioner.training.loop import _load_shares, train_step
 from captioner.training.objectives import Loss, WithTerms
+from captioner.training.objectives.attention_supervision import AttentionSupervision
 from captioner.training.objectives.coverage import Coverage
 from captioner.training.objectives.cross_entropy import CrossEntropy
 from captioner.training.objectives.professor_forcing import Discriminator, ProfessorForcing
 from captioner.training.objectives.scheduled_sampling import ScheduledSampling
 from captioner.training.objectives.self_critical import SelfCritical
 from captioner.training.optim import build_optimizer
+from captioner.training.parallel import parallel
 from captioner.training.run import Progress
 from captioner.vocabulary import BOS, EOS, PAD
 
@@ -49,8 +51,13 @@ def reward(tokens, photos):
     return (tokens == 5).sum(axis=1).astype(float) + photos
 
 
+def supervision() -> AttentionSupervision:
+    return AttentionSupervision(0.5, 512, torch.arange(20) % 2 == 0, torch.full((20,), 0.2))
+
+
 OBJECTIVES = {
     "cross-entropy": lambda: CrossEntropy(0.1),
+    "attention-supervision": lambda: WithTerms(CrossEntropy(0.1), {"attention-supervision": supervision()}),
     "coverage": lambda: WithTerms(CrossEntropy(0.1), {"coverage": Coverage(0.5)}),
     "scheduled-sampling": lambda: ScheduledSampling(0.8, "linear", 0.1),
     "self-critical": lambda: SelfCritical(reward, {i: i for i in range(9)}, 3, "others", 6, 0.6, 0.5),
@@ -80,7 +87,8 @@ def steps(name: str, parts: list[list[Batch]]) -> tuple[list[dict], dict[str, to
     objective = Drawn(OBJECTIVES[name]())
     run = SimpleNamespace(
         model=model.train(), objective=objective, config=TrainConfig(Path("data"), Path("output"), clip=0.05),
-        optimizers={"model": build_optimizer([(model.decoder, 1e-2)], 0.1)}, progress=Progress(), average=None,
+        parallel=parallel(model, objective), optimizers={"model": build_optimizer([(model.decoder, 1e-2)], 0.1)},
+        progress=Progress(), average=None,
         device=torch.device("cpu"), last=Path("output/last"), saved=0, stage_step=3, stage_steps=4,
     )  # fmt: skip
     if list(objective.parameters()):
@@ -98,7 +106,7 @@ def worker(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     first, second = batches()
     own = [first if rank == 0 else second]
-    found = {name: steps(name, [own, own, own[:1] if rank == 0 else []]) for name in OBJECTIVES}
+    found = {name: steps(name, [own, own, own if rank == 0 else [None]]) for name in OBJECTIVES}
     taken = [
         list(_load_shares(as_generator, [[1, 2, 3], [4], [5, 6]])),
         distributed.gather(rank),

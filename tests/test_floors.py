@@ -23,7 +23,7 @@ FLOORS = (
         *("confidence", "caption"),
         *("checkpoint.hub", "checkpoint.manifest", "checkpoint.weights", "checkpoint.card"),
     ),
-    ("pretrained", "encoder", "decoder", "device"),
+    ("pretrained", "encoder", "decoder", "device", "distributed"),
     ("model",),
     ("data", "checkpoint"),
     ("backends", "captioner", "language_model", "calibrate", "evaluate", "inside", "diagnose", "bulk"),

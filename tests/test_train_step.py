@@ -43,6 +43,7 @@ def make_run(dropout: float = DROPOUT, clip: float = CLIP, block: str | None = "
         optimizers={"model": build_optimizer(parts, DECAY)},
         config=TrainConfig(Path("data"), Path("output"), clip=clip),
         progress=Progress(),
+        parallel=None,
         average=None,
         device=torch.device("cpu"),
         last=Path("output/last"),

@@ -21,7 +21,7 @@ Config = TypeVar("Config", TrainConfig, PretrainConfig)
 @app.command
 def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
     """Train a model: CNN and RNN jointly, in stages, on Flickr8k, Flickr30k, COCO or your own photos."""
-    _silence_other_processes()
+    _set_up_torchrun()
     from captioner.training.train import train as run
 
     if config.init is not None and not config.resume:
@@ -31,8 +31,9 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
     return 0
 
 
-def _silence_other_processes() -> None:
+def _set_up_torchrun() -> None:
     """Of the processes of torchrun, the first one prints; errors are printed by all."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read by torch's import; warnings of its own settings
     if os.environ.get("RANK", "0") != "0":
         os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -19,11 +19,11 @@ from captioner.data.datasets import encode_captions
 from captioner.data.readers import Record, read_dataset, select
 from captioner.data.vectors import read_vectors
 from captioner.device import choose_device
+from captioner.distributed import is_main
 from captioner.encoder import Encoder
 from captioner.images import Preprocess
 from captioner.model import CaptionModel, build_model
 from captioner.training.config import Stage, TrainConfig
-from captioner.training.distributed import is_main
 from captioner.training.initial import Initial
 from captioner.training.run import (
     Progress,

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from captioner import distributed
 from captioner.device import autocast
-from captioner.training import distributed
 from captioner.training.objectives import Loss
 from captioner.training.optim import parameters_of, schedule, set_learning_rates
+from captioner.training.parallel import exchanging
 from captioner.training.run import Run
 
 
@@ -47,14 +48,13 @@ def run_epoch(run: Run, order: list[list[int]], load: Callable[[list[list[int]]]
     run.objective.train()
     with bar, closing(_load_shares(load, order[finished:])) as batches, _finish_step_when_stopped() as stopped:
         while items := list(islice(batches, config.accumulate)):
-            parts = [batch for batch in items if batch is not None]
             run.stage_step = progress.epoch * epoch_steps + progress.epoch_step
             run.stage_steps = stage.epochs * epoch_steps
-            share = schedule(run.stage_step, run.stage_steps, config.warmup) * run.rate(parts)
+            share = schedule(run.stage_step, run.stage_steps, config.warmup) * run.rate(items)
             for optimizer in run.optimizers.values():
                 set_learning_rates(optimizer, share)
             torch.manual_seed(config.seed * 1_000_003 + progress.step + (distributed.rank() << 40))
-            figures = train_step(run, parts)
+            figures = train_step(run, items)
             progress.step += 1
             progress.epoch_step += 1
             taken = progress.epoch_step * config.accumulate
@@ -81,24 +81,25 @@ def _load_shares(load: Callable[[list[list[Any]]], Any], order: list[list[Any]])
 
 
 def train_step(run: Run, batches: Sequence[Any]) -> dict[str, float]:
-    """One step of every optimizer, over all of `batches`. Returns the mean loss (nats per token), the
-    norm of the model's gradient before clipping, and the figures of the objective. Raises FloatingPointError, with the
-    weights unchanged, if the loss or a gradient is not finite."""
+    """One step of every optimizer, over all of `batches`; of several processes each has as many, with None for an empty
+    share. Returns the mean loss (nats per token), the norm of the model's gradient before clipping, and the figures of
+    the objective. Raises FloatingPointError, with the weights unchanged, if the loss or a gradient is not finite."""
     for optimizer in run.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
-    losses = []
-    for batch in batches:
-        with autocast(run.device):
-            loss: Loss = run.objective(run, batch.to(run.device))
-        loss.sum.backward()  # adds to the gradients of the batches before
-        losses.append(replace(loss, sum=loss.sum.detach(), forward=None))
+    compute, losses = run.parallel or run.objective, []
+    for part, batch in enumerate(batches, 1):
+        with exchanging(run.parallel, last=part == len(batches)):
+            with autocast(run.device):
+                loss: Loss = compute(run, None if batch is None else batch.to(run.device))
+            loss.sum.backward()  # adds to the gradients of the batches before
+        if batch is not None:
+            losses.append(replace(loss, sum=loss.sum.detach(), forward=None))
     count, figures = step_means(losses)
-    for optimizer in run.optimizers.values():
-        distributed.sum_gradients(parameters_of(optimizer))
+    count /= distributed.count()  # the gradients are means over the processes
     norms = {name: _scale_gradients(optimizer, count, run.config.clip) for name, optimizer in run.optimizers.items()}
     figures["gradient_norm"] = norms["model"].item()
     if not (math.isfinite(figures["loss"]) and all(torch.isfinite(norm) for norm in norms.values())):
-        ids = [str(name) for batch in batches for name in batch.ids]
+        ids = [str(name) for batch in batches if batch is not None for name in batch.ids]
         raise FloatingPointError(
             f"step {run.progress.step + 1}: the loss is {figures['loss']} and the norm of its gradient "
             f"{figures['gradient_norm']}; the batch is {', '.join(ids)}. {run.last} holds the run as it was after "
@@ -111,7 +112,7 @@ def train_step(run: Run, batches: Sequence[Any]) -> dict[str, float]:
     return figures
 
 
-def step_means(losses: Sequence[Loss]) -> tuple[int, dict[str, float]]:
+def step_means(losses: Sequence[Loss]) -> tuple[float, dict[str, float]]:
     """The count of the whole step, and the mean loss and figures over it, of all processes."""
     pairs = [{"loss": (loss.sum, loss.count), **loss.figures} for loss in losses]
     own = [{name: (float(total), int(number)) for name, (total, number) in each.items()} for each in pairs]
@@ -123,7 +124,7 @@ def step_means(losses: Sequence[Loss]) -> tuple[int, dict[str, float]]:
     return sum(each["loss"][1] for each in parts), means
 
 
-def _scale_gradients(optimizer: torch.optim.Optimizer, count: int, clip: float) -> Tensor:
+def _scale_gradients(optimizer: torch.optim.Optimizer, count: float, clip: float) -> Tensor:
     """Divide the summed gradients by the count, then clip them to the norm `clip`. Returns the norm before clipping."""
     parameters = [parameter for parameter in parameters_of(optimizer) if parameter.grad is not None]
     for parameter in parameters:

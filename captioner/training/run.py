@@ -15,13 +15,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from captioner.checkpoint.card import model_card
 from captioner.checkpoint.manifest import AGAIN, STATE, CheckpointError, has_checkpoint, read_json
 from captioner.checkpoint.tensors import load_checkpoint, load_into, load_state, save_checkpoint
+from captioner.distributed import is_main, wait
 from captioner.training.averaging import MovingAverage
 from captioner.training.config import Stage
-from captioner.training.distributed import is_main, wait
 from captioner.training.journal import Journal
 from captioner.training.optim import optimizer_state, restore_optimizer
 
@@ -97,6 +98,7 @@ class Run:
     shown: tuple[str, ...]  # the validation scores that are printed
     journal: Journal = field(init=False)
     objective: nn.Module = field(init=False)
+    parallel: DistributedDataParallel | None = field(init=False, default=None)  # both, on several processes
     optimizers: dict[str, torch.optim.Optimizer] = field(init=False)
     average: MovingAverage | None = field(init=False, default=None)  # of the weights, if the recipe keeps one
     stage_step: int = field(init=False, default=0)  # finished steps of the stage, of

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from captioner import distributed
 from captioner.checkpoint.manifest import has_checkpoint
 from captioner.data.augment import Augmenter
 from captioner.data.cache import FeatureDataset, cached_features
 from captioner.data.datasets import PhotoDataset, batches, epoch_order
 from captioner.device import has_bfloat16, make_deterministic
-from captioner.training import distributed
 from captioner.training.averaging import MovingAverage
 from captioner.training.caption_run import CaptionRun, Split, open_run
 from captioner.training.config import TrainConfig, check_settings, parse_stage
@@ -25,6 +25,7 @@ from captioner.training.journal import Journal, SilentJournal, read_log
 from captioner.training.loop import counted, finish_epoch, interruptible, run_epoch
 from captioner.training.objectives import build_objective
 from captioner.training.optim import build_optimizer
+from captioner.training.parallel import parallel
 from captioner.training.validate import validate
 from captioner.visualize import save_curves
 
@@ -97,6 +98,7 @@ def start_stage(run: CaptionRun) -> None:
     run.average = MovingAverage(model, config.ema) if config.ema else None
     torch.manual_seed(config.seed * 1_000_003 + run.progress.step)  # for an objective with weights of its own
     run.objective = build_objective(stage, run)
+    run.parallel = parallel(model, run.objective)
     if list(run.objective.parameters()):
         run.optimizers["objective"] = build_optimizer([(run.objective, decoder_rate)], config.weight_decay)
 

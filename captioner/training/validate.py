@@ -8,13 +8,13 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from captioner import distributed
 from captioner.captioner import Caption, Captioner
 from captioner.data.datasets import batches, in_order
 from captioner.data.records import Record
 from captioner.decoding import Decoding
 from captioner.metrics import score_captions
 from captioner.metrics.habits import habits
-from captioner.training import distributed
 from captioner.training.objectives.cross_entropy import cross_entropy
 from captioner.vocabulary import PAD, tokenize
 

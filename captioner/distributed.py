@@ -1,8 +1,5 @@
-"""Several processes that train one model, started by torchrun. Each takes its share of every batch; sums and gradients
-are added up over all of them, so N processes take the step that one takes. One of them, the main process, writes.
-
-Gradients are summed here, after the backward passes, and not by DistributedDataParallel: it averages, and it expects
-the same parameters to take part on every process. An uneven last batch or an objective with conditions breaks that."""
+"""Several processes that work as one, started by torchrun: each takes its share, and one of them, the main process,
+writes. How they train one model is in `training.parallel`."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as processes
-from torch import nn
 
 PATIENCE = timedelta(hours=12)  # others wait while one computes features; a process that dies ends all by torchrun
 
@@ -77,21 +73,3 @@ def main_first() -> Iterator[None]:
     yield
     if is_main():
         wait()
-
-
-def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Add up the gradients over all processes. A parameter without one on every process stays without."""
-    if count() == 1:
-        return
-    own = [parameter.grad is not None for parameter in parameters]
-    learning = [any(flags) for flags in zip(*gather(own), strict=True)]
-    taking = [parameter for parameter, learns in zip(parameters, learning, strict=True) if learns]
-    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in taking]
-    if not gradients:
-        return
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    processes.all_reduce(flat)
-    for parameter, gradient, summed in zip(
-        taking, gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True
-    ):
-        parameter.grad = gradient.copy_(summed.view(gradient.shape))
