@@ -14,7 +14,7 @@ from captioner.training.config import TrainConfig
 from captioner.training.train import train
 
 RECIPE = TrainConfig(
-    data=Path("datasets/coco2017"),
+    data=(Path("datasets/coco2017"),),
     output=Path("runs/coco"),
     model=ModelConfig(encoder="resnet50", hidden_size=1024),
     stages=("decoder:8", "layer4:4", "layer2:8"),

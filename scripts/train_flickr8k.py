@@ -10,7 +10,7 @@ from captioner.training.config import TrainConfig
 from captioner.training.train import train
 
 RECIPE = TrainConfig(
-    data=Path("datasets/flickr8k"),
+    data=(Path("datasets/flickr8k"),),
     output=Path("runs/flickr8k"),
     stages=("decoder:5", "features.7:5"),
     patience=0,

@@ -43,7 +43,7 @@ def records(data):
 def checkpoint(data):
     model = ModelConfig(hidden_size=96, embedding_size=64, layers_above=0, dropout=0)
     settings = TrainConfig(
-        data, data.parent / "run", model, weights=FLICKR8K, stages=("decoder:5",), learning_rate=4e-3,
+        (data,), data.parent / "run", model, weights=FLICKR8K, stages=("decoder:5",), learning_rate=4e-3,
         batch_size=8, image_size=96, workers=0, device="cpu", label_smoothing=0.0,
     )  # fmt: skip
     return train(settings)

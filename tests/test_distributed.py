@@ -86,7 +86,7 @@ def steps(name: str, parts: list[list[Batch]]) -> tuple[list[dict], dict[str, to
     model = build_model(ModelConfig("squeezenet1_1", embedding_size=8, hidden_size=12, dropout=0.3), 20)
     objective = Drawn(OBJECTIVES[name]())
     run = SimpleNamespace(
-        model=model.train(), objective=objective, config=TrainConfig(Path("data"), Path("output"), clip=0.05),
+        model=model.train(), objective=objective, config=TrainConfig((Path("data"),), Path("output"), clip=0.05),
         parallel=parallel(model, objective), optimizers={"model": build_optimizer([(model.decoder, 1e-2)], 0.1)},
         progress=Progress(), average=None,
         device=torch.device("cpu"), last=Path("output/last"), saved=0, stage_step=3, stage_steps=4,

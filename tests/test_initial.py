@@ -49,14 +49,14 @@ def text_model(tmp_path_factory):
 
 def settings(data, output, init, **changes) -> TrainConfig:
     config = TrainConfig(
-        data, output, ModelConfig("squeezenet1_1", **SIZES), weights="none", init=init, stages=("decoder:1",),
+        (data,), output, ModelConfig("squeezenet1_1", **SIZES), weights="none", init=init, stages=("decoder:1",),
         min_count=1, image_size=64, workers=0, device="cpu", decoding=Decoding(beam_size=1, max_length=5),
     )  # fmt: skip
     return replace(config, **changes)
 
 
 def captioner(config: TrainConfig) -> Captioner:
-    return build_captioner(config, [record for record in read_dataset(config.data) if record.split == "train"])
+    return build_captioner(config, [record for record in read_dataset(*config.data) if record.split == "train"])
 
 
 def rows_of(decoder, vocabulary, words) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ STATE = dict.fromkeys(STATE_PARTS)
 
 @pytest.fixture
 def config(tmp_path):
-    config = TrainConfig(data=Path("data"), output=tmp_path)
+    config = TrainConfig(data=(Path("data"),), output=tmp_path)
     write_settings(config, "digest")
     return config
 

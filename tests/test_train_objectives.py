@@ -33,7 +33,7 @@ def toy(tmp_path_factory):
 def config(toy, output, stages: str, **changes) -> TrainConfig:
     model = ModelConfig("squeezenet1_1", embedding_size=16, hidden_size=24)
     settings = TrainConfig(
-        toy, output, model, weights="none", stages=tuple(stages.split()), batch_size=8, image_size=64, min_count=1,
+        (toy,), output, model, weights="none", stages=tuple(stages.split()), batch_size=8, image_size=64, min_count=1,
         patience=0, workers=0, save_every=2, device="cpu", decoding=Decoding(max_length=8),
     )  # fmt: skip
     return replace(settings, **changes)
@@ -98,20 +98,21 @@ def test_resumed_is_uninterrupted(toy, tmp_path, monkeypatch, name):
 
 
 def test_the_best_model_is_the_average(toy, tmp_path, monkeypatch):
-    """best/ holds the average by hand over the weights after each step; last/ holds the weights."""
+    """best/ holds the average by hand over the weights after each step, which are other weights."""
     settings = config(toy, tmp_path / "run", "decoder:1", ema=0.5)
-    averages = []
+    name = "decoder.output.bias"  # a vector: best/ keeps it exactly
+    averages, weights = [], []
 
     def update(self, model, update=MovingAverage.update):
         update(self, model)
-        averages.append({name: weight.clone() for name, weight in self.weights.items()})
+        averages.append(self.weights[name].clone())
+        weights.append(model.get_parameter(name).detach().clone())
 
     monkeypatch.setattr(MovingAverage, "update", update)
     train(settings)
     assert len(averages) == 3
-    best, last = (load_checkpoint(settings.output / name)[0] for name in ("best", "last"))
-    name = "decoder.output.bias"  # a vector: best/ keeps it exactly
-    assert torch.equal(best[name], averages[-1][name]) and not torch.equal(last[name], best[name])
+    best, last = (load_checkpoint(settings.output / folder)[0][name] for folder in ("best", "last"))
+    assert torch.equal(best, averages[-1]) and torch.equal(last, best) and not torch.equal(best, weights[-1])
 
 
 def test_the_best_epochs_are_kept_and_averaged(toy, tmp_path, monkeypatch, capsys):

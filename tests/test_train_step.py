@@ -41,7 +41,7 @@ def make_run(dropout: float = DROPOUT, clip: float = CLIP, block: str | None = "
         model=model.train(),
         objective=objective or CrossEntropy(SMOOTHING),
         optimizers={"model": build_optimizer(parts, DECAY)},
-        config=TrainConfig(Path("data"), Path("output"), clip=clip),
+        config=TrainConfig((Path("data"),), Path("output"), clip=clip),
         progress=Progress(),
         parallel=None,
         average=None,

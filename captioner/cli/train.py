@@ -7,24 +7,28 @@ import os
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import tyro
 
 from captioner.cli.options import Output, app
 from captioner.config import ModelConfig, RecurrentConfig
-from captioner.training.config import PretrainConfig, TrainConfig
+from captioner.training.config import Config, PretrainConfig, TrainConfig
 
-Config = TypeVar("Config", TrainConfig, PretrainConfig)
+# Data and text may be missing where a run is resumed: it has them in its settings.
+TRAIN = TrainConfig(data=(), output=tyro.MISSING)
+PRETRAIN = PretrainConfig(text=(), output=tyro.MISSING)
 
 
 @app.command
-def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> int:
+def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TRAIN) -> int:
     """Train a model: CNN and RNN jointly, in stages, on Flickr8k, Flickr30k, COCO or your own photos."""
     _set_up_torchrun()
     from captioner.training.train import train as run
 
-    if config.init is not None and not config.resume:
+    if config.resume:
+        config = _read_again(TrainConfig, _settings_of_run(TrainConfig, config.output))
+    elif config.init is not None:
         model = ModelConfig(**_architecture(config.init))
         config = _read_again(TrainConfig, replace(config, model=model))
     print(f"best checkpoint: {run(config)}")
@@ -45,9 +49,22 @@ def _architecture(checkpoint: Path) -> dict[str, Any]:
     return read_config(find_checkpoint(checkpoint))["model"]
 
 
+def _settings_of_run(kind: type[Config], output: Path) -> Config:
+    from captioner.checkpoint.manifest import read_json
+    from captioner.training.config import read_settings
+
+    path = output / "train.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist, so there is no run to resume. Check --output.")
+    saved = read_json(path)
+    saved.pop("records", None)
+    return replace(read_settings(kind, saved, path), output=output, resume=True)
+
+
 def _read_again(kind: type[Config], defaults: Config) -> Config:
-    """The command line, read over other defaults."""
-    return tyro.cli(kind, args=sys.argv[2:], default=defaults, config=(tyro.conf.FlagCreatePairsOff,))
+    """The command line, read over other defaults. A switch that is on there may be given again (FlagCreatePairsOff
+    would allow only its opposite)."""
+    return tyro.cli(kind, args=sys.argv[2:], default=defaults)
 
 
 @app.command
@@ -72,11 +89,13 @@ def average(
 
 
 @app.command
-def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")]) -> int:
+def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PRETRAIN) -> int:
     """Train a language model, the decoder without photos, on text; train --init begins a captioner from it."""
     from captioner.training.pretrain import pretrain as run
 
-    if config.init is not None and not config.resume:
+    if config.resume:
+        config = _read_again(PretrainConfig, _settings_of_run(PretrainConfig, config.output))
+    elif config.init is not None:
         sizes = {each.name for each in fields(RecurrentConfig)}
         saved = {name: value for name, value in _architecture(config.init).items() if name in sizes}
         config = _read_again(PretrainConfig, replace(config, model=RecurrentConfig(**saved)))

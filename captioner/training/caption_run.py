@@ -57,7 +57,7 @@ class CaptionRun(Run):
         settings["weights"] = Path(self.config.weights).name
         settings["init"] = self.config.init and self.config.init.name
         training = {
-            "data": self.config.data.name,
+            "data": ", ".join(path.name for path in self.config.data),
             "photos": len(self.training.records),
             "step": self.progress.step,
             "hours": round(self.progress.seconds / 3600, 2),
@@ -76,11 +76,10 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
     if config.resume:
         state = load_last(config, digest)
         captioner = Captioner.load(config.output / "last", device=config.device, backend="torch")
-        _check_blocks(captioner.model.encoder, stages)
     else:
         captioner = build_captioner(config, training)
-        _check_blocks(captioner.model.encoder, stages)
-        write_settings(config, digest)
+    _check_blocks(captioner.model.encoder, stages)
+    write_settings(config, digest)  # of a resumed run, too: stages may have been added
     if is_main():
         check.save(config.output / "photos.json")
     splits = (
@@ -103,7 +102,7 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
 
 def read_splits(config: TrainConfig) -> tuple[list[Record], list[Record], PhotoCheck]:
     """The photos to train and to validate on, without damaged ones, which are printed; and what was found."""
-    records = read_dataset(config.data, images=config.images)
+    records = read_dataset(config.data[0], images=config.images)
     for note in notes_on(records):
         print(f"note    {note}.")
     chosen = [record for name in ("train", "val") for record in select(records, name)[: config.limit or None]]
@@ -126,7 +125,7 @@ def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captione
         vocabulary = initial.vocabulary(vocabulary)
     if not vocabulary.words:
         raise ValueError(
-            f"no word occurs {config.min_count} times in the training captions of {config.data}. "
+            f"no word occurs {config.min_count} times in the training captions of {config.data[0]}. "
             "Lower --min-count, or add captions."
         )
     trained = initial is not None and initial.has_encoder(config.model.encoder)

@@ -4,11 +4,11 @@ the fields are the command line's help. Nothing here imports torch."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, is_dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from captioner.config import ModelConfig, RecurrentConfig
 from captioner.data.augment import AugmentConfig
@@ -80,7 +80,7 @@ class ProfessorForcingConfig:
 class TrainConfig:
     """Train a model: CNN and RNN, in stages, on Flickr8k, Flickr30k, COCO or your own photos."""
 
-    data: Path
+    data: tuple[Path, ...]
     """Folder of the data set. Its format is recognised by its files."""
     output: Path
     """Folder of the run: best/, last/, log.jsonl, curves.png, TensorBoard."""
@@ -155,7 +155,8 @@ class TrainConfig:
     cache: Path | None = None
     """Folder for the features of the frozen CNN (default: features/ in the run's folder)."""
     resume: bool = False
-    """Continue the run in --output exactly where it was saved last."""
+    """Continue the run in --output exactly where it was saved last, with its settings. --stages may have more stages
+    than before, at the end."""
     limit: int = 0
     """Use only the first photos of each split, up to this number, to try things out; 0 for all."""
 
@@ -210,7 +211,32 @@ class PretrainConfig:
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     resume: bool = False
-    """Continue the run in --output exactly where it was saved last."""
+    """Continue the run in --output exactly where it was saved last, with its settings."""
+
+
+Config = TypeVar("Config", TrainConfig, PretrainConfig)
+
+
+def read_settings(kind: type[Config], values: Mapping[str, Any], source: Path) -> Config:
+    """The config that a run's train.json holds; settings that it lacks have their defaults. Raises ValueError."""
+    try:
+        return _from_json(kind, values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source} does not hold the settings of such a run ({error}). Give all settings.") from None
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    """A value of the type `kind` from JSON, in which paths are strings and tuples are lists."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        if unknown := value.keys() - kinds.keys():
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        return kind(**{name: _from_json(kinds[name], each) for name, each in value.items()})
+    if get_origin(kind) is tuple:
+        return tuple(_from_json(get_args(kind)[0], each) for each in value)
+    if value is not None and Path in (kind, *get_args(kind)):
+        return Path(value)
+    return value
 
 
 def check_settings(config: TrainConfig | PretrainConfig) -> None:
@@ -226,6 +252,7 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
 
     check(lambda x: len(x) >= 1, "at least one stage, such as decoder:10", "stages")
     check(lambda x: len(x) >= 1, "at least one file", "text")
+    check(lambda x: len(x) == 1, "one folder", "data")
     check(lambda x: x >= 1, "1 or more", "batch_size", "accumulate", "min_count", "max_length", "epochs", "bptt")
     check(lambda x: x >= 1, "1 or more", "model.embedding_size", "model.hidden_size")
     check(lambda x: x >= 0, "0 or more", "image_size", "weight_decay", "patience", "save_every")

@@ -188,7 +188,7 @@ def _what_is_saved(run: Run) -> str:
     again = f"; the {counted(lost, 'step')} since then will be taken again" if lost else ""
     return (
         f"stopped. {run.last} holds the run as it was after step {run.saved}{again}. "
-        "To continue, give the same command with --resume."
+        f"To continue, give --output {run.config.output} --resume; the other settings are kept there."
     )
 
 

@@ -54,9 +54,7 @@ def pretrain(config: PretrainConfig) -> Path:
             finish_epoch(run, validate_text(run.model, run.validation, config.bptt, config.level))
         progress.stage, progress.epoch, progress.stale = 1, 0, 0
         save_curves(config.output / "curves.png", read_log(journal.path))
-        run.halve_best()
-        run.optimizers.clear()
-        run.save_last()
+        run.finish()
     return run.best
 
 

@@ -190,13 +190,22 @@ class Run:
         wait()  # for the main process to have written it
         load_into(self.model, load_checkpoint(self.best)[0], self.best)
 
-    def halve_best(self) -> None:
-        """Store `best/` in half precision. This is done once no stage can start from it any more."""
+    def finish(self) -> None:
+        """Leave a complete run: `best/` in half precision, and the same model exactly in `last/`, from which a stage
+        that is added later starts."""
+        self.load_best()
+        self.optimizers.clear()
+        self.average = None
+        self.save_last()
+        self.store_best(half=True)
+
+    def store_best(self, half: bool) -> None:
+        """Write `best/` again, from the model, which has its weights."""
         if not is_main():
             return
-        tensors, saved = load_checkpoint(self.best)
+        _, saved = load_checkpoint(self.best)
         saved = {name: value for name, value in saved.items() if name not in ("format_version", "weights")}
-        save_checkpoint(self.best, tensors, saved, model_card(saved), half=True)
+        save_checkpoint(self.best, self.model.state_dict(), saved, model_card(saved), half=half)
 
 
 def settings_of_model(config: Any) -> dict[str, Any]:
@@ -232,13 +241,7 @@ def load_last(config: Any, data_digest: str) -> dict[str, Any]:
         )
     before = read_json(config.output / "train.json")
     digest = before.pop("records", None)
-    now = to_json(asdict(config))
-    for name in sorted(set(before) - set(ABOUT_THE_MACHINE)):
-        if before[name] != now.get(name):
-            raise ValueError(
-                f"{config.output} was started with {name} = {before[name]}, but now it is {now.get(name)}. "
-                "Resume with the settings it was started with, or start another run in another --output."
-            )
+    check_same(before, to_json(asdict(config)), config.output)
     if digest != data_digest:
         raise ValueError(
             f"{config.output} was started with other data than is given now. Resume with "
@@ -250,6 +253,41 @@ def load_last(config: Any, data_digest: str) -> dict[str, Any]:
             f"{last / STATE} lacks parts of a run; expected {', '.join(sorted(STATE_PARTS))}. {AGAIN}"
         )
     return state
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], output: Path) -> None:
+    """Raise ValueError if settings differ from those that a run was started with. Stages may be added at the end."""
+    theirs, ours = _flat(before), _flat(now)
+    stages = theirs.get("stages")
+    if isinstance(stages, list) and list(ours.get("stages", ()))[: len(stages)] == stages:
+        ours["stages"] = stages
+    differing = [
+        name for name in theirs if name.split(".")[0] not in ABOUT_THE_MACHINE and theirs[name] != ours.get(name)
+    ]
+    if not differing:
+        return
+    told = ", ".join(f"{_option(name, theirs[name])} (now {_written(ours.get(name))})" for name in differing)
+    more = " (stages can be added after them)" if differing == ["stages"] else ""
+    raise ValueError(
+        f"{output} was started with {told}. A resumed run keeps its settings{more}: leave out what differs, or start "
+        "another run in another --output."
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their full names, such as model.hidden_size."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def _option(name: str, value: Any) -> str:
+    return f"--{name.replace('_', '-')} {_written(value)}"
+
+
+def _written(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def to_json(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,12 @@ seed and of where the run is, so a resumed run is the uninterrupted one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -50,13 +52,17 @@ def _train(config: TrainConfig) -> Path:
         run, state = open_run(config, [parse_stage(text) for text in config.stages])
     progress, records = run.progress, run.validation.records
     if progress.stage == len(run.stages):
-        print(f"{config.output} is complete already.")
+        more = f"--stages {' '.join(config.stages)} ..."
+        print(f"{config.output} is complete already. To train it further, add stages: --resume {more}")
         return run.best
     print_plan(run)
     journal: Journal = SilentJournal(config.output)
     if distributed.is_main():
         journal = Journal(config.output, progress.step, validated=progress.epoch_step == 0)
     with closing(journal) as run.journal, interruptible(run):
+        if state and not state["optimizers"]:
+            reopen(run, state)
+            state = {}
         while progress.stage < len(run.stages):
             start_stage(run)
             if state:
@@ -79,11 +85,18 @@ def _train(config: TrainConfig) -> Path:
                 run.load_best()  # the next stage starts from the best epoch, not from the last one
         if distributed.is_main():
             save_curves(config.output / "curves.png", read_log(journal.path))
-        run.halve_best()
-        run.optimizers.clear()
-        run.average = None
-        run.save_last()
+        run.finish()
     return run.best
+
+
+def reopen(run: CaptionRun, state: Mapping[str, Any]) -> None:
+    """Take a finished run up again, where stages were added: `best/` is stored exactly, as while a run goes on, and the
+    last objective is there, from which the next one may take trained parts."""
+    run.store_best(half=False)
+    run.progress.stage -= 1
+    start_stage(run)
+    run.objective.load_state_dict(state["objective"])
+    run.progress.stage += 1
 
 
 def start_stage(run: CaptionRun) -> None:
@@ -127,7 +140,7 @@ def print_plan(run: CaptionRun) -> None:
     config, model, training = run.config, run.model, run.training.records
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     words = len(run.captioner.vocabulary.words)
-    print(f"data    {config.data}: {len(training)} photos to train on, {len(run.validation.records)} to validate on")
+    print(f"data    {config.data[0]}: {len(training)} photos to train on, {len(run.validation.records)} to validate on")
     print(f"        such as {training[0].path.name}: {training[0].captions[0]}")
     print(f"model   {config.model.encoder} + {config.model.cell}, {size:.1f} M parameters, {words} words")
     print(f"device  {run.device}, {'bfloat16' if has_bfloat16(run.device) else 'float32'}")

@@ -1,0 +1,176 @@
+"""A run that goes on: with its own settings, from the command line; with stages that are added when it is finished; and
+what is refused. How each objective is resumed is in `test_train_objectives`."""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from captioner.checkpoint.tensors import load_checkpoint
+from captioner.cli import main
+from captioner.config import ModelConfig, RecurrentConfig
+from captioner.data.augment import AugmentConfig
+from captioner.data.toy import make_toy
+from captioner.decoding import Decoding
+from captioner.training import loop
+from captioner.training import train as training
+from captioner.training.config import PretrainConfig, TrainConfig, read_settings
+from captioner.training.journal import read_log
+from captioner.training.pretrain import pretrain
+from captioner.training.run import to_json
+
+train = training.train
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("toy")
+    make_toy(root, images=20, size=64)
+    return root
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("the dogs run\nthe cats sleep\n" * 60)
+    return path
+
+
+def settings(toy, output, *stages: str, **changes) -> TrainConfig:
+    """With switches that are on, which the command line must be able to take again."""
+    config = TrainConfig(
+        (toy,), output, ModelConfig("squeezenet1_1", embedding_size=16, hidden_size=16, tie_embeddings=True),
+        weights="none", stages=stages, batch_size=8, image_size=64, min_count=1, patience=0, workers=0, save_every=2,
+        device="cpu", decoding=Decoding(beam_size=1, max_length=6), freeze_embeddings=True,
+        augment=AugmentConfig(flip=False),
+    )  # fmt: skip
+    return replace(config, **changes)
+
+
+def text_settings(text, output) -> PretrainConfig:
+    return PretrainConfig(
+        (text,), output, model=RecurrentConfig(embedding_size=8, hidden_size=8), epochs=2, batch_size=2, bptt=10,
+        vary_bptt=True, save_every=2, device="cpu",
+    )  # fmt: skip
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """To the bit: the log, the weights, the scores."""
+    assert read_log(one / "log.jsonl") == read_log(other / "log.jsonl")
+    for folder in ("best", "last"):
+        (ours, about), (theirs, about_theirs) = (load_checkpoint(run / folder) for run in (one, other))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs), folder
+        assert about["scores"] == about_theirs["scores"]
+
+
+def interrupt(monkeypatch, run, config, at: int) -> None:
+    def step(run, batches, step=loop.train_step):
+        if run.progress.step == at:
+            raise KeyboardInterrupt
+        return step(run, batches)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=f"--output {config.output} --resume"):
+        patch.setattr(loop, "train_step", step)
+        run(config)
+
+
+@pytest.fixture
+def captioner(monkeypatch, capsys):
+    """Run a command line in this process; returns exit status, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["captioner", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_resume_alone(toy, tmp_path, monkeypatch, captioner):
+    whole, cut = (settings(toy, tmp_path / name, "decoder:2", "features.12:1") for name in ("whole", "cut"))
+    train(whole)
+    interrupt(monkeypatch, train, cut, at=3)
+    status, out, err = captioner("train", "--output", cut.output, "--resume")
+    assert status == 0 and "continued after step 2" in out, err
+    assert_same_run(cut.output, whole.output)
+
+
+def test_resume_alone_of_a_language_model(text, tmp_path, monkeypatch, captioner):
+    whole, cut = (text_settings(text, tmp_path / name) for name in ("whole", "cut"))
+    pretrain(whole)
+    interrupt(monkeypatch, pretrain, cut, at=5)
+    status, out, err = captioner("pretrain", "--output", cut.output, "--resume")
+    assert status == 0 and "continued after step 4" in out, err
+    assert_same_run(cut.output, whole.output)
+
+
+def test_settings_may_be_given_again_and_others_are_refused(toy, tmp_path, captioner):
+    run = settings(toy, tmp_path / "run", "decoder:1")
+    train(run)
+    again = ("train", "--output", run.output, "--resume")
+    status, out, _ = captioner(*again, "--freeze-embeddings", "--augment.no-flip", "--batch-size", 8, "--workers", 1)
+    assert status == 0 and f"{run.output} is complete already. To train it further, add stages" in out
+    status, _, err = captioner(*again, "--batch-size", 4, "--deterministic", "--model.hidden-size", 17)
+    assert status == 2 and err.count("\n") == 1
+    told = "--model.hidden-size 16 (now 17), --batch-size 8 (now 4)"
+    assert f"{run.output} was started with {told}. A resumed run keeps its settings: leave out" in err
+    status, _, err = captioner(*again, "--stages", "decoder:2", "--train-batch-norm")
+    assert (
+        status == 2
+        and "--stages decoder:1 (now decoder:2), --train-batch-norm False (now True). A resumed run keeps" in err
+    )
+    status, _, err = captioner("train", "--output", tmp_path / "none", "--resume")
+    assert status == 2 and "so there is no run to resume. Check --output." in err
+    status, _, err = captioner("train", "--output", tmp_path / "none")
+    assert status == 2 and "--data is ()" in err
+
+
+@pytest.mark.parametrize("better", [True, False], ids=["the added stage is better", "it is not"])
+def test_stages_added_to_a_finished_run(toy, tmp_path, monkeypatch, captioner, better):
+    """The run is that whose stages were given at once, though its best/ was stored in half precision in between. The
+    best epoch of the second stage is not its last one. The classifier of the term is handed on."""
+    stages = ("decoder:1", "cross-entropy+attention-supervision@decoder:2")
+    more = ("cross-entropy+attention-supervision@features.12:1",)
+    scores = {"whole": iter([0.1, 0.3, 0.2, 0.4 * better]), "parts": iter([0.1, 0.3, 0.2, 0.4 * better])}
+
+    def score(captioner, *arguments, validate=training.validate, **options):
+        return validate(captioner, *arguments, **options) | {"CIDEr-D": next(scores[running])}
+
+    monkeypatch.setattr(training, "validate", score)
+    running, whole = "whole", settings(toy, tmp_path / "whole", *stages, *more)
+    train(whole)
+    running, parts = "parts", settings(toy, tmp_path / "parts", *stages)
+    train(parts)
+    status, _, err = captioner("train", "--output", parts.output, "--resume", "--stages", *stages, *more)
+    assert status == 0, err
+    assert_same_run(parts.output, whole.output)
+    saved = [json.loads((run.output / "train.json").read_text())["stages"] for run in (parts, whole)]
+    assert saved[0] == saved[1] == [*stages, *more]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(
+            (Path("a"), Path("b=c")), Path("run"), ModelConfig("resnet18", hidden_size=9), images=Path("x"),
+            stages=("decoder:3",), clip=float("inf"), init=Path("y"), augment=AugmentConfig(flip=False),
+            decoding=Decoding(beam_size=2), freeze_embeddings=True,
+        ),
+        PretrainConfig((Path("a"),), Path("run"), (Path("v"), Path("w")), model=RecurrentConfig(cell="gru"), epochs=3),
+    ],
+    ids=["train", "pretrain"],
+)  # fmt: skip
+def test_settings_are_read_as_they_were_written(config):
+    saved = json.loads(json.dumps(to_json(asdict(config))))
+    assert read_settings(type(config), saved, Path("train.json")) == config
+    assert read_settings(
+        type(config), {name: saved[name] for name in ("data", "text", "output") if name in saved}, Path()
+    )
+    with pytest.raises(ValueError, match=r"train\.json does not hold the settings of such a run \(unknown: colour\)"):
+        read_settings(type(config), saved | {"colour": 1}, Path("train.json"))
