@@ -62,7 +62,7 @@ setup(
         "pillow>=11.3",
         "pycocotools>=2.0.8",
         "tqdm>=4.66",
-        "tyro>=0.9",
+        "tyro>=0.9.15",
     ],
     extras_require={
         "heic": HEIC,

@@ -153,6 +153,46 @@ def test_a_hostile_checkpoint_does_not_reach_the_runtime(tmp_path, monkeypatch):
         Captioner.load(directory, backend="onnx")
 
 
+def test_text_that_is_not_utf8_is_refused(tmp_path):
+    """The runtime's Python code would print lines of its own."""
+    graph = model(external(), nodes=[helper.make_node("Add", ["w", "w"], ["y"], name="NNN", doc_string="DDD")])
+    graph.producer_name, graph.doc_string, graph.graph.doc_string = "PPP", "OOO", "GGG"
+    graph.metadata_props.add(key="KKK", value="VVV")
+    graph.opset_import.add(domain="III")
+    graph.graph.output[0].type.tensor_type.shape.dim.add(dim_param="BBB")
+    content = graph.SerializeToString()
+    check(tmp_path, content)
+    for text in (b"NNN", b"DDD", b"PPP", b"OOO", b"GGG", b"KKK", b"VVV", b"III", b"BBB"):
+        assert content.count(text) == 1
+        with pytest.raises(CheckpointError, match="can't decode byte 0xff"):
+            check(tmp_path, content.replace(text, b"\xff\xff\xff"))
+
+
+@pytest.mark.parametrize("start, when", [("one", "loaded by the ONNX runtime|run"), ("values", "run")])
+def test_a_graph_that_asks_for_too_much_memory_ends_in_one_line(tmp_path, capfd, start, when):
+    """34 GB, from a constant, which the runtime computes when it loads the graph, or from an input."""
+    directory = shutil.copytree(find_checkpoint("flickr8k"), tmp_path / "model")
+    path = directory / "word.onnx"
+    graph = onnx.load(path, load_external_data=False)
+    graph.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "one"))
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([2**33], np.int64), "size"))
+    for node in graph.graph.node:
+        node.output[:] = ["before" if name == "logits" else name for name in node.output]
+    graph.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", [start], ["number"], keepdims=0),
+            helper.make_node("Expand", ["number", "size"], ["huge"]),
+            helper.make_node("ReduceMean", ["huge"], ["small"], keepdims=0),
+            helper.make_node("Add", ["before", "small"], ["logits"]),
+        ]
+    )
+    onnx.save(graph, path)
+    change(directory)
+    with pytest.raises(CheckpointError, match=rf"cannot be ({when}) \(.*(memory|alloc).*\)\. Make it again") as caught:
+        Captioner.load(directory, backend="onnx").caption(np.zeros((8, 8, 3), np.uint8))
+    assert "\n" not in str(caught.value) and capfd.readouterr() == ("", "")
+
+
 def test_a_huge_graph_is_not_read(tmp_path):
     path = tmp_path / "word.onnx"
     with path.open("wb") as file:

@@ -26,7 +26,7 @@ NAMES = (
     "ReduceMean Relu Reshape Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where"
 )
 # The operators that captioner exports, for any CNN and in eight bits. None reads files, runs foreign code or has graphs
-# inside. (A graph may still ask for more memory than there is, as any model may.)
+# inside. (A graph may still ask for any amount of memory, which `onnx_backend` bounds.)
 OPERATORS = {
     "": frozenset(NAMES.split()),
     "com.microsoft": frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul"}),
@@ -35,7 +35,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 # Message -> field number -> the message that lies there.
 MESSAGES = {
-    "model": {7: "graph", 20: "forbidden: training info", 25: "forbidden: functions"},
+    "model": {7: "graph", 8: "operator set", 14: "entry", 20: "forbidden: training info", 25: "forbidden: functions"},
     "graph": {1: "node", 5: "tensor", 11: "input", 12: "output", 15: "forbidden: sparse tensors"},
     "node": {5: "attribute"},
     "attribute": {
@@ -45,10 +45,23 @@ MESSAGES = {
         **dict.fromkeys((22, 23), "forbidden: sparse tensors"),
     },
 }
+# Message -> the fields that are text. The runtime's Python code fails late, and prints, where one is not UTF-8.
+TEXTS = {
+    "model": (2, 3, 4, 6),
+    "operator set": (1,),
+    "entry": (1, 2),
+    "graph": (2, 10),
+    "node": (1, 2, 3, 4, 6, 7, 8),
+    "attribute": (1, 13, 21),
+    "tensor": (8, 12),
+    "input": (1, 3),
+    "output": (1, 3),
+}
 NODE_OPERATOR, NODE_DOMAIN = 4, 7
 TENSOR_DIMS, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 13, 14
 TENSOR_DATA = (4, 5, 7, 9, 10, 11)  # one for each type of numbers, and one for the bytes of any type
 VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE, SHAPE_DIM, DIM_NUMBER = 1, 2, 1, 1, 2, 1, 1
+DIM_TEXTS = (2, 3)
 MOST_DIMS = 8
 
 Fields = list[tuple[int, int | memoryview]]  # number and value: an int for a number, the bytes for anything else
@@ -98,6 +111,8 @@ def _check(content: memoryview, weights_size: int) -> Signature:
         if fields > MOST_FIELDS:
             raise _BadGraphError(f"it has more than {MOST_FIELDS:,} fields")
         for number, value in values:
+            if number in TEXTS.get(kind, ()):
+                _text(value)
             inner = MESSAGES.get(kind, {}).get(number, "")
             if inner.startswith("forbidden: "):
                 raise _BadGraphError(f"it has {inner.removeprefix('forbidden: ')}")
@@ -165,7 +180,11 @@ def _value_info(info: Fields) -> tuple[str, Value]:
 
     tensor = within(within(info, VALUE_TYPE), TYPE_TENSOR)
     element = _only(tensor, TENSOR_ELEMENT, 0)
-    dims = [_only([*_fields(_bytes(dim))], DIM_NUMBER, None) for dim in _all(within(tensor, TENSOR_SHAPE), SHAPE_DIM)]
+    shape = [[*_fields(_bytes(dim))] for dim in _all(within(tensor, TENSOR_SHAPE), SHAPE_DIM)]
+    dims = [_only(dim, DIM_NUMBER, None) for dim in shape]
+    for dim in shape:
+        for number in DIM_TEXTS:
+            _text(_only(dim, number, b""))
     if not isinstance(element, int) or not all(dim is None or isinstance(dim, int) for dim in dims):
         raise _BadGraphError("it is not an ONNX file")
     return _text(_only(info, VALUE_NAME, b"")), Value(element, tuple(dims))

@@ -4,7 +4,8 @@ captions as the torch backend. Which of the two runs a checkpoint is decided in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from captioner.step import Choices, Choose, Step, all_but_one, choose_words
 
 WEIGHTS_KEY = "captioner.weights.sha256"  # in a graph's metadata: whose weights it computes with
 EXPORT = "captioner export DIRECTORY (which needs torch: pip install 'captioner[train]')"
+MEMORY = 4_000_000_000  # bytes for the tensors of all models of a process
 PHOTOS_AT_ONCE = 4  # more do not fit into a CPU's caches and take longer, each
 
 
@@ -52,7 +54,7 @@ class OnnxBackend:
         """Preprocessed photos (B, 3, S, S) -> what the word graph needs of them."""
         name = self.photo.get_inputs()[0].name
         parts = [
-            self.photo.run(None, {name: images[start : start + PHOTOS_AT_ONCE]})
+            run(self.photo, {name: images[start : start + PHOTOS_AT_ONCE]})
             for start in range(0, len(images), PHOTOS_AT_ONCE)
         ]
         size = 2 if self.has_attention else 0  # tensors of the memory; those of the state follow
@@ -93,10 +95,38 @@ class OnnxBackend:
         B, N = len(images), len(words)
         beams = [part[:, rows].reshape(len(part), B, N // B, -1) for part in recurrent]  # (L, B, K, H)
         given = (words.reshape(B, -1), *memory, *beams)
-        logits, *found = self.word.run(None, dict(zip(self.inputs, given, strict=True)))
+        logits, *found = run(self.word, dict(zip(self.inputs, given, strict=True)))
         attention = found.pop(0).reshape(N, -1) if self.has_attention else None  # (N, R)
         recurrent = tuple(part.reshape(len(part), N, -1) for part in found)  # (L, N, H)
         return choose_words(logits.reshape(N, -1), choose, attention), Encoded(memory, recurrent, images)
+
+
+def run(session: Any, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs of a graph. Raises CheckpointError if it cannot be run, for instance within `MEMORY`."""
+    try:
+        return session.run(None, given)
+    except Exception as error:
+        raise CheckpointError(
+            f"the model's graph cannot be run ({_reason(error)}). Make it again with {EXPORT}."
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    """What the runtime says, on one line. Its classes of exceptions have nothing in common."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"…{text[-300:]}"
+
+
+@cache
+def _bound_memory() -> None:
+    """Let all sessions of this process share one arena of `MEMORY` bytes: a small graph can ask for any number."""
+    import onnxruntime
+
+    place = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    with suppress(RuntimeError):  # the program that uses captioner has made an arena of its own
+        onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"max_mem": MEMORY}))
 
 
 def load_runtime(
@@ -110,7 +140,8 @@ def load_runtime(
     check_file(directory / WEIGHTS, weights, directory / CONFIG)
     check_finite(directory / WEIGHTS)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores also read photos and search
     paths = [directory / f"{name}.onnx" for name in GRAPHS]
     signatures = []
@@ -123,14 +154,14 @@ def load_runtime(
         signatures.append(check_graph(path))
     photo, word = signatures
     check_signatures(directory, photo, word, config, vocabulary_size, side)
+    _bound_memory()
     sessions = []
     for path in paths:
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's own classes, which have nothing else in common
-            reason = str(error).strip().split("\n")[0]
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        except Exception as error:
             raise CheckpointError(
-                f"{path} cannot be loaded by the ONNX runtime ({reason}). Make it again with {EXPORT}."
+                f"{path} cannot be loaded by the ONNX runtime ({_reason(error)}). Make it again with {EXPORT}."
             ) from None
         if session.get_modelmeta().custom_metadata_map.get(WEIGHTS_KEY) != saved["weights"]["sha256"]:
             raise CheckpointError(
