@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     (
         *("extras", "vocabulary", "config", "images", "pixels", "decoders", "step", "decoding", "metrics", "visualize"),
-        *("confidence", "caption"),
+        *("confidence", "caption", "lock"),
         *("checkpoint.hub", "checkpoint.manifest", "checkpoint.weights", "checkpoint.card"),
     ),
     ("pretrained", "encoder", "decoder", "device", "distributed"),

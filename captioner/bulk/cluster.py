@@ -25,11 +25,11 @@ from typing import Any
 from captioner.bulk.database import Row
 from captioner.bulk.formats import parquet
 from captioner.bulk.listing import Member, Photo
-from captioner.bulk.lock import lock
 from captioner.bulk.progress import Counts
 from captioner.bulk.run import BulkCaptioner, row_of, settings_of
 from captioner.decoding import Decoding
 from captioner.images import Source
+from captioner.lock import lock
 
 ATTEMPTS = 3  # at a photo whose process is killed, before it is an error
 

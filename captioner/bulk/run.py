@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, Protocol, cast
 from captioner.bulk.database import Database, Row, database_of
 from captioner.bulk.formats.sidecar import sidecar
 from captioner.bulk.listing import Photo, as_utf8
-from captioner.bulk.lock import lock
 from captioner.bulk.outputs import ENDINGS, Output, Sidecars, Table
 from captioner.bulk.progress import Counts
 from captioner.bulk.thumbnails import Shrinking
@@ -24,6 +23,7 @@ from captioner.captioner import Caption
 from captioner.confidence import Confidence, why_left_out
 from captioner.decoding import Decoding
 from captioner.images import ImageError, Source
+from captioner.lock import lock
 
 COMMIT = 1.0  # seconds between commits: what a killed run may lose
 

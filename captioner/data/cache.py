@@ -7,9 +7,9 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,15 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from captioner import distributed
 from captioner.data.checks import files_digest
 from captioner.data.datasets import PhotoDataset, batches, in_order
 from captioner.data.records import Record
 from captioner.encoder import Encoder
 from captioner.images import Preprocess
+from captioner.lock import lock
+
+NAMES = ("pooled", "grid")
 
 
 class FeatureDataset(Dataset):
@@ -33,10 +37,10 @@ class FeatureDataset(Dataset):
         self._map_files()
 
     def _map_files(self) -> None:
-        self.pooled, self.grid = (np.load(self.directory / f"{name}.npy", mmap_mode="r") for name in ("pooled", "grid"))
+        self.pooled, self.grid = (np.load(self.directory / f"{name}.npy", mmap_mode="r") for name in NAMES)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("pooled", "grid")}
+        return {name: value for name, value in self.__dict__.items() if name not in NAMES}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -59,7 +63,8 @@ def cached_features(
     batch_size: int = 8,
     title: str = "features",
 ) -> FeatureDataset:
-    """The records' photos as features, read from `directory`, which is built first unless it is current.
+    """The records' photos as features, read from `directory`, which is built first unless it is current. Several
+    processes build it together, each a share of it.
 
     The check reads all weights and asks for the size and time of every photo: call this once per stage, not per epoch.
     The features are float16, or float32 where a value does not fit. Raises ImageError for a photo that cannot be read,
@@ -67,9 +72,10 @@ def cached_features(
     """
     key = cache_key(encoder, preprocess, records)
     if not _is_current(directory, key):
-        _build(
-            directory, key, encoder, PhotoDataset(records, [[]] * len(records), preprocess), workers, batch_size, title
-        )
+        with _turn(directory):
+            if not _is_current(directory, key):  # another run may have built it meanwhile
+                photos = PhotoDataset(records, [[]] * len(records), preprocess)
+                _build(directory, key, encoder, photos, workers, batch_size, title)
     return FeatureDataset(directory, records, captions)
 
 
@@ -88,10 +94,23 @@ def cache_key(encoder: Encoder, preprocess: Preprocess, records: Sequence[Record
 
 
 def _is_current(directory: Path, key: dict[str, object]) -> bool:
+    """As the main process finds it, so that all go the same way."""
     try:
-        return json.loads((directory / "key.json").read_text(encoding="utf-8")) == json.loads(json.dumps(key))
+        found = json.loads((directory / "key.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
+        found = None
+    return distributed.gather(found == json.loads(json.dumps(key)))[0]
+
+
+@contextmanager
+def _turn(directory: Path) -> Iterator[None]:
+    """One run builds a cache at a time; others wait for it."""
+    if not distributed.is_main():
+        yield
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with lock(directory.with_name(f"{directory.name}.lock"), wait=True):
+        yield
 
 
 def _build(
@@ -103,71 +122,93 @@ def _build(
     batch_size: int,
     title: str,
 ) -> None:
-    """Write the features and their key into a temporary folder, then rename it."""
-    training = encoder.training
+    """Write the features and their key into a folder beside it, then rename that. What a killed run left there is
+    removed."""
+    training, partial = encoder.training, directory.with_name(f"{directory.name}.partial")
     encoder.eval()
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f"{directory.name}.partial-", dir=directory.parent) as partial:
+    try:
         for dtype in (np.dtype(np.float16), np.dtype(np.float32)):
-            folder = Path(partial, dtype.name)
-            folder.mkdir()
-            if _write_features(folder, dtype, encoder, photos, workers, batch_size, title):
+            if distributed.is_main():
+                shutil.rmtree(partial, ignore_errors=True)
+                _make_files(partial, dtype, encoder, photos)
+            distributed.wait()
+            fits = _write_share(partial, encoder, photos, workers, batch_size, title)
+            if all(distributed.gather(fits)):
                 break
-            shutil.rmtree(folder)
-        (folder / "key.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
-        shutil.rmtree(directory, ignore_errors=True)
-        folder.rename(directory)
+        if distributed.is_main():
+            (partial / "key.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
+            shutil.rmtree(directory, ignore_errors=True)
+            partial.rename(directory)
+        distributed.wait()
+    finally:
+        if distributed.is_main():
+            shutil.rmtree(partial, ignore_errors=True)
     encoder.train(training)
 
 
 @torch.inference_mode()
-def _write_features(
-    folder: Path,
-    dtype: np.dtype,
-    encoder: Encoder,
-    photos: PhotoDataset,
-    workers: int,
-    batch_size: int,
-    title: str,
+def _make_files(folder: Path, dtype: np.dtype, encoder: Encoder, photos: PhotoDataset) -> None:
+    """Empty pooled.npy (n, D) and grid.npy (n, R, D). Their shapes are those of a blank photo's features."""
+    side = photos.preprocess.size
+    blank = torch.zeros(1, 3, side, side, device=next(encoder.parameters()).device)
+    shapes = [(len(photos), *part.shape[1:]) for part in encoder(blank)]
+    folder.mkdir()
+    _check_space(folder, dtype.itemsize * sum(math.prod(shape) for shape in shapes))
+    for name, shape in zip(NAMES, shapes, strict=True):
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+
+
+@torch.inference_mode()
+def _write_share(
+    folder: Path, encoder: Encoder, photos: PhotoDataset, workers: int, batch_size: int, title: str
 ) -> bool:
-    """Write pooled.npy (n, D) and grid.npy (n, R, D). False as soon as a value is beyond the range of `dtype`."""
+    """Fill this process's rows of the files. False as soon as a value is beyond the range of their type."""
     device = next(encoder.parameters()).device
-    files: list[np.memmap] = []
-    start = 0
-    with tqdm(total=len(photos), desc=title, unit="photo", dynamic_ncols=True, disable=None) as progress:
-        for batch in batches(photos, in_order(len(photos), batch_size), workers):
-            features = encoder(batch.to(device).images)
-            for part in features:
+    order = distributed.share(in_order(len(photos), batch_size))
+    total = sum(map(len, order))
+    with ExitStack() as stack:
+        progress = stack.enter_context(tqdm(total=total, desc=title, unit="photo", dynamic_ncols=True, disable=None))
+        files = [stack.enter_context(_Rows(folder / f"{name}.npy")) for name in NAMES]
+        for indices, batch in zip(order, batches(photos, order, workers), strict=True):
+            for file, part in zip(files, encoder(batch.to(device).images), strict=True):
                 if not part.isfinite().all():
                     names = ", ".join(map(str, batch.ids))
                     raise ValueError(
                         f"{encoder.name} computes features that are not finite for photos among {names}. "
                         "Its weights are damaged or not trained: choose other --weights."
                     )
-                if part.abs().max() > np.finfo(dtype).max:
+                if part.abs().max() > np.finfo(file.dtype).max:
                     return False
-            if not files:
-                shapes = [(len(photos), *part.shape[1:]) for part in features]
-                _check_space(folder, dtype.itemsize * sum(math.prod(shape) for shape in shapes))
-                files = [
-                    np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
-                    for name, shape in zip(("pooled", "grid"), shapes, strict=True)
-                ]
-            for file, part in zip(files, features, strict=True):
-                file[start : start + len(part)] = part.cpu().numpy()
-            start += len(batch.ids)
-            progress.update(len(batch.ids))
-        for file in files:
-            file.flush()
+                file.write(indices[0], part.cpu().numpy())
+            progress.update(len(indices))
     return True
 
 
+class _Rows:
+    """An array in a file, whose rows are written with ordinary writes: on a shared file system, mapped memory of two
+    machines would overwrite each other's rows that share a page."""
+
+    def __init__(self, path: Path):
+        array = np.load(path, mmap_mode="r")
+        self.dtype, self._offset, self._row = array.dtype, array.offset, array.strides[0]
+        self._file = path.open("r+b")
+
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def write(self, start: int, rows: np.ndarray) -> None:
+        self._file.seek(self._offset + start * self._row)
+        self._file.write(rows.astype(self.dtype).tobytes())
+
+
 def _check_space(folder: Path, needed: int) -> None:
-    """A write to a mapped file on a full disk kills the process without a message."""
+    """Better now than after hours."""
     free = shutil.disk_usage(folder).free
     if needed > free:
-        cache = folder.parent.parent
         raise OSError(
-            f"{cache}: the cached features need {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB left. "
+            f"{folder.parent}: the cached features need {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB left. "
             "Choose a folder on another disk (--cache), or train without a decoder stage."
         )

@@ -123,8 +123,7 @@ def stage_dataset(run: CaptionRun, split: Split) -> FeatureDataset | PhotoDatase
         return PhotoDataset(split.records, split.captions, preprocess)
     folder, title = (config.cache or config.output / "features") / split.name, f"features of {split.name}"
     encoder = run.model.encoder
-    with distributed.main_first():
-        return cached_features(folder, encoder, preprocess, split.records, split.captions, config.workers, title=title)
+    return cached_features(folder, encoder, preprocess, split.records, split.captions, config.workers, title=title)
 
 
 def augmented(run: CaptionRun, dataset: FeatureDataset | PhotoDataset, seed: tuple[int, ...]) -> Dataset:

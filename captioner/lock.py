@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,15 +16,21 @@ else:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold `path`, a file that is made for this purpose and removed afterwards. A file that a killed process left is no
-    obstacle. Raises BlockingIOError if another process holds it."""
+    obstacle. Another process that holds it is waited for, or raises BlockingIOError."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _take(file)
             if _is_still_there(file, path):
                 break
+        except BlockingIOError:
+            os.close(file)
+            if not wait:
+                raise
+            time.sleep(0.2)
+            continue
         except BaseException:
             os.close(file)
             raise
