@@ -51,6 +51,16 @@ def share(items: Sequence[Any]) -> list[Any]:
     return list(items[rank() :: count()])
 
 
+def join(shares: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
+    """A tensor from the shares that the processes have of it: what `share` does, undone."""
+    whole = list(shares[0].shape)
+    whole[dim] = sum(part.shape[dim] for part in shares)
+    joined = shares[0].new_empty(whole)
+    for number, part in enumerate(shares):
+        joined.movedim(dim, 0)[number :: len(shares)] = part.movedim(dim, 0)
+    return joined
+
+
 def gather(value: Any) -> list[Any]:
     """The values of all processes, in order. Any value that can be pickled."""
     if count() == 1:

@@ -1,10 +1,5 @@
-"""Two processes train as one: the same loss, the same gradients, the same run."""
+"""Two processes take the step of one: the same loss, the same gradients, for each objective."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,15 +8,12 @@ import torch
 from torch import nn
 
 from captioner import distributed
-from captioner.checkpoint.tensors import load_checkpoint
 from captioner.config import ModelConfig
 from captioner.data.datasets import Batch
-from captioner.data.toy import make_toy
 from captioner.encoder import Features
 from captioner.model import build_model
 from captioner.training.config import TrainConfig
-from captioner.training.journal import read_log
-from captioner.training.loop import _load_shares, train_step
+from captioner.training.loop import load_shares, train_step
 from captioner.training.objectives import Loss, WithTerms
 from captioner.training.objectives.attention_supervision import AttentionSupervision
 from captioner.training.objectives.coverage import Coverage
@@ -108,7 +100,7 @@ def worker(rank: int, folder: str) -> None:
     own = [first if rank == 0 else second]
     found = {name: steps(name, [own, own, own if rank == 0 else [None]]) for name in OBJECTIVES}
     taken = [
-        list(_load_shares(as_generator, [[1, 2, 3], [4], [5, 6]])),
+        list(load_shares(as_generator, [[1, 2, 3], [4], [5, 6]])),
         distributed.gather(rank),
         distributed.is_main(),
     ]
@@ -141,60 +133,3 @@ def test_each_item_is_taken_once(two_processes):
     (_, (one, gathered, main)), (_, (other, _, second)) = two_processes
     assert one == [[1, 3], [4], [5]] and other == [[2], None, [6]]
     assert gathered == [0, 1] and main and not second
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    root = tmp_path_factory.mktemp("toy")
-    make_toy(root, images=24, size=64)
-    return root
-
-
-def command(toy, output, *more: str) -> list[str]:
-    return [
-        *("-m", "captioner", "train", "--data", str(toy), "--output", str(output), "--weights", "none"),
-        *("--stages", "decoder:1", "features.12:1", "--batch-size", "5", "--image-size", "64", "--min-count", "1"),
-        *("--patience", "0", "--workers", "0", "--save-every", "0", "--device", "cpu", "--model.dropout", "0"),
-        *("--model.encoder", "squeezenet1_1", "--model.embedding-size", "16", "--model.hidden-size", "24", *more),
-    ]
-
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
-def test_a_run_of_two_processes_is_the_run_of_one(toy, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    results = []
-    for start, output in ((TORCHRUN, tmp_path / "two"), ([sys.executable], tmp_path / "one")):
-        done = subprocess.run(
-            [*start, *command(toy, output)], capture_output=True, text=True, env=environment, timeout=400
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("best checkpoint") == 1
-        results.append((read_log(output / "log.jsonl"), load_checkpoint(output / "last")[0]))
-    (ours, tensors), (theirs, weights) = results
-    assert len(ours) == len(theirs)
-    for row, other in zip(ours, theirs, strict=True):
-        for name in ("kind", "step", "stage", "epoch"):
-            assert row[name] == other[name]
-        assert row["loss"] == pytest.approx(other["loss"], rel=1e-2)
-    for name, tensor in weights.items():
-        torch.testing.assert_close(tensors[name], tensor, rtol=1e-2, atol=5e-3, msg=name)
-
-
-def test_a_process_that_dies_ends_the_run(toy, tmp_path):
-    output = tmp_path / "run"
-    process = subprocess.Popen(
-        [*TORCHRUN, *command(toy, output, "--stages", "decoder:200")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 200
-    while not (output / "log.jsonl").exists() or not read_log(output / "log.jsonl"):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    started = time.monotonic()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    told, _ = process.communicate(timeout=60)
-    assert process.returncode != 0 and time.monotonic() - started < 60
-    assert "SIGKILL" in told

@@ -91,6 +91,7 @@ def average(
 @app.command
 def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PRETRAIN) -> int:
     """Train a language model, the decoder without photos, on text; train --init begins a captioner from it."""
+    _set_up_torchrun()
     from captioner.training.pretrain import pretrain as run
 
     if config.resume:

@@ -209,6 +209,6 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
-            f"{folder.parent}: the cached features need {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB left. "
-            "Choose a folder on another disk (--cache), or train without a decoder stage."
+            f"{folder.parent}: the cached features need {needed / 1e9:.1f} GB, but the disk has {free / 1e9:.1f} GB "
+            "left. Choose a folder on another disk (--cache), or train without a decoder stage."
         )

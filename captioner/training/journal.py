@@ -8,6 +8,8 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
+from captioner import distributed
+
 
 def read_log(path: Path) -> list[dict]:
     """The rows of a log, without a last line that a crash cut off. Raises ValueError for another damaged line."""
@@ -61,7 +63,7 @@ class Journal:
 
 
 class SilentJournal(Journal):
-    """The journal of a process that is not the main one: it writes nothing."""
+    """Writes nothing."""
 
     def __init__(self, directory: Path):
         self.path = directory / "log.jsonl"
@@ -71,3 +73,8 @@ class SilentJournal(Journal):
 
     def close(self) -> None:
         pass
+
+
+def open_journal(directory: Path, step: int, validated: bool) -> Journal:
+    """Of several processes, only the main one writes."""
+    return Journal(directory, step, validated) if distributed.is_main() else SilentJournal(directory)

@@ -46,7 +46,7 @@ def run_epoch(run: Run, order: list[list[int]], load: Callable[[list[list[int]]]
     )
     run.model.train()
     run.objective.train()
-    with bar, closing(_load_shares(load, order[finished:])) as batches, _finish_step_when_stopped() as stopped:
+    with bar, closing(load_shares(load, order[finished:])) as batches, _finish_step_when_stopped() as stopped:
         while items := list(islice(batches, config.accumulate)):
             run.stage_step = progress.epoch * epoch_steps + progress.epoch_step
             run.stage_steps = stage.epochs * epoch_steps
@@ -71,7 +71,7 @@ def run_epoch(run: Run, order: list[list[int]], load: Callable[[list[list[int]]]
         raise KeyboardInterrupt
 
 
-def _load_shares(load: Callable[[list[list[Any]]], Any], order: list[list[Any]]) -> Generator[Any, None, None]:
+def load_shares(load: Callable[[list[list[Any]]], Any], order: list[list[Any]]) -> Generator[Any, None, None]:
     """This process's share of each batch; None where it has none, as the last batch may have fewer items than there are
     processes."""
     shares = [distributed.share(items) for items in order]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from captioner import distributed
+from captioner.checkpoint.manifest import has_checkpoint
 from captioner.decoder import Decoder, State
 from captioner.device import autocast, has_bfloat16, make_deterministic
 from captioner.training.config import PretrainConfig, check_settings
-from captioner.training.journal import Journal, read_log
-from captioner.training.loop import finish_epoch, interruptible, run_epoch
+from captioner.training.journal import open_journal, read_log
+from captioner.training.loop import finish_epoch, interruptible, load_shares, run_epoch
 from captioner.training.objectives import build_objective
 from captioner.training.objectives.language_model import segment_loss
 from captioner.training.optim import build_optimizer
+from captioner.training.parallel import parallel
 from captioner.training.text_run import Corpus, TextRun, open_text_run
 from captioner.visualize import save_curves
 from captioner.vocabulary import PAD
@@ -29,20 +32,27 @@ def pretrain(config: PretrainConfig) -> Path:
     `Interrupted` after Ctrl-C or SIGTERM.
     """
     check_settings(config)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("captioner pretrain runs in one process. Start it without torchrun.")
+    if distributed.restarted():
+        config = replace(config, resume=has_checkpoint(config.output / "last"))
+    with distributed.joined(config.device):
+        return _pretrain(config)
+
+
+def _pretrain(config: PretrainConfig) -> Path:
     if config.deterministic:
         make_deterministic()
-    run, state = open_text_run(config)
+    with distributed.main_first():
+        run, state = open_text_run(config)
     progress = run.progress
     if progress.stage == len(run.stages):
         print(f"{config.output} is complete already.")
         return run.best
     print_plan(run)
-    journal = Journal(config.output, progress.step, validated=progress.epoch_step == 0)
+    journal = open_journal(config.output, progress.step, validated=progress.epoch_step == 0)
     with closing(journal) as run.journal, interruptible(run):
         run.optimizers = {"model": build_optimizer([(run.model, config.learning_rate)], config.weight_decay)}
         run.objective = build_objective(run.stage, run)
+        run.parallel = parallel(run.model, run.objective)
         if state:
             run.restore(state)
         else:
@@ -53,7 +63,8 @@ def pretrain(config: PretrainConfig) -> Path:
             run_epoch(run, order, run.training.load, run.training.unit)
             finish_epoch(run, validate_text(run.model, run.validation, config.bptt, config.level))
         progress.stage, progress.epoch, progress.stale = 1, 0, 0
-        save_curves(config.output / "curves.png", read_log(journal.path))
+        if distributed.is_main():
+            save_curves(config.output / "curves.png", read_log(journal.path))
         run.finish()
     return run.best
 
@@ -61,17 +72,20 @@ def pretrain(config: PretrainConfig) -> Path:
 @torch.inference_mode()
 def validate_text(decoder: Decoder, corpus: Corpus, bptt: int, level: str) -> dict[str, float]:
     """The `loss` of a text in nats per token, the ends of lines and documents included, and what it amounts to: the
-    `perplexity` per word or the `bits per character`."""
+    `perplexity` per word or the `bits per character`. Several processes validate a share each."""
     decoder.eval()
     device = decoder.embedding.weight.device
     total, count = 0.0, 0
     state: State | None = None
-    for batch in corpus.load(corpus.order(bptt, None)):
+    for batch in load_shares(corpus.load, corpus.order(bptt, None)):
+        if batch is None:
+            continue
         with autocast(device):
             loss, state = segment_loss(decoder, batch.to(device).segment, state if batch.continues else None)
         total += loss.item()
         count += int((batch.segment.targets != PAD).sum())
-    mean = total / count
+    totals, counts = zip(*distributed.gather((total, count)), strict=True)
+    mean = sum(totals) / sum(counts)
     if level == "character":
         return {"loss": mean, "bits per character": mean / math.log(2)}
     return {"loss": mean, "perplexity": math.exp(min(mean, 700))}

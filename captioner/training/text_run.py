@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from captioner import distributed
 from captioner.data.text import Documents, Segment, Streams, Text, read_documents
 from captioner.decoder import Decoder
 from captioner.device import choose_device
@@ -61,17 +62,20 @@ class Corpus:
         self.unit = "segment" if document == "file" else "document"
 
     def order(self, bptt: int, seed: Sequence[int] | None, vary: bool = False) -> list[list[Any]]:
-        """The items of each batch of an epoch: a span of all streams, or documents. Without a seed, in order."""
+        """The items of each batch of an epoch: documents, or the segments of all streams, each a stream and the places
+        where the segment begins and ends. Without a seed, in order."""
         if isinstance(self.text, Streams):
-            return [[span] for span in self.text.spans(bptt, seed if vary else None)]
+            spans = self.text.spans(bptt, seed if vary else None)
+            return [[(stream, begin, end) for stream in range(self.rows)] for begin, end in spans]
         return self.text.batches(self.rows, seed)
 
     def load(self, order: list[list[Any]]) -> Iterator[TextBatch]:
         for items in order:
             if isinstance(self.text, Streams):
-                ((begin, end),) = items
-                names = [f"tokens {begin} to {end - 1} of each stream"]
-                yield TextBatch(self.text[begin, end], continues=begin > 0, ids=names)
+                streams, (begin, *_), (end, *_) = zip(*items, strict=True)
+                segment = Segment(*(part[list(streams)] for part in self.text[begin, end]))
+                names = [f"tokens {begin} to {end - 1} of stream {stream}" for stream in streams]
+                yield TextBatch(segment, continues=begin > 0, ids=names)
             else:
                 yield TextBatch(self.text[items], continues=False, ids=[f"document {index}" for index in items])
 
@@ -103,6 +107,11 @@ class TextRun(Run):
 
 def open_text_run(config: PretrainConfig) -> tuple[TextRun, dict[str, Any]]:
     """A new run, or with `--resume` the one in `--output`, and the state that its `last/` holds (none of a new run)."""
+    if config.document == "file" and config.batch_size < distributed.count():
+        raise ValueError(
+            f"--batch-size is {config.batch_size}; expected a stream or more for each of the "
+            f"{distributed.count()} processes. Start fewer of them, or more streams."
+        )
     training, validation = read_texts(config)
     digest = _digest(training, validation)
     state: dict[str, Any] = {}

@@ -23,7 +23,7 @@ from captioner.device import has_bfloat16, make_deterministic
 from captioner.training.averaging import MovingAverage
 from captioner.training.caption_run import CaptionRun, Split, open_run
 from captioner.training.config import TrainConfig, check_settings, parse_stage
-from captioner.training.journal import Journal, SilentJournal, read_log
+from captioner.training.journal import open_journal, read_log
 from captioner.training.loop import counted, finish_epoch, interruptible, run_epoch
 from captioner.training.objectives import build_objective
 from captioner.training.optim import build_optimizer
@@ -56,9 +56,7 @@ def _train(config: TrainConfig) -> Path:
         print(f"{config.output} is complete already. To train it further, add stages: --resume {more}")
         return run.best
     print_plan(run)
-    journal: Journal = SilentJournal(config.output)
-    if distributed.is_main():
-        journal = Journal(config.output, progress.step, validated=progress.epoch_step == 0)
+    journal = open_journal(config.output, progress.step, validated=progress.epoch_step == 0)
     with closing(journal) as run.journal, interruptible(run):
         if state and not state["optimizers"]:
             reopen(run, state)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from captioner import distributed
 from captioner.data.text import Segment, reset
 from captioner.decoder import Decoder, State
 from captioner.training.objectives import Loss
@@ -31,10 +32,12 @@ def segment_loss(decoder: Decoder, segment: Segment, state: State | None) -> tup
 
 
 class NextToken(nn.Module):
-    """The cross-entropy of each next token. It keeps the state that the next segment continues from."""
+    """The cross-entropy of each next token. If it `carries`, it keeps the state that the next segment continues from;
+    of several processes, each keeps that of its streams."""
 
-    def __init__(self) -> None:
+    def __init__(self, carries: bool = True) -> None:
         super().__init__()
+        self.carries = carries
         self.state: State | None = None
 
     def forward(self, run: TextRun, batch: TextBatch) -> Loss:
@@ -44,15 +47,19 @@ class NextToken(nn.Module):
             state = tuple(part.to(run.device) for part in self.state)
         total, state = segment_loss(run.model, batch.segment, state)
         assert state is not None
-        self.state = tuple(part.detach() for part in state)
+        self.state = tuple(part.detach() for part in state) if self.carries else None
         return Loss(total, (batch.segment.targets != PAD).sum())
 
     def get_extra_state(self) -> Any:
-        return self.state
+        """The state of all streams, (L, B, H), which the processes gather: all of them have to call this."""
+        shares = distributed.gather(self.state and tuple(part.cpu() for part in self.state))
+        if shares[0] is None:
+            return None
+        return tuple(distributed.join(parts, dim=1) for parts in zip(*shares, strict=True))
 
     def set_extra_state(self, state: Any) -> None:
-        self.state = state
+        self.state = state and tuple(part[:, distributed.rank() :: distributed.count()] for part in state)
 
 
 def build(run: TextRun) -> NextToken:
-    return NextToken()
+    return NextToken(run.config.document == "file")
