@@ -8,7 +8,7 @@ import random
 import pytest
 
 from captioner.data import checks
-from captioner.data.checks import check_damaged, check_photos, find_copies, notes_on
+from captioner.data.checks import check_damaged, check_photos, find_copies, note_on_copies, notes_on
 from captioner.data.records import Record
 from captioner.data.toy import make_toy
 from captioner.vocabulary import UNSEPARATED, words_are_separated
@@ -67,7 +67,7 @@ def test_copies_in_two_splits(tmp_path):
         if record.split != first[content].split
     }
     assert {(one.id, other.id) for one, other in find_copies(records)} == expected and len(expected) > 10
-    assert f"photos with an identical copy in another split: {len(expected)} (first: " in notes_on(records)[0]
+    assert f"photos with an identical copy in another split: {len(expected)} (first: " in note_on_copies(records)[0]
 
 
 @pytest.mark.parametrize(

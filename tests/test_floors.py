@@ -33,7 +33,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = (
     *FLOORS[0],
-    *("data.readers", "data.objects", "data.toy", "data.synthetic", "data.augment", "backends.choose"),
+    *("data.readers", "data.sources", "data.objects", "data.toy", "data.synthetic", "data.augment", "backends.choose"),
     *("backends.graph_check", "backends.signature", "backends.onnx_backend", "training.config"),
 )
 WITHOUT_TORCH_ITSELF = ("checkpoint", "data", "backends", "training")  # their `__init__.py` runs before what is inside

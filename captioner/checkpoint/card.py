@@ -84,8 +84,11 @@ def _captioner_card(saved: Mapping[str, Any]) -> str:
         "All settings are in `config.json`.",
     ]
     if scores:
-        lines += ["", "## Scores on the validation split", "", "| score | value |", "|---|---|"]
-        lines += [f"| {name} | {scores[name]:.4f} |" for name in SCORES if name in scores]
+        sources = list(dict.fromkeys(name.rpartition("/")[0] for name in scores))  # "" comes first
+        header = ["mean", *sources[1:]] if len(sources) > 1 else ["value"]
+        lines += ["", "## Scores on the validation split", "", _row("score", *header), "|---" * (1 + len(header)) + "|"]
+        rows = {name: [scores.get("/".join(filter(None, (source, name)))) for source in sources] for name in SCORES}
+        lines += [_row(name, *map(_decimal, row)) for name, row in rows.items() if set(row) != {None}]
         lines += [
             "",
             f"One generated caption per photo: {_describe(saved['decoding'])}. Tokenization and scores are those of "
@@ -101,6 +104,14 @@ def _describe(decoding: Mapping[str, Any]) -> str:
     limits = [f"top-k {decoding['top_k']}"] if decoding["top_k"] else []
     limits += [f"top-p {decoding['top_p']}"] if decoding["top_p"] < 1 else []
     return ", ".join(["sampling", f"temperature {decoding['temperature']}", *limits, f"seed {decoding['seed']}"])
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _decimal(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _number(value: int | None) -> str:

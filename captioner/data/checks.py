@@ -115,21 +115,26 @@ def _content(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def notes_on(records: Sequence[Record]) -> list[str]:
-    """What whoever trains on these records should know."""
+def notes_on(records: Sequence[Record], name: str = "the data set") -> list[str]:
+    """What whoever trains on a data set should know."""
     notes = []
     if all(record.hashed for record in records):
         counts = [sum(record.split == split for record in records) for split in ("train", "val", "test")]
         notes.append(
-            "the data set has no splits, so its photos are split by their names: {} to train on, {} for validation, "
-            "{} for testing".format(*counts)
-        )
-    if copies := find_copies(records):
-        one, other = copies[0]
-        notes.append(
-            f"photos with an identical copy in another split: {len(copies)} (first: {one.path.name} in {one.split} and "
-            f"{other.path.name} in {other.split}). The scores will be too high; remove the photos from one split"
+            f"{name} has no splits, so its photos are split by their names: {counts[0]} to train on, {counts[1]} for "
+            f"validation, {counts[2]} for testing"
         )
     if not words_are_separated(caption for record in records for caption in record.captions):
         notes.append(UNSEPARATED)
     return notes
+
+
+def note_on_copies(records: Sequence[Record]) -> list[str]:
+    """The same for photos that are in two splits, of one data set or of several that are used together."""
+    if not (copies := find_copies(records)):
+        return []
+    one, other = copies[0]
+    return [
+        f"photos with an identical copy in another split: {len(copies)} (first: {one.path.name} in {one.split} and "
+        f"{other.path.name} in {other.split}). The scores will be too high; remove the photos from one split"
+    ]

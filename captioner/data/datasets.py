@@ -93,10 +93,10 @@ def collate(items: Sequence[tuple]) -> Batch:
     return Batch(torch.from_numpy(np.stack(images)), tokens, list(ids))
 
 
-def epoch_order(photos: int, batch_size: int, seed: Sequence[int]) -> list[list[int]]:
-    """The batches of an epoch as lists of record numbers: every record once, shuffled by the seed."""
-    order = random_stream(Purpose.ORDER, *seed).permutation(photos).tolist()
-    return [order[start : start + batch_size] for start in range(0, photos, batch_size)]
+def epoch_order(photos: Sequence[int], batch_size: int, seed: Sequence[int]) -> list[list[int]]:
+    """The batches of an epoch as lists of record numbers: each of `photos` once, shuffled by the seed."""
+    order = [photos[place] for place in random_stream(Purpose.ORDER, *seed).permutation(len(photos)).tolist()]
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def in_order(photos: int, batch_size: int) -> list[list[int]]:

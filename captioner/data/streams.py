@@ -10,6 +10,7 @@ import numpy as np
 class Purpose(IntEnum):
     ORDER = 1  # of the photos in an epoch
     AUGMENTATION = 2  # of one photo
+    SHARE = 3  # of a data set, in an epoch
 
 
 def random_stream(purpose: Purpose, *seed: int) -> np.random.Generator:

@@ -14,9 +14,10 @@ import torch
 
 from captioner.backends.torch_backend import TorchBackend
 from captioner.captioner import Captioner
-from captioner.data.checks import PhotoCheck, check_photos, notes_on, shortened
+from captioner.data.checks import PhotoCheck, check_photos, note_on_copies, notes_on, shortened
 from captioner.data.datasets import encode_captions
-from captioner.data.readers import Record, read_dataset, select
+from captioner.data.readers import Record, select
+from captioner.data.sources import draw_photos, names_of, read_sources
 from captioner.data.vectors import read_vectors
 from captioner.device import choose_device
 from captioner.distributed import is_main
@@ -36,10 +37,12 @@ from captioner.training.run import (
 )
 from captioner.vocabulary import Vocabulary, tokenize
 
+SHOWN = ("loss", "BLEU-1", "BLEU-4", "CIDEr-D")
+
 
 @dataclass(frozen=True)
 class Split:
-    name: str
+    name: str  # for the cache of its features
     records: list[Record]
     captions: list[list[list[int]]]  # per photo, per caption: token ids
 
@@ -49,15 +52,22 @@ class CaptionRun(Run):
     config: TrainConfig
     model: CaptionModel
     captioner: Captioner
-    training: Split
-    validation: Split
+    parts: dict[str, Split]  # the training photos of each data set, by its name
+    training: Split  # all of them, in this order
+    validation: dict[str, Split]  # the validation photos of each data set
+
+    def draw_photos(self, seed: Sequence[int]) -> list[int]:
+        """The numbers of the training photos that an epoch takes."""
+        sizes, shares = [len(part.records) for part in self.parts.values()], shares_of(self.config)
+        return draw_photos(sizes, [shares[name] for name in self.parts], seed)
 
     def describe(self, scores: Mapping[str, float] | None) -> dict[str, Any]:
         settings = settings_of_model(self.config)
         settings["weights"] = Path(self.config.weights).name
         settings["init"] = self.config.init and self.config.init.name
+        shares = shares_of(self.config).items()
         training = {
-            "data": ", ".join(path.name for path in self.config.data),
+            "data": ", ".join(name if share == 1 else f"{name} (share {share:g})" for name, share in shares),
             "photos": len(self.training.records),
             "step": self.progress.step,
             "hours": round(self.progress.seconds / 3600, 2),
@@ -70,8 +80,9 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
     """A new run, or with `--resume` the one in `--output`, and the state that its `last/` holds (none of a new run)."""
     if not config.resume:
         check_unused(config.output)
-    training, validation, check = read_splits(config)
-    digest = _digest([*training, *validation])
+    parts, validation, check = read_splits(config)
+    training = [record for part in parts.values() for record in part]
+    digest = _digest([*training, *(record for split in validation.values() for record in split)])
     state: dict[str, Any] = {}
     if config.resume:
         state = load_last(config, digest)
@@ -82,37 +93,71 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
     write_settings(config, digest)  # of a resumed run, too: stages may have been added
     if is_main():
         check.save(config.output / "photos.json")
-    splits = (
-        Split(name, chosen, encode_captions(chosen, captioner.vocabulary, config.max_length))
-        for name, chosen in (("train", training), ("val", validation))
-    )
+
+    def split(name: str, records: list[Record]) -> Split:
+        return Split(name, records, encode_captions(records, captioner.vocabulary, config.max_length))
+
+    splits = {name: split(f"{name}/train", records) for name, records in parts.items()}
+    several = len(config.data) > 1
     run = CaptionRun(
         config=config,
         stages=stages,
         model=captioner.model,
         progress=Progress(**state.get("progress", {})),
-        selection=Selection("CIDEr-D"),
-        shown=("loss", "BLEU-1", "BLEU-4", "CIDEr-D"),
+        selection=Selection("CIDEr-D" if config.select == "mean" else f"{config.select}/CIDEr-D"),
+        shown=("loss", "CIDEr-D", *(f"{name}/CIDEr-D" for name in validation)) if several else SHOWN,
         captioner=captioner,
-        training=next(splits),
-        validation=next(splits),
+        parts=splits,
+        training=Split("train", training, [captions for part in splits.values() for captions in part.captions]),
+        validation={name: split(f"{name}/val", records) for name, records in validation.items()},
     )
     return run, state
 
 
-def read_splits(config: TrainConfig) -> tuple[list[Record], list[Record], PhotoCheck]:
-    """The photos to train and to validate on, without damaged ones, which are printed; and what was found."""
-    records = read_dataset(config.data[0], images=config.images)
-    for note in notes_on(records):
+def shares_of(config: TrainConfig) -> dict[str, float]:
+    """The share of each data set, by its name."""
+    names = names_of(config.data)
+    return dict(zip(names, config.shares or [1.0] * len(names), strict=True))
+
+
+def read_splits(config: TrainConfig) -> tuple[dict[str, list[Record]], dict[str, list[Record]], PhotoCheck]:
+    """Per data set the photos to train on and those to validate on, without damaged ones, which are printed; and what
+    was found. A set whose share is 0 has no photos to train on. Of several sets, some may have none to validate on."""
+    sources, shares = read_sources(config.data, config.images), shares_of(config)
+    notes = [note for name, records in sources.items() for note in notes_on(records, name)]
+    chosen: list[tuple[str, Record]] = []
+    for name, records in sources.items():
+        wanted = ["train", "val"] if shares[name] else ["val"]
+        if len(sources) > 1 and not any(record.split == "val" for record in records):
+            wanted.remove("val")
+            notes.append(f"{name} has no photos to validate on")
+        try:
+            chosen += [(name, record) for split in wanted for record in select(records, split)[: config.limit or None]]
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    validated = {name: None for name, record in chosen if record.split == "val"}
+    if config.select not in ("mean", *validated):
+        raise ValueError(
+            f"--select is {config.select}; expected mean or a data set with validation photos: {', '.join(validated)}."
+        )
+    everything = [record for records in sources.values() for record in records]
+    for note in [*notes, *note_on_copies(everything)]:
         print(f"note    {note}.")
-    chosen = [record for name in ("train", "val") for record in select(records, name)[: config.limit or None]]
-    check = check_photos(chosen, config.image_size or 224, config.output / "photos.json", config.workers)
+    records = [record for _, record in chosen]
+    check = check_photos(records, config.image_size or 224, config.output / "photos.json", config.workers)
     for problem in shortened(list(check.damaged.values()), "photos"):
         print(f"damaged {problem}")
     if check.damaged:
         print(f"note    {len(check.damaged)} of {len(chosen)} photos cannot be read and are left out.")
-    sound = [record for number, record in enumerate(chosen) if number not in check.damaged]
-    return select(sound, "train"), select(sound, "val"), check
+    training: dict[str, list[Record]] = {}
+    validation: dict[str, list[Record]] = {}
+    for number, (name, record) in enumerate(chosen):
+        if number not in check.damaged:
+            (training if record.split == "train" else validation).setdefault(name, []).append(record)
+    if not (training and validation):
+        what = "validate" if training else "train"
+        raise ValueError(f"no photo to {what} on can be read. Copy or download the photos again.")
+    return training, validation, check
 
 
 def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captioner:
@@ -125,8 +170,7 @@ def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captione
         vocabulary = initial.vocabulary(vocabulary)
     if not vocabulary.words:
         raise ValueError(
-            f"no word occurs {config.min_count} times in the training captions of {config.data[0]}. "
-            "Lower --min-count, or add captions."
+            f"no word occurs {config.min_count} times in the training captions. Lower --min-count, or add captions."
         )
     trained = initial is not None and initial.has_encoder(config.model.encoder)
     weights = str(initial.directory) if initial and trained else config.weights

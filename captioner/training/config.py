@@ -81,12 +81,17 @@ class TrainConfig:
     """Train a model: CNN and RNN, in stages, on Flickr8k, Flickr30k, COCO or your own photos."""
 
     data: tuple[Path, ...]
-    """Folder of the data set. Its format is recognised by its files."""
+    """Folders of the data sets, one or several. Their formats are recognised by their files."""
     output: Path
     """Folder of the run: best/, last/, log.jsonl, curves.png, TensorBoard."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    images: Path | None = None
-    """Folder of the photos, if they are not below the data set's folder."""
+    images: tuple[Path, ...] = ()
+    """Folders of the photos, one per data set, if they are not below the data sets' folders."""
+    shares: tuple[float, ...] = ()
+    """Several data sets: the share of each one's training photos that an epoch takes, drawn anew each time, such as
+    1 0.5; 0 to validate on it only. All of them if not given."""
+    select: str = "mean"
+    """Several data sets: the one whose validation CIDEr-D selects best/, by its name, or the mean over all."""
     weights: str = "DEFAULT"
     """Initial weights of the CNN: a torchvision name, a .safetensors or .pth file, a captioner checkpoint, or none."""
     init: Path | None = None
@@ -252,7 +257,11 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
 
     check(lambda x: len(x) >= 1, "at least one stage, such as decoder:10", "stages")
     check(lambda x: len(x) >= 1, "at least one file", "text")
-    check(lambda x: len(x) == 1, "one folder", "data")
+    check(lambda x: len(x) >= 1, "at least one folder", "data")
+    if isinstance(config, TrainConfig) and config.shares:
+        count = len(config.data)
+        check(lambda x: len(x) == count, f"one share per data set, of which there are {count}", "shares")
+        check(lambda x: all(0 <= share <= 1 for share in x) and any(x), "shares from 0 to 1, not all 0", "shares")
     check(lambda x: x >= 1, "1 or more", "batch_size", "accumulate", "min_count", "max_length", "epochs", "bptt")
     check(lambda x: x >= 1, "1 or more", "model.embedding_size", "model.hidden_size")
     check(lambda x: x >= 0, "0 or more", "image_size", "weight_decay", "patience", "save_every")

@@ -151,7 +151,7 @@ def finish_epoch(run: Run, scores: Mapping[str, float]) -> None:
         run.save_best(scores)
     progress.epoch, progress.epoch_step = progress.epoch + 1, 0
     if config.patience and progress.stale >= config.patience:
-        name = selection.name if selection.computed(scores) else "loss"
+        name = selection.name if selection.computed(scores) else selection.loss
         print(f"{run.stage.name}: no better {name} for {counted(progress.stale, 'epoch')}; the stage ends here.")
         progress.epoch = run.stage.epochs
     run.save_last()

@@ -78,10 +78,15 @@ class Selection:
     def computed(self, scores: Mapping[str, float]) -> bool:
         return scores[self.name] == scores[self.name]  # NaN differs from itself
 
+    @property
+    def loss(self) -> str:
+        """What decides where the score cannot be computed: the loss of the same data set."""
+        return "/".join((*self.name.split("/")[:-1], "loss"))
+
     def value(self, scores: Mapping[str, float]) -> float:
         """Larger is better. Where the score cannot be computed (it is NaN), the validation loss decides."""
         if not self.computed(scores):
-            return -scores["loss"]
+            return -scores[self.loss]
         return scores[self.name] if self.larger_is_better else -scores[self.name]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from captioner import distributed
 from captioner.checkpoint.manifest import has_checkpoint
@@ -21,14 +21,14 @@ from captioner.data.cache import FeatureDataset, cached_features
 from captioner.data.datasets import PhotoDataset, batches, epoch_order
 from captioner.device import has_bfloat16, make_deterministic
 from captioner.training.averaging import MovingAverage
-from captioner.training.caption_run import CaptionRun, Split, open_run
+from captioner.training.caption_run import CaptionRun, Split, open_run, shares_of
 from captioner.training.config import TrainConfig, check_settings, parse_stage
 from captioner.training.journal import open_journal, read_log
 from captioner.training.loop import counted, finish_epoch, interruptible, run_epoch
 from captioner.training.objectives import build_objective
 from captioner.training.optim import build_optimizer
 from captioner.training.parallel import parallel
-from captioner.training.validate import validate
+from captioner.training.validate import by_name, validate
 from captioner.visualize import save_curves
 
 
@@ -50,7 +50,7 @@ def _train(config: TrainConfig) -> Path:
         make_deterministic()
     with distributed.main_first():
         run, state = open_run(config, [parse_stage(text) for text in config.stages])
-    progress, records = run.progress, run.validation.records
+    progress = run.progress
     if progress.stage == len(run.stages):
         more = f"--stages {' '.join(config.stages)} ..."
         print(f"{config.output} is complete already. To train it further, add stages: --resume {more}")
@@ -68,14 +68,15 @@ def _train(config: TrainConfig) -> Path:
                 state = {}
             else:
                 run.save_last()
-            training, validation = (stage_dataset(run, split) for split in (run.training, run.validation))
+            training = training_dataset(run)
+            validation = {name: split_dataset(run, split) for name, split in run.validation.items()}
             while progress.epoch < run.stage.epochs:
                 seed = (config.seed, progress.stage, progress.epoch)
-                order = epoch_order(len(training), config.batch_size, seed)
+                order = epoch_order(run.draw_photos(seed), config.batch_size, seed)
                 dataset = augmented(run, training, seed)
                 run_epoch(run, order, partial(batches, dataset, workers=config.workers), unit="photo")
                 with run.averaged():
-                    scores = validate(run.captioner, validation, records, config.decoding, workers=config.workers)
+                    scores = validate_all(run, validation)
                 run.keep(scores, config.keep_best)
                 finish_epoch(run, scores)
             progress.stage, progress.epoch, progress.stale = progress.stage + 1, 0, 0
@@ -114,7 +115,7 @@ def start_stage(run: CaptionRun) -> None:
         run.optimizers["objective"] = build_optimizer([(run.objective, decoder_rate)], config.weight_decay)
 
 
-def stage_dataset(run: CaptionRun, split: Split) -> FeatureDataset | PhotoDataset:
+def split_dataset(run: CaptionRun, split: Split) -> FeatureDataset | PhotoDataset:
     """The photos of a split, or while the CNN is frozen their features, which are computed once."""
     config, preprocess = run.config, run.captioner.preprocess
     if run.stage.block is not None:
@@ -124,21 +125,41 @@ def stage_dataset(run: CaptionRun, split: Split) -> FeatureDataset | PhotoDatase
     return cached_features(folder, encoder, preprocess, split.records, split.captions, config.workers, title=title)
 
 
-def augmented(run: CaptionRun, dataset: FeatureDataset | PhotoDataset, seed: tuple[int, ...]) -> Dataset:
+def training_dataset(run: CaptionRun) -> Dataset:
+    """The training photos of all data sets, or their features: item i belongs to record i of `run.training`."""
+    if run.stage.block is not None:
+        return split_dataset(run, run.training)
+    return ConcatDataset([split_dataset(run, part) for part in run.parts.values()])
+
+
+def augmented(run: CaptionRun, dataset: Dataset, seed: tuple[int, ...]) -> Dataset:
     """The training photos, augmented for one epoch. Cached features stay as they are."""
-    if isinstance(dataset, FeatureDataset):
+    if not isinstance(dataset, PhotoDataset):
         return dataset
     augmenter = Augmenter(run.config.augment, run.captioner.vocabulary, seed)
     return PhotoDataset(dataset.records, dataset.captions, dataset.preprocess, augmenter)
 
 
+def validate_all(run: CaptionRun, datasets: Mapping[str, Dataset]) -> dict[str, float]:
+    """The scores of the validation photos; of several data sets, each one's own and their means."""
+    config = run.config
+    scores = {
+        name: validate(run.captioner, datasets[name], split.records, config.decoding, workers=config.workers)
+        for name, split in run.validation.items()
+    }
+    return by_name(scores) if len(config.data) > 1 else next(iter(scores.values()))
+
+
 def print_plan(run: CaptionRun) -> None:
     """What is going to happen, before it happens."""
-    config, model, training = run.config, run.model, run.training.records
+    config, model = run.config, run.model
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     words = len(run.captioner.vocabulary.words)
-    print(f"data    {config.data[0]}: {len(training)} photos to train on, {len(run.validation.records)} to validate on")
-    print(f"        such as {training[0].path.name}: {training[0].captions[0]}")
+    for (name, share), path in zip(shares_of(config).items(), config.data, strict=True):
+        counts = [len(splits[name].records) if name in splits else 0 for splits in (run.parts, run.validation)]
+        drawn = f", a share of {share:g} per epoch" if 0 < share < 1 else ""
+        print(f"data    {path}: {counts[0]} photos to train on{drawn}, {counts[1]} to validate on")
+    print(f"        such as {run.training.records[0].path.name}: {run.training.records[0].captions[0]}")
     print(f"model   {config.model.encoder} + {config.model.cell}, {size:.1f} M parameters, {words} words")
     print(f"device  {run.device}, {'bfloat16' if has_bfloat16(run.device) else 'float32'}")
     for stage in run.stages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch.utils.data import Dataset
@@ -17,6 +17,13 @@ from captioner.metrics import score_captions
 from captioner.metrics.habits import habits
 from captioner.training.objectives.cross_entropy import cross_entropy
 from captioner.vocabulary import PAD, tokenize
+
+
+def by_name(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The scores of several data sets as one row: their means under the plain names, and each set's own ones, such as
+    coco/CIDEr-D. A mean is NaN where a set has no such score."""
+    row = {name: sum(each[name] for each in scores.values()) / len(scores) for name in next(iter(scores.values()))}
+    return row | {f"{source}/{name}": score for source, own in scores.items() for name, score in own.items()}
 
 
 @torch.inference_mode()

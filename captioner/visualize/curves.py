@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 TRAIN, VALID = "#8a94a6", "#1f4e79"
 SCORES = {"CIDEr-D": "#b8451b", "BLEU-4": "#2b7a5b", "perplexity": "#b8451b", "bits per character": "#b8451b"}
+SETS = ("#7a4fa3", "#a07a1f", "#3a7f96", "#a34f75", "#5c6b2f")  # scores of one of several data sets
 SMALLER_IS_BETTER = ("perplexity", "bits per character")
 LOWER = "The training loss is measured with dropout and label smoothing, the validation loss without: it can be lower."
+LABEL = 26  # points, the height of a label of two lines
 HEIGHT = 5.6  # inches, of two panels
 
 
@@ -76,17 +79,22 @@ def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) 
     if len(losses) and len(valid[1]) and valid[1][-1] < _smooth(losses)[-1]:
         figure.text(0.08, 1 - 0.14 / panels, LOWER, size=8, color=FAINT, va="top", family=fonts())
 
-    scores = {name: (colour, values("validation", name)) for name, colour in SCORES.items()}
+    # Of several data sets there are the mean of their scores, and one score of each, such as coco/CIDEr-D.
+    own = list(dict.fromkeys(name for row in rows for name in row if name.endswith("/CIDEr-D")))
+    colours = SCORES | {name: SETS[number % len(SETS)] for number, name in enumerate(own)}
+    scores = {name: (colour, values("validation", name)) for name, colour in colours.items()}
     scores = {name: line for name, line in scores.items() if len(line[1][1])}
     for name, (colour, (x, y)) in scores.items():
-        axes_scores.plot(x, y, color=colour, lw=1.6, marker="o", ms=3, clip_on=False)
-        if len(y) > 1:
+        axes_scores.plot(x, y, color=colour, lw=1.0 if name in own else 1.6, marker="o", ms=3, clip_on=False)
+        if len(y) > 1 and name not in own:
             best = int(np.argmin(y) if name in SMALLER_IS_BETTER else np.argmax(y))
             axes_scores.plot(x[best], y[best], "o", ms=9, mfc="none", mec=colour, clip_on=False)
             if best < len(y) - 1:  # the last value is written at the end of the line
                 _note(axes_scores, f"best {y[best]:.3f}", (x[best], y[best]), (0, 9), 8, colour, ha="center")
     axes_scores.set_ylim(0, 1.12 * axes_scores.get_ylim()[1])
-    _name_ends(axes_scores, {name: (colour, y) for name, (colour, (_, y)) in scores.items()})
+    labels = {name: f"mean {name}" if own else name for name in SCORES}
+    labels |= {name: shorten(name.rpartition("/")[0], 20, placeholder="…") for name in own}
+    _name_ends(axes_scores, {labels[name]: (colour, y) for name, (colour, (_, y)) in scores.items()})
     if rewarded:
         drawn = {"mean reward": (SCORES["CIDEr-D"], "reward"), "distinct captions": (VALID, "distinct")}
         for colour, name in drawn.values():
@@ -149,9 +157,14 @@ def _name_ends(axes: Axes, lines: Mapping[str, tuple[str, np.ndarray]]) -> None:
     """Write the name and last value at the right end of each line, moved apart where they would overlap."""
     ends = sorted((float(y[-1]), name, colour) for name, (colour, y) in lines.items() if len(y))
     low, high = axes.get_ylim()
-    gap = (ends[1][0] - ends[0][0]) / (high - low) if len(ends) == 2 else 1.0
-    points = 72 * axes.get_window_extent().height / axes.figure.dpi
-    push = max(0.0, 26 - gap * points) / 2
-    for (y, name, colour), shift in zip(ends, (-push, push), strict=False):
+    points = 72 * axes.get_window_extent().height / axes.figure.dpi / (high - low)  # per unit of y
+    places = np.array([y * points for y, _, _ in ends])
+    for _ in range(100):  # push neighbours apart
+        overlap = np.maximum(0, LABEL - np.diff(places))
+        if not overlap.any():
+            break
+        places[:-1] -= overlap / 2
+        places[1:] += overlap / 2
+    for (y, name, colour), place in zip(ends, places, strict=True):
         where = {"xycoords": axes.get_yaxis_transform(), "va": "center"}
-        _note(axes, f"{name}\n{y:.3f}", (1, y), (8, shift), 8.5, colour, **where)
+        _note(axes, f"{name}\n{y:.3f}", (1, y), (8, place - y * points), 8.5, colour, **where)

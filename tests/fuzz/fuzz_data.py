@@ -27,7 +27,7 @@ from typing import Any
 
 from PIL import Image
 
-from captioner.data.checks import check_photos, notes_on
+from captioner.data.checks import check_photos, note_on_copies, notes_on
 from captioner.data.objects import read_objects
 from captioner.data.readers import read_captions, read_dataset, select
 from captioner.data.vectors import read_vectors
@@ -91,6 +91,7 @@ def data_set(folder: Path, name: str) -> None:
     select(entries, entries[-1].split)
     records = read_dataset(folder)
     notes_on(records)
+    note_on_copies(records)
     check_photos(records, 32, folder / "photos.json")
     read_dataset(folder / name)
 

@@ -1,0 +1,60 @@
+"""Several data sets as one: a name for each, ids that differ between them, and the photos that an epoch takes of each.
+Nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from captioner.data.readers import read_dataset
+from captioner.data.records import Record
+from captioner.data.streams import Purpose, random_stream
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """A name for each data set: that of its folder, and those of the folders above it where two would be called the
+    same. Raises ValueError for a path that is given twice."""
+    parts = [Path(os.path.abspath(path)).parts[1:] for path in paths]
+    if twice := [str(path) for path, own in zip(paths, parts, strict=True) if parts.count(own) > 1]:
+        raise ValueError(f"the data set {twice[0]} is given twice; expected each once.")
+    length = 1
+    while len({own[-length:] for own in parts}) < len(parts):
+        length += 1
+    return ["/".join(own[-length:]) for own in parts]
+
+
+def read_sources(paths: Sequence[Path], images: Sequence[Path] = ()) -> dict[str, list[Record]]:
+    """The records of each data set, by its name. If there are several, a record's id begins with the name of its set.
+
+    images: per data set the folder of its photos; none if all are below their data set's folder.
+    Raises ValueError or FileNotFoundError with the file, the line and what was expected.
+    """
+    if images and len(images) != len(paths):
+        raise ValueError(
+            f"{len(images)} folders of photos (--images) for {len(paths)} data sets (--data); expected one for each. "
+            "For a set whose photos are below its own folder, give that folder."
+        )
+    sources = {}
+    for number, (name, path) in enumerate(zip(names_of(paths), paths, strict=True)):
+        records = read_dataset(path, images=images[number] if images else None)
+        several = len(paths) > 1
+        sources[name] = [replace(record, id=f"{name}/{record.id}") for record in records] if several else records
+    return sources
+
+
+def draw_photos(sizes: Sequence[int], shares: Sequence[float], seed: Sequence[int]) -> list[int]:
+    """The numbers of the photos that an epoch takes, in order, of data sets of these sizes that lie one after the
+    other: of each its share, drawn by the seed without repetition."""
+    photos: list[int] = []
+    start = 0
+    for number, (size, share) in enumerate(zip(sizes, shares, strict=True)):
+        own = np.arange(size)
+        if share < 1:
+            own = random_stream(Purpose.SHARE, *seed, number).permutation(size)[: max(1, round(share * size))]
+        photos += (start + np.sort(own)).tolist()
+        start += size
+    return photos
