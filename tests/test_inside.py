@@ -12,24 +12,31 @@ from torch import nn
 from torch.nn import functional as F
 
 from captioner.captioner import Captioner
+from captioner.checkpoint.card import model_card
+from captioner.checkpoint.tensors import save_checkpoint
 from captioner.cli import main
+from captioner.config import RecurrentConfig
 from captioner.data.readers import read_dataset, select
 from captioner.data.toy import make_toy
 from captioner.decoder import Decoder
 from captioner.encoder import Features
 from captioner.images import open_image
 from captioner.inside.gradients import gradient_norms, trained_gradients, untrained_gradients
+from captioner.inside.properties import OF_CHARACTERS, OF_WORDS
 from captioner.inside.units import (
-    PROPERTIES,
     Activations,
     caption_activations,
+    excerpt,
     find_matches,
     match_units,
+    text_activations,
     unit_activations,
 )
+from captioner.language_model import LanguageModel
+from captioner.model import build_language_model
 from captioner.visualize.gradients import gradients_figure
-from captioner.visualize.units import colour, units_figure
-from captioner.vocabulary import BOS, EOS
+from captioner.visualize.units import COLUMNS, colour, rows_of, text_figure, units_figure
+from captioner.vocabulary import BOS, EOS, UNK, Vocabulary
 
 WORDS = ["a", "man", "in", "a", "red", "shirt", "plays", "with", "two", "dogs"]
 
@@ -86,16 +93,16 @@ def test_activations_of_captions(tiny, photos):
     found = caption_activations(captioner, paths, decoding, "above", shown.append)
     assert sum(shown) == len(paths)
     captions = captioner.caption(paths, decoding)
-    assert [each.words for each in found] == [caption.words for caption in captions]
+    assert [each.tokens for each in found] == [caption.words for caption in captions]
     alone = captioner.backend.encode(captioner.preprocess(open_image(paths[1]))[None])
     with torch.inference_mode():
-        ids = torch.tensor([[BOS, *captioner.vocabulary.encode(found[1].words)]])
+        ids = torch.tensor([[BOS, *captioner.vocabulary.encode(found[1].tokens)]])
         expected = unit_activations(captioner.backend.model.decoder, ids, alone)["above"][0, 1:]
     assert found[1].units == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_properties():
-    found = {name: property(WORDS).tolist() for name, property in PROPERTIES.items()}
+    found = {name: property(WORDS).tolist() for name, property in OF_WORDS.items()}
     assert found == {
         "how many words are written": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
         "how near the end is": [-10, -9, -8, -7, -6, -5, -4, -3, -2, -1],
@@ -109,6 +116,105 @@ def test_properties():
     }
 
 
+TEXT = """A "quoted
+word" (and b). It's 1.
+  Ab: "open
+  c
+
+closed" é\td
+"""
+
+
+def marked(name: str) -> str:
+    """The characters of TEXT for which a property of 0 and 1 holds."""
+    return "".join(character for character, value in zip(TEXT, OF_CHARACTERS[name](list(TEXT)), strict=True) if value)
+
+
+def test_properties_of_characters():
+    assert OF_CHARACTERS["position in the line"](list("ab\n\nc")).tolist() == [1, 2, 0, 0, 1]
+    assert OF_CHARACTERS["how near the end of the line is"](list("ab\n\nc")).tolist() == [-2, -1, 0, 0, -1]
+    assert OF_CHARACTERS["letters of the word so far"](list("ab'é c")).tolist() == [1, 2, 0, 1, 0, 1]
+    assert marked("inside quotation marks") == '"quoted\nword'  # the other marks are in two paragraphs
+    assert marked("inside brackets") == "(and b"
+    assert marked("in the indentation of a line") == "    "
+    assert marked("in an indented line") == '  Ab: "open  c'
+    assert marked("a capital letter was just read") == "AIA" and marked("a digit was just read") == "1"
+    assert marked("a sentence has just ended") == ". .\n  "
+    for name, property in OF_CHARACTERS.items():
+        assert property([]).tolist() == [] and len(property(["a"])) == 1, name
+
+
+def test_an_excerpt_is_where_the_properties_vary():
+    lines = ["word word\n"] * 20
+    lines[12] = "a (b) c\n"
+    text = Activations(list("".join(lines)), np.zeros((0, 0)))
+    start, stop = excerpt(text, {"inside brackets": OF_CHARACTERS["inside brackets"]}, 3)
+    assert "(" in "".join(text.tokens[start:stop]) and text.tokens[start - 1] == text.tokens[stop - 1] == "\n"
+    assert "".join(text.tokens[start:stop]).count("\n") == 3
+    short = Activations(list("a (b)"), np.zeros((0, 0)))
+    assert excerpt(short, {"inside brackets": OF_CHARACTERS["inside brackets"]}, 3) == (0, 5)
+    endless = Activations(list("a (b) " * 200), np.zeros((0, 0)))
+    assert excerpt(endless, {"inside brackets": OF_CHARACTERS["inside brackets"]}, 3) == (0, 300)
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory):
+    """The checkpoint of an untrained model of the characters of TEXT, but for one."""
+    torch.manual_seed(0)
+    config = RecurrentConfig(embedding_size=6, hidden_size=10, layers_above=0)
+    vocabulary = Vocabulary(sorted(set(TEXT) - {"é"}))
+    model = LanguageModel(build_language_model(config, len(vocabulary)), vocabulary, config, "character", "file")
+    saved = model.to_config() | {"training": None, "scores": None}
+    directory = tmp_path_factory.mktemp("characters") / "model"
+    save_checkpoint(directory, model.decoder.state_dict(), saved, model_card(saved), half=False)
+    return directory
+
+
+def test_activations_of_a_text(characters):
+    model = LanguageModel.load(characters, "cpu")
+    found = text_activations(model, TEXT)
+    assert found.tokens == list(TEXT) and UNK in model.vocabulary.encode(list(TEXT))
+    decoder = model.decoder.double()
+    with torch.no_grad():
+        inputs = decoder.embedding(torch.tensor([[BOS, *model.vocabulary.encode(list(TEXT))]]))
+        _, units = lstm_by_hand(decoder.below, inputs)
+    assert found.units == pytest.approx(units[0, 1:].numpy(), abs=1e-5)
+    words = LanguageModel(model.decoder, model.vocabulary, model.config, "word", "file")
+    with pytest.raises(ValueError, match="this is a model of words"):
+        text_activations(words, TEXT)
+
+
+def test_attend_cells_over_a_text(run, characters, tmp_path):
+    path, output = tmp_path / "text.txt", tmp_path / "cells.png"
+    path.write_text(TEXT * 3)
+    common = ("-o", output, "--checkpoint", characters, "--device", "cpu")
+    for more, lines in (("--cells",), 4), (("--cell", 5, 2), 2):
+        status, out, _ = run("attend", path, *more, *common)
+        *units, last = out.splitlines()
+        assert status == 0 and len(units) == lines and last == str(output) and output.stat().st_size > 3000
+        assert all(line.startswith("unit ") and "by chance up to 0." in line for line in units)
+    assert [line.split(":")[0] for line in units] == ["unit 5", "unit 2"]
+    status, _, err = run("attend", "--cells", *common)
+    assert status == 2 and "no text" in err
+    status, _, err = run("attend", path, "--cell", 10, *common)
+    assert status == 2 and "units 0 to 9" in err
+
+
+def test_the_picture_of_units_over_a_text():
+    text = "ab\n" + "c" * (COLUMNS + 2)
+    values = np.linspace(-0.5, 0.5, len(text))
+    assert rows_of(text) == [(0, 3), (3, 3 + COLUMNS), (3 + COLUMNS, 5 + COLUMNS)] and rows_of("") == []
+    (axes,) = text_figure(text, [("unit 7", values), ("unit 8", values * 0)]).axes
+    first, second = (image.get_array() for image in axes.images if image.get_array().shape[0] == 3)
+    assert np.allclose(first[0, :3], [colour(value / 0.5) for value in values[:3]])
+    assert np.allclose(first[2, :2], [colour(value / 0.5) for value in values[-2:]])
+    assert np.allclose(first[0, 3:], 1) and np.allclose(first[2, 2:], 1) and np.allclose(second, 1)
+    written = [each.get_text() for each in axes.texts]
+    assert written.count("ab") == written.count("cc") == 2
+    with pytest.raises(ValueError, match="one activation for each character"):
+        text_figure(text, [("unit 7", values[:1])])
+
+
 def random_captions(seed=0, captions=12, width=40):
     random = np.random.default_rng(seed)
     words = [random.permutation(WORDS)[: random.integers(5, 11)].tolist() for _ in range(captions)]
@@ -118,18 +224,18 @@ def random_captions(seed=0, captions=12, width=40):
 def test_a_planted_property_is_found():
     planted = random_captions()
     for words, units in planted:
-        units[:, 17] = 0.3 - 0.2 * PROPERTIES["a colour was just said"](words)
-        units[:, 5] = 0.1 * PROPERTIES["how near the end is"](words) + 0.1 * units[:, 6]
+        units[:, 17] = 0.3 - 0.2 * OF_WORDS["a colour was just said"](words)
+        units[:, 5] = 0.1 * OF_WORDS["how near the end is"](words) + 0.1 * units[:, 6]
     first, second, *_ = find_matches(planted)
     assert (first.unit, first.property) == (17, "a colour was just said")
     assert first.correlation == pytest.approx(-1) and first.chance < 0.5
     assert (second.unit, second.property) == (5, "how near the end is") and 0.9 < second.correlation < 1
     assert match_units([5, 17], planted) == [second, first]
     for words, units in planted:  # a unit that follows two properties is shown once
-        units[:, 17] += 0.001 * PROPERTIES["how many words are written"](words)
-    assert len({match.unit for match in find_matches(planted)}) == len(find_matches(planted)) == len(PROPERTIES)
+        units[:, 17] += 0.001 * OF_WORDS["how many words are written"](words)
+    assert len({match.unit for match in find_matches(planted)}) == len(find_matches(planted)) == len(OF_WORDS)
     unit, name = 3, match_units([3], planted)[0].property
-    ours = np.concatenate([PROPERTIES[name](words) for words, _ in planted])
+    ours = np.concatenate([OF_WORDS[name](words) for words, _ in planted])
     theirs = np.corrcoef(ours, np.concatenate([units[:, unit] for _, units in planted]))[0, 1]
     assert match_units([3], planted)[0].correlation == pytest.approx(theirs)
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from captioner.inside.units import Match
 
 SHOWN = 4  # units in a picture, unless some are given
-ROWS = 10  # captions in it
+ROWS = 10  # captions in it, or lines of a text
+MEASURED = 30_000  # characters of a text, its first
 
 
 def draw_units(
@@ -50,15 +51,52 @@ def draw_units(
     with tqdm(total=len(photos), desc="captions", unit="photo", leave=False, disable=None) as bar:
         captions = caption_activations(captioner, photos, options.over(captioner.decoding), layer, bar.update)
     matches = match_units(units, captions) if units else find_matches(captions)[:SHOWN]
-    titles = [_title(match) for match in matches]
-    print(*titles, sep="\n")
+    titles = _print_titles(matches)
     shown = captions[:ROWS]
     if len(shown) < len(captions):
         print(f"(measured on {len(captions)} captions; the first {len(shown)} are drawn)")
     panels = [(title, [row.units[:, each.unit] for row in shown]) for title, each in zip(titles, matches, strict=True)]
-    save_units(output, [row.words for row in shown], panels)
+    save_units(output, [row.tokens for row in shown], panels)
     print(output)
     return 0
+
+
+def reads_text(model: ModelOptions) -> bool:
+    """Whether the checkpoint is a language model."""
+    from captioner.checkpoint.manifest import LANGUAGE_MODEL, find_checkpoint, read_config
+
+    checkpoints = [read_config(find_checkpoint(each)) for each in model.checkpoint]
+    return [each.get("kind") for each in checkpoints] == [LANGUAGE_MODEL]
+
+
+def draw_text_units(paths: Sequence[str], output: Path, units: Sequence[int], model: ModelOptions) -> int:
+    """`attend --cells` with a model of characters: the same over the text of these files, in an excerpt of it."""
+    from captioner.data.text import read_documents
+    from captioner.inside.properties import OF_CHARACTERS
+    from captioner.inside.units import excerpt, find_matches, match_units, text_activations
+    from captioner.language_model import LanguageModel
+    from captioner.visualize.page import check_path
+    from captioner.visualize.units import save_text_units
+
+    check_path(output)
+    if not paths:
+        raise ValueError("no text: this checkpoint is a language model. Pass text files in place of photos.")
+    language_model = LanguageModel.load(model.checkpoint[0], model.device)
+    text = "".join(str(token) for document in read_documents([*map(Path, paths)], "character") for token in document)
+    read = text_activations(language_model, text[:MEASURED])
+    matches = match_units(units, [read], OF_CHARACTERS) if units else find_matches([read], OF_CHARACTERS)[:SHOWN]
+    titles = _print_titles(matches)
+    start, stop = excerpt(read, {match.property: OF_CHARACTERS[match.property] for match in matches}, ROWS)
+    panels = [(title, read.units[start:stop, each.unit]) for title, each in zip(titles, matches, strict=True)]
+    save_text_units(output, text[start:stop], panels)
+    print(output)
+    return 0
+
+
+def _print_titles(matches: Sequence[Match]) -> list[str]:
+    titles = [_title(match) for match in matches]
+    print(*titles, sep="\n")
+    return titles
 
 
 def _title(match: Match) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from captioner.cli.inside import draw_units
+from captioner.cli.inside import draw_text_units, draw_units, reads_text
 from captioner.cli.options import AS_SAVED, SHIPPED, Model, Options, Output, Paths, app, find_photos, keep_photos
 
 if TYPE_CHECKING:
@@ -36,14 +36,16 @@ def attend(
     """Show where the model looked for each word: a picture, an animation, an interactive page, or data.
 
     Args:
-        paths: Photos, folders of photos, or - for a list of paths on standard input.
+        paths: Photos, folders of photos, or - for a list of paths on standard input; text files for --cells of a model
+            of characters.
         output: The file to write: .png .jpg .svg .pdf .gif .webp .html .npz .json. {name} stands for each
             photo's name. Folders are made.
         recursive: Include photos in subfolders.
         map: attention: where the model looked. evidence: how much the log-probability of the word falls without each
             region of the photo. It is exact and takes longer; pictures show no evidence against a word.
         text: Show this caption instead of the model's own: its attention and probabilities under teacher forcing.
-        cells: Show units of the recurrent network: the captions, each word coloured by a unit's activation.
+        cells: Show units of the recurrent network: the captions, each word coloured by a unit's activation; or, if the
+            checkpoint is a model of characters, the text, each character coloured.
         cell: Show these units, counted from 0, instead of the most interpretable ones.
         layer: The recurrent layers of the units: below or above the attention (the topmost of several).
         batch_size: Photos per batch.
@@ -51,6 +53,8 @@ def attend(
     from captioner.bulk.progress import Bar, Counts
     from captioner.images import ImageError, printable
 
+    if (cells or cell) and reads_text(model):
+        return draw_text_units(paths, output, cell, model)
     photos = find_photos(paths, recursive)
     if cells or cell:
         if text is not None:

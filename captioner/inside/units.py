@@ -1,5 +1,6 @@
-"""What the units of the recurrent network do while it writes: their activations after each word, and the property of
-words that each unit follows. A *unit* is one number of the hidden or cell state. `visualize.units` draws them."""
+"""What the units of the recurrent network do while it writes or reads: their activations after each word or character,
+and the property of these that each unit follows. A *unit* is one number of the hidden or cell state. `visualize.units`
+draws them."""
 
 from __future__ import annotations
 
@@ -15,76 +16,30 @@ from captioner.captioner import Captioner
 from captioner.decoder import CELLS, Decoder, Memory, State
 from captioner.decoding import Decoding
 from captioner.images import Source
+from captioner.inside.properties import OF_WORDS, Properties
+from captioner.language_model import LanguageModel
 from captioner.vocabulary import BOS, PAD
 
 Layer = Literal["below", "above"]
 BATCH = 16
 
-COLOURS = "black blue brown dark gray green grey light orange pink purple red silver tan white yellow"
-PREPOSITIONS = (
-    "about above across against along among around at behind below beneath beside between by down for from in inside "
-    "into near of off on onto out over past through to toward towards under up upon with without"
-)
-PLURALS = (
-    "adults animals babies balls bicycles bikes birds boats boys buildings cars cats children clothes cows cyclists "
-    "dogs elephants flowers friends girls guys hands horses kids leaves men mountains others people players puppies "
-    "rocks sheep shirts skiers soldiers stairs steps toys trees women"
-)
-PEOPLE = (
-    "adult adults baby biker boy boys child children climber couple crowd cyclist girl girls guy guys kid kids lady "
-    "man men people person player players rider runner skateboarder skier snowboarder surfer team toddler woman women"
-)
-ANIMALS = "animal bear bird birds cat cats cow cows dog dogs elephant giraffe horse horses puppies puppy sheep zebra"
-
 
 class Activations(NamedTuple):
-    """A caption, and the activations of a layer's units after each of its words."""
+    """The words of a caption or the characters of a text, and the activations of a layer's units after each."""
 
-    words: list[str]
+    tokens: list[str]
     units: np.ndarray  # (T, H), -1 to 1
 
 
 @dataclass(frozen=True)
 class Match:
-    """A unit and the property of words that its activation follows most closely."""
+    """A unit and the property of words or characters that its activation follows most closely."""
 
     unit: int
     property: str
     correlation: float
     chance: float
     """The correlation that the best of all units would reach by chance (see `find_matches`)."""
-
-
-def _is_in(names: str) -> Callable[[Sequence[str]], np.ndarray]:
-    known = frozenset(names.split())
-    return lambda words: np.array([word in known for word in words], float)
-
-
-def _since(names: str) -> Callable[[Sequence[str]], np.ndarray]:
-    return lambda words: np.maximum.accumulate(_is_in(names)(words))
-
-
-def _in_phrase(words: Sequence[str]) -> np.ndarray:
-    here = _is_in(PREPOSITIONS)(words)
-    return np.array([here[max(0, t - 2) : t + 1].max() for t in range(len(words))])
-
-
-def _next(names: str) -> Callable[[Sequence[str]], np.ndarray]:
-    return lambda words: np.append(_is_in(names)(words)[1:], 0.0)
-
-
-# Each turns the words of a caption into a number per word. Deliberately simple: no parser, closed lists of words.
-PROPERTIES: dict[str, Callable[[Sequence[str]], np.ndarray]] = {
-    "how many words are written": lambda words: np.arange(len(words), dtype=float),
-    "how near the end is": lambda words: -np.arange(len(words), 0, -1, dtype=float),
-    "a colour was just said": _is_in(COLOURS),
-    "a preposition, up to two words ago": _in_phrase,
-    "a preposition was just said": _is_in(PREPOSITIONS),
-    "an article was just said": _is_in("a an the"),
-    "a plural noun comes next": _next(PLURALS),
-    "a person was named": _since(PEOPLE),
-    "an animal was named": _since(ANIMALS),
-}
 
 
 @torch.inference_mode()
@@ -118,6 +73,18 @@ def caption_activations(
     return found
 
 
+@torch.inference_mode()
+def text_activations(model: LanguageModel, text: str) -> Activations:
+    """A text, read by a model of characters, with the activations of its topmost recurrent layer."""
+    if model.level != "character":
+        raise ValueError("this is a model of words; units over a text are those of a model of characters.")
+    decoder = model.decoder.eval()
+    tokens = torch.tensor([[BOS, *model.vocabulary.encode(list(text))]], device=decoder.embedding.weight.device)
+    units = unit_activations(decoder, tokens)
+    top = units["above" if decoder.above is not None else "below"]  # (1, 1+T, H)
+    return Activations(list(text), top[0, 1:].cpu().numpy())
+
+
 def unit_activations(decoder: Decoder, tokens: Tensor, memory: Memory | None = None) -> dict[str, Tensor]:
     """Tokens (N, T) -> the activations (N, T, H) after each token, of the topmost layer "below" and "above" the
     attention: tanh(c) of an LSTM, as in Karpathy et al. 2015, and h of the other cells."""
@@ -132,15 +99,15 @@ def unit_activations(decoder: Decoder, tokens: Tensor, memory: Memory | None = N
     return {name: torch.stack(found, dim=1) for name, found in steps.items() if found}
 
 
-def find_matches(captions: Sequence[Activations], seed: int = 0) -> list[Match]:
-    """The units that follow a property of words most closely, the highest correlation first; each unit and each
-    property once.
+def find_matches(texts: Sequence[Activations], properties: Properties = OF_WORDS, seed: int = 0) -> list[Match]:
+    """The units that follow a property most closely, the highest correlation first; each unit and each property once.
 
     Karpathy, Johnson, Li 2015 ("Visualizing and Understanding Recurrent Networks", section 4.2) found such units by
-    eye. Here the measure is the absolute Pearson correlation of the activation with the property over all words of all
-    captions. With hundreds of units and few words, some unit fits by accident: `chance` is the 95th percentile of the
-    best unit's correlation when the property's values are shuffled. Do not believe a match below it."""
-    correlations, chances = _correlations(captions, seed)
+    eye. Here the measure is the absolute Pearson correlation of the activation with the property over all tokens of all
+    texts. With hundreds of units and few tokens, some unit fits by accident: `chance` is the 95th percentile of the
+    best unit's correlation when the property's values are moved along the text by a random distance, which keeps how
+    slowly they vary. Do not believe a match below it."""
+    correlations, chances = _correlations(texts, properties, seed)
     pairs = [
         Match(unit, name, float(values[unit]), chance)
         for (name, values), chance in zip(correlations.items(), chances, strict=True)
@@ -153,13 +120,15 @@ def find_matches(captions: Sequence[Activations], seed: int = 0) -> list[Match]:
     return found
 
 
-def match_units(units: Sequence[int], captions: Sequence[Activations], seed: int = 0) -> list[Match]:
+def match_units(
+    units: Sequence[int], texts: Sequence[Activations], properties: Properties = OF_WORDS, seed: int = 0
+) -> list[Match]:
     """For each of these units the property that it follows most closely. Raises ValueError for an unknown unit."""
-    width = captions[0].units.shape[1]
+    width = texts[0].units.shape[1]
     wrong = [unit for unit in units if not 0 <= unit < width]
     if wrong:
         raise ValueError(f"there is no unit {wrong[0]}; this layer has units 0 to {width - 1}.")
-    correlations, chances = _correlations(captions, seed)
+    correlations, chances = _correlations(texts, properties, seed)
     found = []
     for unit in units:
         of_unit = {name: float(values[unit]) for name, values in correlations.items()}
@@ -168,19 +137,33 @@ def match_units(units: Sequence[int], captions: Sequence[Activations], seed: int
     return found
 
 
-def _correlations(captions: Sequence[Activations], seed: int) -> tuple[dict[str, np.ndarray], list[float]]:
+def excerpt(text: Activations, properties: Properties, lines: int) -> tuple[int, int]:
+    """Where the consecutive lines begin and end in which these properties vary most, none much more than it does in the
+    whole text. A line counts as 100 characters or fewer."""
+    ends = [0, *(place for place, token in enumerate(text.tokens, 1) if token == "\n"), len(text.tokens)]
+    values = _standard(np.stack([property(text.tokens) for property in properties.values()], axis=1))  # (T, P)
+    spans = [
+        (start, min(stop, start + 100 * lines)) for start, stop in zip(ends, ends[lines:] or ends[-1:], strict=False)
+    ]
+    return max(spans, key=lambda span: values[slice(*span)].std(0).clip(max=1).sum())
+
+
+def _correlations(
+    texts: Sequence[Activations], properties: Properties, seed: int
+) -> tuple[dict[str, np.ndarray], list[float]]:
     """For each property that varies: its correlation with every unit (H,), and its `chance`."""
-    units = _standard(np.concatenate([caption.units for caption in captions]).astype(float))  # (words, H)
+    units = _standard(np.concatenate([text.units for text in texts]).astype(float))  # (tokens, H)
     random = np.random.default_rng(seed)
     found, chances = {}, []
-    for name, property in PROPERTIES.items():
-        values = _standard(np.concatenate([property(caption.words) for caption in captions]))  # (words,)
+    for name, property in properties.items():
+        values = _standard(np.concatenate([property(text.tokens) for text in texts]))  # (tokens,)
         if values.any():
             found[name] = values @ units / len(values)
-            shuffled = np.stack([random.permutation(values) for _ in range(40)]) @ units / len(values)  # (40, H)
-            chances.append(float(np.percentile(np.abs(shuffled).max(1), 95)))
+            far = random.integers(len(values) // 10, len(values) - len(values) // 10 + 1, 40)
+            moved = np.stack([np.roll(values, distance) for distance in far])  # (40, tokens)
+            chances.append(float(np.percentile(np.abs(moved @ units / len(values)).max(1), 95)))
     if not found:
-        raise ValueError("too few words to find out what a unit follows. Pass more photos.")
+        raise ValueError("too little to find out what a unit follows. Pass more photos or a longer text.")
     return found, chances
 
 

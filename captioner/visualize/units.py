@@ -1,5 +1,5 @@
-"""The picture of units: captions as rows of words, each coloured by the activation of one unit of the network after it.
-Takes words and arrays, never a model."""
+"""The pictures of units: captions as rows of words, or a text line by line, each word or character coloured by the
+activation of one unit of the network after it. Takes words and arrays, never a model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,21 @@ if TYPE_CHECKING:
 COLOURS = ((84, 142, 214), (178, 207, 242), (255, 255, 255), (252, 205, 147), (240, 138, 36))
 MARGIN, ROW, TITLE, AFTER, PADDING = 0.3, 0.26, 0.34, 0.22, 0.06  # inches
 SIZE = 9.5  # points
+MONOSPACED = "DejaVu Sans Mono"  # comes with matplotlib
+LINE, ADVANCE, MARK = 0.185, 0.602, 8.0  # inches per line of text, width of a character in its size, its size in points
+COLUMNS = 100  # longer lines of text are cut into several rows
 
 
 def save_units(path: str | Path, *args: Any, **kwargs: Any) -> None:
-    """Write `units_figure`, with the same arguments, as .png, .svg or .pdf."""
+    """Write `units_figure`, with the same arguments, as .png, .jpg, .svg or .pdf."""
     check_path(path)
     save(units_figure(*args, **kwargs), path)
+
+
+def save_text_units(path: str | Path, *args: Any, **kwargs: Any) -> None:
+    """Write `text_figure`, with the same arguments, as .png, .jpg, .svg or .pdf."""
+    check_path(path)
+    save(text_figure(*args, **kwargs), path)
 
 
 def units_figure(captions: Sequence[Sequence[str]], units: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Figure:
@@ -37,11 +46,7 @@ def units_figure(captions: Sequence[Sequence[str]], units: Sequence[tuple[str, S
     across = max(across, *(_width(title, 10.5) + 1.9 for title, _ in units))
     panel = TITLE + ROW * len(captions) + AFTER
     page = (across + 2 * MARGIN, panel * len(units) - AFTER + 2 * MARGIN)
-    figure = new_figure(*page)
-    axes = figure.add_axes((0, 0, 1, 1))  # in inches from the top left
-    axes.set_xlim(0, page[0])
-    axes.set_ylim(page[1], 0)
-    axes.set_axis_off()
+    figure, axes = _page(*page)
     for index, (title, values) in enumerate(units):
         top = MARGIN + index * panel
         largest = max((float(np.abs(row).max(initial=0.0)) for row in values), default=0.0) or 1.0
@@ -54,6 +59,60 @@ def units_figure(captions: Sequence[Sequence[str]], units: Sequence[tuple[str, S
                 _write(axes, x + PADDING, y + ROW / 2, word, SIZE, INK)
                 x += width
     return figure
+
+
+def text_figure(text: str, units: Sequence[tuple[str, np.ndarray]]) -> Figure:
+    """One panel per unit: a title, then the text in lines, as in Karpathy, Johnson, Li 2015, figure 2. `units` has for
+    each panel its title and the activations (T,) after the characters. The end of a line is a box without a sign."""
+    for title, values in units:
+        if len(values) != len(text):
+            raise ValueError(f"{title}: expected one activation for each character.")
+    rows = rows_of(text)
+    across = ADVANCE * MARK / 72
+    columns = max(stop - start for start, stop in rows)
+    width = max(columns * across, *(_width(title, 10.5) + 1.9 for title, _ in units)) + 2 * MARGIN
+    panel = TITLE + LINE * len(rows) + AFTER
+    figure, axes = _page(width, panel * len(units) - AFTER + 2 * MARGIN)
+    for index, (title, values) in enumerate(units):
+        top = MARGIN + index * panel
+        largest = float(np.abs(values).max(initial=0.0)) or 1.0
+        _write(axes, MARGIN, top + TITLE / 2 - 0.04, title, 10.5, INK)
+        _legend(axes, width - MARGIN, top + TITLE / 2 - 0.04, largest)
+        grid = np.ones((len(rows), columns, 3))
+        for row, (start, stop) in enumerate(rows):
+            grid[row, : stop - start] = [colour(float(value) / largest) for value in values[start:stop]]
+            line = text[start:stop].replace("\t", " ").rstrip()
+            place = (MARGIN, top + TITLE + (row + 0.5) * LINE)
+            axes.text(
+                *place, line, size=MARK, color=INK, va="center_baseline", family=[MONOSPACED, *fonts()],
+                parse_math=False,
+            )  # fmt: skip
+        y = top + TITLE
+        extent = (MARGIN, MARGIN + columns * across, y + LINE * len(rows), y)
+        axes.imshow(grid, extent=extent, aspect="auto", interpolation="nearest", zorder=0)
+    axes.set_xlim(0, width)
+    axes.set_ylim(panel * len(units) - AFTER + 2 * MARGIN, 0)
+    return figure
+
+
+def rows_of(text: str) -> list[tuple[int, int]]:
+    """Where the rows of a text begin and end: at line ends, and where a line is too long."""
+    rows, start = [], 0
+    for line in text.splitlines(keepends=True):
+        stop = start + len(line)
+        rows += [(at, min(at + COLUMNS, stop)) for at in range(start, stop, COLUMNS)]
+        start = stop
+    return rows
+
+
+def _page(width: float, height: float) -> tuple[Figure, Any]:
+    """A figure and its axes, in inches from the top left."""
+    figure = new_figure(width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_axis_off()
+    return figure, axes
 
 
 def colour(value: float) -> tuple[float, ...]:
