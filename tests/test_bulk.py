@@ -84,10 +84,11 @@ def file(request, tmp_path) -> Path:
 def test_a_run_and_the_same_again(file, folder):
     assert caption(file, folder) == (18, 2, 0)
     assert rows_of(file) == expected(folder)
-    before = file.read_bytes()
+    before, status = file.read_bytes(), file.stat()
     assert caption(file, folder) == (0, 0, 20)
     if file.suffix != ".sqlite":
         assert file.read_bytes() == before
+        assert (file.stat().st_ino, file.stat().st_mtime_ns) == (status.st_ino, status.st_mtime_ns)  # not written again
     (folder / "20.jpg").touch()
     assert caption(file, folder) == (1, 0, 20)
     assert rows_of(file) == expected(folder)

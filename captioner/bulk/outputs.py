@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,10 +52,13 @@ class Table:
             self._write_all()
 
     def grow(self, rows: Iterable[Row]) -> None:
+        waiting = iter(rows)
+        if (first := next(waiting, None)) is None:
+            return
         was_current, self._is_current = self._is_current, False
         if self.grows:
             with self._advice():
-                self._write(self.path, rows)
+                self._write(self.path, chain([first], waiting))
             self._is_current = was_current
 
     def end(self, replaced: bool) -> None:
