@@ -3,6 +3,7 @@
     python scripts/benchmark.py FOLDER_OF_PHOTOS [--only bulk warm …] [--output benchmark.json]
 
     bulk       captions from photo files in batches, beam 3, against the CNN alone in the same runtime
+    table      the same into a file, against captions that are thrown away
     warm       one photo with the model loaded, against the CNN alone
     cold       `captioner caption PHOTO` as a new process
     install    size and time of `pip install .` and `pip install ".[train]"`, each in a new environment (minutes)
@@ -35,6 +36,8 @@ from typing import Any
 import numpy as np
 
 from captioner import Captioner
+from captioner.bulk.listing import list_photos
+from captioner.bulk.run import caption_into
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,6 +86,25 @@ def bulk(photos: list[Path]) -> list[Figure]:
 
     ours, alone = take_turns(5, lambda: list(captioner.caption_many(many)), cnn, scale=1000 / len(many))
     return [Figure("bulk: files to captions, beam 3", "ms per photo", ours, alone, "the CNN alone")]
+
+
+def table(photos: list[Path]) -> list[Figure]:
+    captioner = Captioner.load()
+    figures = []
+    with tempfile.TemporaryDirectory() as folder:
+        many = list(itertools.islice(itertools.cycle(photos), 320))
+        names = [Path(folder, f"{number:03}{photo.suffix}") for number, photo in enumerate(many)]
+        for name, photo in zip(names, many, strict=True):
+            name.symlink_to(photo.resolve())
+        for ending in (".jsonl", ".csv", ".parquet", ".sqlite"):
+            file = Path(folder, f"captions{ending}")
+
+            def into_file(file=file) -> None:
+                caption_into(file, list_photos([folder]), captioner, redo=True)
+
+            ours, alone = take_turns(7, into_file, lambda: list(captioner.caption_many(names)), scale=1000 / len(names))
+            figures.append(Figure(f"table: bulk into {ending}", "ms per photo", ours, alone, "without a file"))
+    return figures
 
 
 def warm(photos: list[Path]) -> list[Figure]:
@@ -290,7 +312,7 @@ def scale(photos: list[Path]) -> list[Figure]:
     return figures
 
 
-WORKS = (bulk, warm, cold, install, decoder, beam, joint, scale)
+WORKS = (bulk, table, warm, cold, install, decoder, beam, joint, scale)
 
 
 def machine() -> dict[str, str]:

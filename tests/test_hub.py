@@ -22,15 +22,21 @@ from captioner.checkpoint.manifest import find_checkpoint
 pytest.importorskip("huggingface_hub")
 ROOT = Path(__file__).parents[1]
 SHIPPED = find_checkpoint("flickr8k")
+PART = 5_000_000  # bytes of a large file that are uploaded at a time
 PHOTO = ROOT / "datasets" / "sample" / "dog.jpg"
 
 
 class Hub:
-    """One repository, owner/name: its commits, the newest last, and the requests it was sent."""
+    """One repository, owner/name: its commits, the newest last, and the requests it was sent. Files of more than
+    `largest` bytes are not part of a commit but uploaded before it, by the protocol of Git LFS, in parts if they are
+    larger than `PART`; on the way back the hub sends the client elsewhere for them."""
 
     def __init__(self):
         self.commits: list[dict[str, bytes]] = []
         self.requests: list[str] = []
+        self.largest = 10**9
+        self.uploads: dict[str, list[bytes]] = {}  # by SHA-256: parts
+        self.full = False
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,11 +50,15 @@ class Hub:
             def do_POST(self):
                 hub.post(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
+            def do_PUT(self):
+                hub.put(self, self.rfile.read(int(self.headers["Content-Length"])))
+
             def log_message(self, *_):
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.elsewhere = f"http://localhost:{self.server.server_port}"  # another host, to the client
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def sha(self, number):
@@ -62,6 +72,8 @@ class Hub:
     def get(self, request):
         path = request.path.partition("?")[0]
         self.requests.append(path)
+        if path.startswith("/large/"):
+            return answer(request, 200, b"".join(self.uploads[path.removeprefix("/large/")]), {})
         parts = path.strip("/").split("/")
         if "owner/name" not in path or not self.commits:
             return answer(request, 404, b"{}", {"X-Error-Code": "RepoNotFound"})
@@ -86,6 +98,10 @@ class Hub:
         assert kind == "resolve"
         content = files[parts[4]]
         headers = {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
+        if len(content) > self.largest:
+            oid = hashlib.sha256(content).hexdigest()
+            headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(content))}
+            return answer(request, 302, b"", headers | {"Location": f"{self.elsewhere}/large/{oid}"})
         return answer(request, 200, content, headers)
 
     def post(self, request, body):
@@ -96,15 +112,43 @@ class Hub:
         if path == "/api/validate-yaml":
             return answer_json(request, {"errors": [], "warnings": []})
         if path.endswith("/preupload/main"):
-            names = [each["path"] for each in json.loads(body)["files"]]
-            modes = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
-            return answer_json(request, {"files": modes})
+            sizes = {each["path"]: each["size"] for each in json.loads(body)["files"]}
+            modes = {name: "lfs" if size > self.largest else "regular" for name, size in sizes.items()}
+            files = [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in modes.items()]
+            return answer_json(request, {"files": files})
+        if path.endswith("/info/lfs/objects/batch"):
+            return answer_json(request, {"objects": [self.lfs(each) for each in json.loads(body)["objects"]]})
+        if path.startswith("/large/"):  # all parts are there
+            return answer_json(request, {})
         assert path == "/api/models/owner/name/commit/main"
         entries = [json.loads(line) for line in body.splitlines()]
         files = {e["value"]["path"]: base64.b64decode(e["value"]["content"]) for e in entries if e["key"] == "file"}
+        for entry in entries:
+            if entry["key"] == "lfsFile":
+                content = b"".join(self.uploads[entry["value"]["oid"]])
+                assert hashlib.sha256(content).hexdigest() == entry["value"]["oid"]
+                files[entry["value"]["path"]] = content
         self.commits.append(files)
         sha = self.sha(len(self.commits) - 1)
         return answer_json(request, {"commitUrl": f"{self.url}/owner/name/commit/{sha}", "commitOid": sha})
+
+    def lfs(self, wanted):
+        """Where an object is to be put."""
+        oid, size = wanted["oid"], wanted["size"]
+        if self.full:
+            return wanted | {"error": {"code": 403, "message": "Private storage limit reached."}}
+        address = f"{self.url}/large/{oid}"
+        parts = [f"{address}/{n}" for n in range(-(-size // PART))]
+        self.uploads[oid] = [b""] * len(parts)
+        if len(parts) == 1:
+            return wanted | {"actions": {"upload": {"href": parts[0]}}}
+        header = {"chunk_size": str(PART), **{str(n): part for n, part in enumerate(parts, 1)}}
+        return wanted | {"actions": {"upload": {"href": address, "header": header}}}
+
+    def put(self, request, body):
+        oid, number = request.path.split("/")[2:]
+        self.uploads[oid][int(number)] = body
+        return answer(request, 200, b"", {"ETag": f'"{number}"'})
 
 
 def answer(request, status, content, headers):
@@ -134,9 +178,10 @@ def captioner(hub, tmp_path):
 
     def run(*arguments, **environment):
         own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_x", "PYTHONPATH": str(ROOT)}
+        own["NO_PROXY"] = "127.0.0.1,localhost"
         process = subprocess.run(
             [sys.executable, "-m", "captioner", *map(str, arguments)],
-            env={**os.environ, **own, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1", **environment},
+            env={**os.environ, **own, "HF_HUB_DISABLE_TELEMETRY": "1", **environment},
             capture_output=True,
             text=True,
         )
@@ -150,7 +195,8 @@ def test_what_is_pushed_is_loaded(hub, captioner, tmp_path):
     copy = shutil.copytree(SHIPPED, tmp_path / "model")
     (copy / "train.py").write_text("raise SystemExit\n")
     assert captioner("push", copy, "owner/name") == (0, "hf://owner/name\n", "")
-    assert set(hub.commits[0]) == {"README.md", "config.json", "model.safetensors", "photo.onnx", "word.onnx"}
+    files = {"README.md", "config.json", "model.safetensors", "photo.onnx", "word.onnx"}
+    assert set(hub.commits[0]) == files | {"attention.jpg", "curves.png"}  # the card shows two pictures
     assert hub.commits[0]["model.safetensors"] == (SHIPPED / "model.safetensors").read_bytes()
 
     hub.commits[0]["modeling.py"] = hub.commits[0]["run.sh"] = b"exit 1\n"
@@ -158,7 +204,7 @@ def test_what_is_pushed_is_loaded(hub, captioner, tmp_path):
     line = ("caption", PHOTO, "--backend", "onnx", "--checkpoint")
     assert captioner(*line, "hf://owner/name") == (0, expected, "")
     fetched = {path.rpartition("/")[2] for path in hub.requests if "/resolve/" in path}
-    assert fetched == {"README.md", "config.json", "model.safetensors", "photo.onnx", "word.onnx"}
+    assert fetched == files
     assert not list((tmp_path / "home").rglob("*.py")) and not list((tmp_path / "home").rglob("*.sh"))
 
     before = len(hub.requests)  # from the cache, without a network
@@ -190,6 +236,25 @@ def test_what_the_hub_has_not(hub, captioner, address, environment, message):
     hub.commits.append({"weights.bin": b"1"})
     status, out, err = captioner("caption", PHOTO, "--checkpoint", address, **environment)
     assert (status, out) == (2, "") and message in err
+
+
+def test_large_files_are_uploaded_before_the_commit(hub, captioner):
+    hub.largest = 200_000
+    lfs = {"HF_HUB_DISABLE_XET": "1"}  # the client's other protocol has no stand-in here
+    assert captioner("push", SHIPPED, "owner/name", **lfs) == (0, "hf://owner/name\n", "")
+    assert sorted(map(len, hub.uploads.values())) == [1, 1, 5]  # the photo graph, a picture, the weights
+    for name, content in hub.commits[0].items():
+        assert name == "README.md" or content == (SHIPPED / name).read_bytes()
+    line = ("caption", PHOTO, "--backend", "onnx", "--checkpoint", "hf://owner/name")
+    assert captioner(*line, **lfs)[:2] == (0, f"{PHOTO}: {Captioner.load(SHIPPED).caption(PHOTO).text}\n")
+    assert any(path.startswith("/large/") for path in hub.requests)
+
+
+def test_a_full_store_is_told_in_one_line(hub, captioner):
+    hub.largest, hub.full = 1_000_000, True
+    status, _, err = captioner("push", SHIPPED, "owner/name", HF_HUB_DISABLE_XET="1")
+    assert status == 2 and "hf://owner/name: the transfer failed (" in err and "storage limit reached" in err
+    assert hub.commits == []
 
 
 def test_a_damaged_model_is_not_pushed(hub, captioner, tmp_path):

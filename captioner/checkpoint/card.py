@@ -3,6 +3,7 @@ Face hub reads."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,11 @@ def with_metadata(card: str, saved: Mapping[str, Any]) -> str:
         *_yaml_list("metrics", metrics),
     ]
     return "\n".join(["---", *lines, "---", "", card])
+
+
+def pictures(card: str) -> list[str]:
+    """The names of the pictures in a card that lie beside it."""
+    return re.findall(r"!\[[^\]]*\]\(([\w.-]+\.(?:gif|jpe?g|png|svg|webp))\)", card, re.IGNORECASE)
 
 
 def _yaml_list(key: str, items: Sequence[str]) -> list[str]:

@@ -69,8 +69,8 @@ def _reported(shown: str) -> Iterator[None]:
     except errors.LocalEntryNotFoundError:
         raise ValueError(f"{shown} is not in the cache, and the hub does not answer. Try again when online.") from None
     except Exception as error:  # the client's errors, and those of its HTTP library, have no common base class
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{shown}: the transfer failed ({reason:.200}). Try again.") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{shown}: the transfer failed ({reason:.300}). Try again.") from error
 
 
 def _text(place: str | Path) -> str:

@@ -19,20 +19,22 @@ def push(
 ) -> int:
     """Put a model on the Hugging Face hub. Others then load it by its address, hf://OWNER/NAME.
 
-    The model card, README.md, becomes the repository's page. State the licence in its first lines before you push.
+    The model card, README.md, becomes the repository's page, with the pictures in it. State the licence in its first
+    lines before you push.
 
     Args:
         checkpoint: Directory of the model.
         repository: Repository on the hub. It is made if it does not exist.
         private: Make a new repository private.
     """
-    from captioner.checkpoint.card import with_metadata
+    from captioner.checkpoint.card import pictures, with_metadata
     from captioner.checkpoint.hub import upload
     from captioner.checkpoint.manifest import CARD, checked_files, find_checkpoint, read_config
 
     directory = find_checkpoint(checkpoint)
     files: dict[str, Path | bytes] = dict(checked_files(directory))
     card = (directory / CARD).read_text(encoding="utf-8")
+    files |= {name: directory / name for name in pictures(card) if (directory / name).is_file()}
     files[CARD] = with_metadata(card, read_config(directory)).encode()
     print(upload(repository, files, "A checkpoint of captioner", private))
     return 0
