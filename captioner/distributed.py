@@ -4,34 +4,60 @@ writes. How they train one model is in `training.parallel`."""
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as processes
+from torch.distributed.rendezvous import rendezvous
 
-PATIENCE = timedelta(hours=12)  # others wait while one computes features; a process that dies ends all by torchrun
+PATIENCE = timedelta(hours=12)  # others wait while one reads a data set; a process that dies ends all by torchrun
+ARRIVAL = timedelta(minutes=10)  # within which all processes have to come
 
 
 @contextmanager
-def joined(device: str) -> Iterator[None]:
-    """Join the processes of torchrun; without torchrun, do nothing."""
+def joined(device: str) -> Iterator[bool]:
+    """Join the processes of torchrun; without torchrun, do nothing. Gives whether torchrun has started them again: one
+    of them died (--max-restarts), or a machine came or went."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or processes.is_initialized():
-        yield
+        yield int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         return
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    processes.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
-    yield
+    store, own, size = next(rendezvous("env://", timeout=PATIENCE))
+    start = agree_on_start(store, own, size)
+    processes.init_process_group(
+        "nccl" if cuda else "gloo", timeout=PATIENCE,
+        store=processes.PrefixStore(f"captioner/{start}", store), rank=own, world_size=size,
+    )  # fmt: skip
+    yield start > 1
     processes.destroy_process_group()  # not after an error: the others are not there to take leave
 
 
-def restarted() -> bool:
-    """Whether torchrun has started the processes again after one of them failed (--max-restarts)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def agree_on_start(store: processes.Store, own: int, size: int) -> int:
+    """Which start of the processes this is, counted from 1; the same for all `size` of them, of which this has the rank
+    `own`. torchrun (2.14) keeps its store when it starts processes again, and what is left in it of dead ones would be
+    taken for news: such a start hung. So each process asks with a ticket that nobody has seen before."""
+    if own:
+        ticket = uuid4().hex
+        store.set(f"captioner/asks/{own}", ticket)
+        start = int(store.get(f"captioner/answer/{ticket}"))
+        store.add(f"captioner/{start}/arrived", 1)
+        return start
+    start, end = store.add("captioner/starts", 1), time.monotonic() + ARRIVAL.total_seconds()
+    while (arrived := store.add(f"captioner/{start}/arrived", 0)) < size - 1:
+        for other in range(1, size):
+            if store.check([f"captioner/asks/{other}"]):
+                store.set(f"captioner/answer/{store.get(f'captioner/asks/{other}').decode()}", str(start))
+        if time.monotonic() > end:
+            raise TimeoutError(f"{arrived + 1} of {size} processes came within {ARRIVAL}. Start them with torchrun.")
+        time.sleep(0.05)
+    return start
 
 
 def count() -> int:

@@ -1,5 +1,7 @@
 """Two processes take the step of one: the same loss, the same gradients, for each objective."""
 
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,3 +135,21 @@ def test_each_item_is_taken_once(two_processes):
     (_, (one, gathered, main)), (_, (other, _, second)) = two_processes
     assert one == [[1, 3], [4], [5]] and other == [[2], None, [6]]
     assert gathered == [0, 1] and main and not second
+
+
+def test_processes_that_are_started_again_do_not_hear_of_dead_ones():
+    """Three starts over one store; in the second one, a process dies after it has asked."""
+    store = torch.distributed.HashStore()
+    for start, size in ((1, 3), (3, 2)):
+        with ThreadPoolExecutor() as pool:
+            ranks = [pool.submit(distributed.agree_on_start, store, rank, size) for rank in reversed(range(size))]
+            assert [each.result(timeout=30) for each in ranks] == [start] * size
+        if start == 1:
+            store.add("captioner/starts", 1)
+            store.set("captioner/asks/1", "the ticket of a process that is killed now")
+
+
+def test_a_process_that_does_not_come(monkeypatch):
+    monkeypatch.setattr(distributed, "ARRIVAL", timedelta(0))
+    with pytest.raises(TimeoutError, match=r"1 of 2 processes came within 0:00:00\. Start them with torchrun"):
+        distributed.agree_on_start(torch.distributed.HashStore(), 0, 2)

@@ -39,9 +39,9 @@ def train(config: TrainConfig) -> Path:
     `Interrupted` after Ctrl-C or SIGTERM.
     """
     check_settings(config)
-    if distributed.restarted():
-        config = replace(config, resume=has_checkpoint(config.output / "last"))
-    with distributed.joined(config.device):
+    with distributed.joined(config.device) as restarted:
+        if restarted:
+            config = replace(config, resume=has_checkpoint(config.output / "last"))
         return _train(config)
 
 
