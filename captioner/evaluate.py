@@ -3,9 +3,11 @@ The scores themselves are in `metrics`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
-from typing import NamedTuple
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -14,7 +16,8 @@ from captioner.data.checks import check_damaged
 from captioner.data.readers import Record
 from captioner.decoding import Decoding
 from captioner.images import ImageError
-from captioner.metrics.attention import summary
+from captioner.metrics.attention import AttentionStatistics, summary
+from captioner.metrics.files.reading import Id
 from captioner.metrics.files.references import references_of
 from captioner.metrics.files.results import Results
 from captioner.metrics.files.score_file import ScoreFile, score_results
@@ -24,6 +27,66 @@ class Captioned(NamedTuple):
     results: Results
     attention: dict[str, float]  # means of the attention statistics
     damaged: list[str]  # what is wrong with each photo that cannot be read; such photos have no caption
+    confidences: dict[Id, float]  # of the captions, if the model is calibrated
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is needed of a caption once its words have been found."""
+
+    caption: str
+    finished: bool
+    confidence: float | None
+    looks: AttentionStatistics | None  # without the figures per word
+
+    @classmethod
+    def of(cls, caption: Caption) -> Entry:
+        looks = caption.attention_statistics
+        looks = None if looks is None else replace(looks, entropy=(), movement=())
+        return cls(caption.text, caption.finished, caption.confidence, looks)
+
+
+class Kept:
+    """The captions of an evaluation that is under way, as JSON lines in a file: first its settings, then one caption
+    per line. If the evaluation is killed, the same one goes on with them."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]):
+        """Raises ValueError if the file has captions of an evaluation with other settings, or something else."""
+        self.path, self.entries = path, dict[str, Entry]()
+        first = json.dumps(settings).encode()
+        content = path.read_bytes() if path.is_file() else b""
+        *lines, _ = content.split(b"\n")  # a killed writer leaves half of a line
+        if lines and lines[0] != first:
+            raise ValueError(
+                f"{path} has captions of an evaluation with other settings. Ask for the same, or remove it."
+            )
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                photo, entry = json.loads(line)
+                looks = AttentionStatistics((), (), **entry["looks"]) if entry["looks"] else None
+                self.entries[photo] = Entry(**{**entry, "looks": looks})
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"{path}:{number}: not a caption of an evaluation ({error!s:.100}). Remove it."
+                ) from None
+        path.write_bytes(b"".join(line + b"\n" for line in lines or [first]))
+
+    def add(self, photo: str, entry: Entry) -> None:
+        looks = entry.looks and {k: v for k, v in asdict(entry.looks).items() if k not in ("entropy", "movement")}
+        with self.path.open("ab") as file:
+            file.write(json.dumps([photo, {**vars(entry), "looks": looks}]).encode() + b"\n")
+
+    def remove(self) -> None:
+        self.path.unlink()
+
+
+def _stamp(record: Record) -> str:
+    """A photo and the state of its file."""
+    try:
+        status = record.path.stat()
+    except OSError:
+        return f"{record.id!r} cannot be read"
+    return f"{record.id!r} {status.st_size} {status.st_mtime_ns}"
 
 
 def caption_records(
@@ -32,27 +95,40 @@ def caption_records(
     decoding: Decoding,
     batch_size: int = 32,
     watch: Callable[[Record, Caption], None] | None = None,
+    kept: Kept | None = None,
 ) -> Captioned:
     """Caption the photo of each record once, with a progress bar. `watch` is called with each caption; after that its
-    attention maps are freed."""
-    captions: dict[int | str, str] = {}
+    attention maps are freed. Photos whose captions are `kept` are not captioned again."""
+    captions: dict[Id, str] = {}
+    confidences: dict[Id, float] = {}
     unfinished = set()
-    statistics = []
+    looks = []
     damaged = []
-    stream = captioner.caption_many((record.path for record in records), decoding, batch_size)
-    bar = tqdm(stream, total=len(records), desc="captions", unit="photo", disable=None)
-    for record, result in zip(records, bar, strict=True):
-        if isinstance(result, ImageError):
-            damaged.append(str(result))
-            continue
-        captions[record.id] = result.text
-        if watch is not None:
-            watch(record, result)
-        if (of_caption := result.attention_statistics) is not None:
-            statistics.append(replace(of_caption, entropy=(), movement=()))  # the figures per word are not needed
-        if not result.finished:
+    stamps = ["" if kept is None else _stamp(record) for record in records]
+    done = {} if kept is None else kept.entries
+    missing = (record.path for record, stamp in zip(records, stamps, strict=True) if stamp not in done)
+    stream = captioner.caption_many(missing, decoding, batch_size)
+    bar = tqdm(records, desc="captions", unit="photo", disable=None)
+    for record, stamp in zip(bar, stamps, strict=True):
+        entry = done.get(stamp)
+        if entry is None:
+            result = next(stream)
+            if isinstance(result, ImageError):
+                damaged.append(str(result))
+                continue
+            if watch is not None:
+                watch(record, result)
+            entry = Entry.of(result)
+            if kept is not None:
+                kept.add(stamp, entry)
+        captions[record.id] = entry.caption
+        if entry.confidence is not None:
+            confidences[record.id] = entry.confidence
+        if entry.looks is not None:
+            looks.append(entry.looks)
+        if not entry.finished:
             unfinished.add(record.id)
-    return Captioned(Results(captions, frozenset(unfinished)), summary(statistics), damaged)
+    return Captioned(Results(captions, frozenset(unfinished)), summary(looks), damaged, confidences)
 
 
 def evaluate(
@@ -60,7 +136,7 @@ def evaluate(
 ) -> tuple[ScoreFile, dict[int | str, str]]:
     """Caption the records' photos and score the captions. Returns the scores, and the caption of each image by id.
     Damaged photos are left out and noted in the scores; ValueError if they are more than a quarter."""
-    results, attention, damaged = caption_records(captioner, records, decoding, batch_size)
+    results, attention, damaged, _ = caption_records(captioner, records, decoding, batch_size)
     check_damaged(damaged, len(records))
     return score_split(captioner, results, attention, records, decoding, split), results.captions
 
@@ -73,13 +149,15 @@ def score_split(
     decoding: Decoding,
     split: str,
     java: Sequence[str] = (),
+    nltk: bool = False,
     training: Iterable[str] | None = None,
 ) -> ScoreFile:
     """Score the results and attention statistics of `caption_records`, with intervals, slices and provenance.
-    `training` holds the training captions, among which copies are counted; `java` names scores that need Java."""
+    `training` holds the training captions, among which copies are counted; `java` names scores that need Java;
+    `nltk` asks for BLEU as nltk computes it, too."""
     provenance = {"decoding": asdict(decoding), "model": captioner.provenance}
     scored = score_results(
-        results, references_of(records), split=split, training=training, java=java, provenance=provenance
+        results, references_of(records), split=split, training=training, java=java, nltk=nltk, provenance=provenance
     )
     scored.habits |= attention
     return scored

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -123,6 +125,23 @@ def test_attend(run, tiny, photos, tmp_path):
     assert run(*given, "A dog", "--cells")[0] == run(*given, "A dog", "--beam-size", 2)[0] == 2
     status, _, err = run("attend", photos / "b.jpg", "-o", tmp_path / "a.doc", "--checkpoint", tiny)
     assert status == 2 and ".png, .jpg, .svg, .pdf" in err
+
+
+def test_attend_tells_of_folders_that_cannot_be_listed(run, tiny, photos, tmp_path, monkeypatch):
+    """By its exit status, too, with maps and with units."""
+    (shutil.copytree(photos, tmp_path / "photos") / "closed").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    common = (tmp_path / "photos", "--recursive", "--checkpoint", tiny, "--device", "cpu", "-o")
+    for more in ((tmp_path / "{name}.json",), (tmp_path / "units.png", "--cells")):
+        status, _, err = run("attend", *common, *more)
+        assert status == 1 and f"{tmp_path}/photos/closed: the folder cannot be listed (Permission denied)" in err
 
 
 def test_toy_and_evaluate(run, tiny, tmp_path):

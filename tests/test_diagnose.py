@@ -3,6 +3,7 @@ healthy one learns the toy world, over the CNN of the shipped model, in some sec
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +100,25 @@ def test_a_healthy_model_passes(checkpoint, data, monkeypatch, capsys):
     verdicts = {finding["name"]: finding["verdict"] for finding in entry["findings"]}
     assert set(verdicts.values()) == {"good"} and len(verdicts) == 12, entry
     assert entry["photos"] == 20 and not any(finding["advice"] for finding in entry["findings"])
+
+
+def test_photos_elsewhere_one_of_them_damaged(tiny, data, tmp_path, monkeypatch, capsys):
+    shutil.copytree(data, tmp_path / "photos", ignore=shutil.ignore_patterns("*.jsonl"))
+    (tmp_path / "data").mkdir()
+    shutil.copy(data / "captions.jsonl", tmp_path / "data")
+    rows = map(json.loads, (data / "captions.jsonl").read_text().splitlines())
+    (tmp_path / "photos" / next(row["image"] for row in rows if row["split"] == "val")).write_bytes(b"no photo")
+    given = []
+    monkeypatch.setattr("captioner.diagnose.diagnose", lambda _, *records: given.extend(records) or [GOOD])
+    arguments = ["--data", str(tmp_path / "data"), "--images", str(tmp_path / "photos"), "--limit", "8"]
+    monkeypatch.setattr("sys.argv", ["captioner", "diagnose", str(tiny), *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1 and [len(records) for records in given] == [7, 8]
+    assert capsys.readouterr().err.endswith("captioner: 1 of 8 photos cannot be read and are left out.\n")
+
+
+GOOD = checks.Finding("one", "1 %", "good")
 
 
 def test_the_table(tiny, data, monkeypatch, capsys):

@@ -143,7 +143,9 @@ class Stub:
 def test_captions_and_their_maps_are_not_kept():
     stub, seen = Stub(), []
     records = [Record(number, Path("a.jpg"), ("a dog",), "val") for number in range(200)]
-    results, looks, damaged = caption_records(stub, records, Decoding(), watch=lambda record, _: seen.append(record.id))
+    results, looks, damaged, _ = caption_records(
+        stub, records, Decoding(), watch=lambda record, _: seen.append(record.id)
+    )
     assert stub.most <= 2, "photos and maps of earlier captions are still there"
     assert results.captions == dict.fromkeys(range(200), "a dog") and seen == list(range(200))
     assert results.unfinished == set(range(1, 200, 2))
@@ -161,3 +163,59 @@ def test_a_damaged_photo_is_left_out_and_the_others_count(run, coco):
     status, out, err = run("--data", coco, "--results", "r.json")
     assert (status, out) == (2, "") and "2 of 3 photos cannot be read; at most a quarter may be damaged" in err
     assert [row["image_id"] for row in json.loads(Path("r.json").read_text())] == [0]
+
+
+def interrupt_after(monkeypatch, count):
+    """Ctrl-C comes after this number of captions."""
+    caption_many = Captioner.caption_many
+
+    def interrupted(self, photos, *rest):
+        for number, result in enumerate(caption_many(self, photos, *rest)):
+            if number == count:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(Captioner, "caption_many", interrupted)
+
+
+def test_an_interrupted_evaluation_goes_on(run, coco, monkeypatch):
+    """Its results and scores are those of one that was not interrupted, and no photo is captioned twice."""
+    assert run("--data", coco, "--results", "whole.json", "--scores", "whole.scores", "--batch-size", 1)[0] == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        status, out, err = run("--data", coco, "--results", "r.json", "--batch-size", 1)
+    told = "interrupted. The captions are kept in r.json.partial, and the same command goes on."
+    assert (status, out, err) == (130, "", f"captioner: {told}\n")
+    status, out, err = run("--data", coco, "--results", "r.json", "--beam-size", 2)
+    assert (status, out, err.count("\n")) == (2, "", 1) and "r.json.partial has captions of an evaluation with" in err
+    with open("r.json.partial", "ab") as file:
+        file.write(b'["2 1 1", {"capt')  # as a killed writer leaves it
+    (coco / "val2014" / "val2014_1.jpg").touch()  # its caption is of an older file
+    caption_many, seen = Captioner.caption_many, []
+
+    def watched(self, photos, *rest):
+        seen.extend(photos)
+        return caption_many(self, seen, *rest)
+
+    monkeypatch.setattr(Captioner, "caption_many", watched)
+    status, out, err = run("--data", coco, "--results", "r.json", "--scores", "r.scores", "--batch-size", 1)
+    assert status == 0 and err == "captioner: 2 captions are in r.json.partial already.\n"
+    assert [path.name for path in seen] == ["val2014_1.jpg", "val2014_2.jpg"]
+    assert Path("r.json").read_bytes() == Path("whole.json").read_bytes() and not Path("r.json.partial").exists()
+    assert json.loads(Path("r.scores").read_text()) == json.loads(Path("whole.scores").read_text())
+
+
+def test_what_is_no_caption_of_an_evaluation_is_told(run, coco, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        assert run("--data", coco, "--results", "r.json")[0] == 130
+    settings = Path("r.json.partial").read_bytes().splitlines()[0]
+    wrong = (b"7", b"[]", b'["a", 7]', b'["a", {"caption": "x"}]', b"\xff", b'["a", {"caption": 1, "looks": {"x": 1}}]')
+    for line in wrong:
+        Path("r.json.partial").write_bytes(settings + b"\n" + line + b"\n")
+        status, out, err = run("--data", coco, "--results", "r.json")
+        assert (status, out, err.count("\n")) == (
+            2,
+            "",
+            1,
+        ) and "r.json.partial:2: not a caption of an evaluation" in err

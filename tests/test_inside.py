@@ -1,6 +1,7 @@
 """Inside the recurrent network: activations equal those of torch's single cells, planted properties are found, and
 gradients equal finite differences and the Jacobian written by hand."""
 
+import json
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -406,6 +407,16 @@ def test_attend_cells(run, tiny, photos, tmp_path):
     assert status == 2 and "expected a name that ends in .png, .jpg, .svg, .pdf" in err
 
 
+def test_units_without_a_damaged_photo(run, tiny, photos, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no photo")
+    common = ("--cells", "--checkpoint", tiny, "--device", "cpu", "-o", tmp_path / "units.png")
+    expected = run("attend", photos, *common)
+    status, out, err = run("attend", tmp_path / "bad.png", photos, *common)
+    assert (status, out) == (1, expected[1]) and err.count("\n") == 1 and "bad.png: not a photo" in err
+    status, out, err = run("attend", tmp_path / "bad.png", *common)
+    assert (status, out) == (2, "") and "none of the photos can be read" in err
+
+
 def test_the_verb_gradients(run, tiny, tmp_path):
     make_toy(tmp_path / "toy", images=80)
     output = tmp_path / "gradients.svg"
@@ -413,5 +424,14 @@ def test_the_verb_gradients(run, tiny, tmp_path):
     status, out, _ = run("gradients", "-o", output, *arguments)
     assert status == 0 and output.stat().st_size > 3000
     assert [line.split()[0] for line in out.splitlines()[:4]] == ["rnn", "gru", "lstm", "lstm,"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "toy" / "images").rename(tmp_path / "elsewhere" / "images")
+    assert run("gradients", "-o", output, *arguments)[0] == 2
+    elsewhere = (*arguments, "--images", tmp_path / "elsewhere")
+    assert run("gradients", "-o", output, *elsewhere) == (0, out, "")
+    rows = map(json.loads, (tmp_path / "toy" / "captions.jsonl").read_text().splitlines())
+    (tmp_path / "elsewhere" / next(row["image"] for row in rows if row["split"] == "val")).write_bytes(b"no photo")
+    status, _, err = run("gradients", "-o", output, *elsewhere)
+    assert status == 1 and "photos cannot be read and are left out" in err and err.count("\n") == 2
     status, _, err = run("gradients", "-o", output, "--checkpoint", tiny)
     assert status == 2 and "Pass --data" in err

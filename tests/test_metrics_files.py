@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from captioner.cli.score import _references
+from captioner.cli.references import find_references
 from captioner.metrics import java as java_module
 from captioner.metrics.files.references import read_coco_references, references_of
 from captioner.metrics.files.results import MAX_CAPTION, read_results, write_results
@@ -161,7 +161,7 @@ def test_results_of_flagged_images_are_left_out_and_counted(tmp_path, key):
     lines = [json.dumps({**row, "caption": "a cat"}) for row in ({"image_id": 7}, key, {"image_id": 9})]
     (tmp_path / "results.jsonl").write_text("\n".join(lines))
     for place in (source, source.parent):
-        references, _ = _references((place,), None)
+        references, _ = find_references((place,), None)
         scored = score_files(tmp_path / "results.jsonl", references, samples=2)
         assert scored.scores.ids == (7, 9)
         note = "images all of whose captions VizWiz flags as rejected or precanned: 1; their results are left out"

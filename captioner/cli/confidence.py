@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from captioner.cli.options import app, load_captioner
+from captioner.cli.options import app, leave_out_damaged, load_captioner
 
 
 @app.command
@@ -37,7 +37,7 @@ def calibrate(
     find_own_checkpoint(checkpoint)  # before the work
     sets = {}
     for folder in data:
-        records = read_dataset(folder)
+        records = leave_out_damaged([r for r in read_dataset(folder) if r.split in ("train", "val")])
         parts = ([record for record in records if record.split == split] for split in ("train", "val"))
         sets[folder.name] = DataSet(*parts)
     confidence, figures = run(load_captioner(checkpoint, device), sets, bar)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from captioner.cli.options import app, load_captioner, print_json
+from captioner.cli.options import OptionalFolder, OptionalSplit, app, leave_out_damaged, load_captioner, print_json
 
 if TYPE_CHECKING:
     from captioner.diagnose import Finding
@@ -21,7 +21,8 @@ def diagnose(
     checkpoint: tyro.conf.Positional[Path],
     /,
     data: Path,
-    split: str = "val",
+    images: OptionalFolder = None,
+    split: OptionalSplit = None,
     limit: int = 200,
     json: bool = False,
     device: str = "auto",
@@ -31,23 +32,28 @@ def diagnose(
     Args:
         checkpoint: Directory of the model.
         data: Folder of the data set; the format is recognised from the files in it.
-        split: train, val (or dev) or test. Use photos that the model was not trained on.
+        images: Folder of the photos, if they are not below the data set's folder.
+        split: train, val (or dev), test or all; by default val, or all photos of a data set without splits. Use photos
+            that the model was not trained on.
         limit: Largest number of photos, spread evenly over the split, and over the training split; 0 for all.
         json: Print one JSON object, for programs.
         device: auto, cpu, cuda, mps.
     """
     from dataclasses import asdict
 
-    from captioner.data.readers import read_dataset, select
+    from captioner.data.readers import default_split, read_dataset, select
     from captioner.diagnose import diagnose as run
 
-    everything = read_dataset(data)
+    everything = read_dataset(data, images=images)
+    split = split or default_split(everything)
     records = _spread(select(everything, split), limit)
     seen = {record.id for record in records}
     training = _spread([record for record in everything if record.split == "train" and record.id not in seen], limit)
     if split == "train":
         print("captioner: the model may have memorised these photos; use --split val to judge it.", file=sys.stderr)
         training = []
+    chosen = len(records) + len(training)
+    records, training = leave_out_damaged(records), leave_out_damaged(training)
     findings = run(load_captioner(checkpoint, device, "torch"), records, training)
     if json:
         entry = {"checkpoint": str(checkpoint), "data": str(data), "split": split, "photos": len(records)}
@@ -55,7 +61,7 @@ def diagnose(
     else:
         print(f"{checkpoint} on {len(records)} photos of {data}, {split}\n")
         print(_table(findings))
-    return 0
+    return 1 if len(records) + len(training) < chosen else 0
 
 
 def _spread(records: Sequence, limit: int) -> list:

@@ -33,7 +33,7 @@ def export(
     """
     from captioner.backends.export import export as run
 
-    photos = None if int8 is None else find_photos(int8, recursive=False) if int8 else []
+    photos = None if int8 is None else find_photos(int8, recursive=False)[0] if int8 else []
     for path in run(checkpoint, format, output, photos, force):
         print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)", flush=True)
     return 0

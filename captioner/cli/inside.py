@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,17 @@ from captioner.cli.options import (
     DecodingOptions,
     ModelOptions,
     OptionalFile,
+    OptionalFolder,
+    OptionalSplit,
     Output,
     app,
     keep_photos,
+    leave_out_damaged,
     load_captioner,
 )
 
 if TYPE_CHECKING:
+    from captioner.images import ImageError
     from captioner.inside.units import Match
 
 SHOWN = 4  # units in a picture, unless some are given
@@ -47,9 +52,15 @@ def draw_units(
     from captioner.inside.units import caption_activations, find_matches, match_units
     from captioner.visualize.units import save_units
 
+    damaged: list[ImageError] = []
     captioner = replace(model, backend="torch" if model.backend == "auto" else model.backend).load()
     with tqdm(total=len(photos), desc="captions", unit="photo", leave=False, disable=None) as bar:
-        captions = caption_activations(captioner, photos, options.over(captioner.decoding), layer, bar.update)
+
+        def report(error: ImageError) -> None:
+            damaged.append(error)
+            bar.write(f"captioner: {error}", file=sys.stderr)
+
+        captions = caption_activations(captioner, photos, options.over(captioner.decoding), layer, bar.update, report)
     matches = match_units(units, captions) if units else find_matches(captions)[:SHOWN]
     titles = _print_titles(matches)
     shown = captions[:ROWS]
@@ -58,7 +69,7 @@ def draw_units(
     panels = [(title, [row.units[:, each.unit] for row in shown]) for title, each in zip(titles, matches, strict=True)]
     save_units(output, [row.tokens for row in shown], panels)
     print(output)
-    return 0
+    return 1 if damaged else 0
 
 
 def reads_text(model: ModelOptions) -> bool:
@@ -111,7 +122,8 @@ def gradients(
     output: Output,
     checkpoint: Checkpoint = None,
     data: OptionalFile = None,
-    split: str = "val",
+    images: OptionalFolder = None,
+    split: OptionalSplit = None,
     limit: int = 60,
     words: int = 20,
     device: str = "auto",
@@ -124,12 +136,13 @@ def gradients(
         output: The picture to write: .png, .svg or .pdf.
         checkpoint: Directory of the trained model; the shipped one if not given. Needs --data.
         data: Data set with photos and captions for the trained model.
-        split: train, val (or dev) or test.
+        images: Folder of the photos, if they are not below the data set's folder.
+        split: train, val (or dev), test or all; by default val, or all photos of a data set without splits.
         limit: Largest number of photos.
         words: Number of words to go back.
         device: auto, cpu, cuda, mps.
     """
-    from captioner.data.readers import read_dataset, select
+    from captioner.data.readers import default_split, read_dataset, select
     from captioner.inside.gradients import trained_gradients, untrained_gradients
     from captioner.visualize.gradients import format_share, mean_shares, save_gradients
     from captioner.visualize.page import check_path
@@ -139,10 +152,14 @@ def gradients(
         raise ValueError(f"words is {words}; expected at least 2.")
     if checkpoint is not None and data is None:
         raise ValueError("a trained model needs photos and captions. Pass --data DIRECTORY.")
+    status = 0
     norms = {kind: untrained_gradients(kind, words) for kind in ("rnn", "gru", "lstm")}
     if data is not None:
         captioner = load_captioner(checkpoint, device, "torch")
-        records = select(read_dataset(data), split)[:limit]
+        records = read_dataset(data, images=images)
+        chosen = select(records, split or default_split(records))[:limit]
+        records = leave_out_damaged(chosen)
+        status = 1 if len(records) < len(chosen) else 0
         norms[f"{captioner.config.cell}, trained"] = trained_gradients(captioner, records, words)
     for name, values in norms.items():
         shares = mean_shares(values)
@@ -151,4 +168,4 @@ def gradients(
         )
     save_gradients(output, norms)
     print(output)
-    return 0
+    return status

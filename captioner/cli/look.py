@@ -55,13 +55,13 @@ def attend(
 
     if (cells or cell) and reads_text(model):
         return draw_text_units(paths, output, cell, model)
-    photos = find_photos(paths, recursive)
+    photos, unlisted = find_photos(paths, recursive)
     if cells or cell:
         if text is not None:
             raise ValueError("--cells shows the model's own captions. Leave --text out.")
         if map != "attention":
             raise ValueError("--cells shows units, not maps. Leave --map out.")
-        return draw_units(photos, output, cell, layer, model, options)
+        return draw_units(photos, output, cell, layer, model, options) or int(unlisted > 0)
     outputs = name_outputs(str(output), photos)
     if text is not None and options != AS_SAVED:
         raise ValueError(
@@ -94,7 +94,7 @@ def attend(
             bar.show(counts)
     if counts.failed:
         print(f"captioner: {counts.failed} of {len(photos)} photos could not be captioned.", file=sys.stderr)
-    return 1 if counts.failed else 0
+    return 1 if counts.failed or unlisted else 0
 
 
 def _read(captioner: Captioner, photos: Sequence[Path], text: str) -> Iterator[Caption | ImageError]:

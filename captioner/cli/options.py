@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import Field, asdict, dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_type_hints
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     import io
 
     from captioner.captioner import Captioner
+    from captioner.data.records import Record
 
 app = tyro.extras.SubcommandApp()
 
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY", help_behavior_hint="")]
+OptionalSplit = Annotated[str | None, tyro.conf.arg(metavar="SPLIT", help_behavior_hint="")]
 Checkpoint = Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY", help_behavior_hint="")]
 Paths = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
@@ -80,15 +83,34 @@ Model = Annotated[ModelOptions, tyro.conf.arg(name="")]
 SHIPPED = ModelOptions()
 
 
-def find_photos(paths: Iterable[str], recursive: bool) -> list[Path]:
+def find_photos(paths: Iterable[str], recursive: bool) -> tuple[list[Path], int]:
+    """The photos, and how many folders cannot be listed; these are reported. Raises ValueError if there is no photo."""
     from captioner.images import find_images
 
+    unlisted = []
+
+    def report(line: str) -> None:
+        unlisted.append(line)
+        print(f"captioner: {line}", file=sys.stderr)
+
     given = list(_with_standard_input(paths))
-    photos = find_images(given, recursive, report=lambda line: print(f"captioner: {line}", file=sys.stderr))
+    photos = find_images(given, recursive, report)
     if not photos:
         deeper = "" if recursive or not given else " Add --recursive to search subfolders, too."
         raise ValueError(f"no photos: {', '.join(given) or 'nothing was given'}.{deeper}")
-    return photos
+    return photos, len(unlisted)
+
+
+def leave_out_damaged(records: Sequence[Record]) -> list[Record]:
+    """The records whose photos can be read; the others are reported. Raises ValueError if they are too many."""
+    from captioner.data.checks import find_damaged, shortened
+
+    damaged = find_damaged(records)
+    for problem in shortened([*damaged.values()], "photos"):
+        print(f"captioner: {problem}", file=sys.stderr)
+    if damaged:
+        print(f"captioner: {len(damaged)} of {len(records)} photos cannot be read and are left out.", file=sys.stderr)
+    return [record for number, record in enumerate(records) if number not in damaged]
 
 
 def keep_photos(photos: Iterable[Path], *outputs: Path) -> None:

@@ -74,13 +74,23 @@ def check_photos(records: Sequence[Record], side: int, saved: Path, threads: int
     files = files_digest(records)
     check = PhotoCheck.load(saved, files)
     if check is None:
-        with ThreadPoolExecutor(max(1, threads)) as pool:  # Pillow decodes outside Python's global lock
-            problems = pool.map(partial(_problem, side), records)
-            look = {"desc": "checking photos", "unit": "photo", "dynamic_ncols": True, "disable": None}
-            bar = tqdm(problems, total=len(records), **look)
-            check = PhotoCheck(files, {number: problem for number, problem in enumerate(bar) if problem})
+        check = PhotoCheck(files, find_damaged(records, side, threads))
     check_damaged(check.damaged, len(records))
     return check
+
+
+def find_damaged(records: Sequence[Record], side: int = 224, threads: int = 1) -> dict[int, str]:
+    """The positions of records whose photos cannot be decoded, and what is wrong with each. Raises ValueError if they
+    are too many."""
+    if not records:
+        return {}
+    with ThreadPoolExecutor(max(1, threads)) as pool:  # Pillow decodes outside Python's global lock
+        problems = pool.map(partial(_problem, side), records)
+        look = {"desc": "checking photos", "unit": "photo", "dynamic_ncols": True, "leave": False, "disable": None}
+        bar = tqdm(problems, total=len(records), **look)
+        damaged = {number: problem for number, problem in enumerate(bar) if problem}
+    check_damaged(damaged, len(records))
+    return damaged
 
 
 def _problem(side: int, record: Record) -> str | None:

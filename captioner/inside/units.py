@@ -15,7 +15,7 @@ from torch import Tensor
 from captioner.captioner import Captioner
 from captioner.decoder import CELLS, Decoder, Memory, State
 from captioner.decoding import Decoding
-from captioner.images import Source
+from captioner.images import ImageError, Source
 from captioner.inside.properties import OF_WORDS, Properties
 from captioner.language_model import LanguageModel
 from captioner.vocabulary import BOS, PAD
@@ -49,18 +49,30 @@ def caption_activations(
     decoding: Decoding,
     layer: Layer = "below",
     show: Callable[[int], None] = lambda photos: None,
+    report: Callable[[ImageError], None] | None = None,
 ) -> list[Activations]:
     """The best caption of each photo, with the activations of the topmost recurrent layer below or above the attention.
 
     `show` is called with the number of photos of each batch that is done. Only the best: the n-best captions share
-    their first words, which would be counted several times. Raises ImageError, and ValueError for a layer that the
-    model does not have."""
+    their first words, which would be counted several times. A photo that cannot be read is left out if `report` takes
+    its ImageError, which is raised otherwise. Raises ValueError for a layer that the model does not have, and if no
+    photo can be read."""
     model = captioner.model.eval()
     if layer == "above" and model.decoder.above is None:
         raise ValueError("this model has no recurrent layer above the attention. Pass --layer below.")
     found: list[Activations] = []
     for start in range(0, len(photos), BATCH):
-        pixels = [captioner.preprocess.read(photo)[0] for photo in photos[start : start + BATCH]]
+        pixels = []
+        for photo in photos[start : start + BATCH]:
+            try:
+                pixels.append(captioner.preprocess.read(photo)[0])
+            except ImageError as error:
+                if report is None:
+                    raise
+                report(error)
+        show(len(photos[start : start + BATCH]))
+        if not pixels:
+            continue
         memory = model.encode(torch.from_numpy(np.stack(pixels)).to(model.device))
         captions = captioner.search(memory, len(pixels), replace(decoding, num_captions=1))
         words = [caption.words for caption in captions]
@@ -69,7 +81,8 @@ def caption_activations(
             row[: len(own) + 1] = torch.tensor([BOS, *captioner.vocabulary.encode(own)])
         units = unit_activations(model.decoder, tokens.to(model.device), memory)[layer].cpu().numpy()  # (B, T, H)
         found += [Activations(own, row[1 : len(own) + 1]) for own, row in zip(words, units, strict=True)]
-        show(len(pixels))
+    if not found:
+        raise ValueError("none of the photos can be read. Pass others.")
     return found
 
 
