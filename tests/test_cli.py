@@ -343,3 +343,20 @@ def test_check(run, tmp_path):
     results(path, *((number, "") for number in range(1000)))
     *_, last, more = run("check", path)[2].splitlines()
     assert "entry 19 (image_id 19)" in last and more == "captioner: and 980 more problems"
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (("train", "--epochs", 10), "there is no option --epochs: the epochs are in the stages: --stages decoder:10"),
+        (("train", "--lr", "1e-3"), "there is no option --lr: it is called --learning-rate"),
+        (("find-lr", "--hidden-size", 9), "there is no option --hidden-size: it is called --model.hidden-size"),
+        (("pretrain", "--lr=1e-3"), "there is no option --lr: it is called --learning-rate"),
+        (("pretrain", "--data", "x"), "there is no option --data: it is called --text"),
+        (("train", "--resume", "runs/x"), "--resume takes no value: captioner train --output runs/x --resume"),
+        (("find_lr",), "find_lr is not a command. Did you mean find-lr?"),
+    ],
+)
+def test_what_people_type(run, typed, told):
+    status, _, err = run(*typed)
+    assert status == 2 and told in err

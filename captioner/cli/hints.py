@@ -6,12 +6,28 @@ import os
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
+TRAINING = {
+    "--lr": "it is called --learning-rate",
+    "--wd": "it is called --weight-decay",
+    "--dropout": "it is called --model.dropout",
+    "--hidden-size": "it is called --model.hidden-size",
+    "--embedding-size": "it is called --model.embedding-size",
+    "--grad-clip": "it is called --clip",
+    "--bs": "it is called --batch-size",
+    "--out": "it is called --output",
+}
+CAPTIONS = TRAINING | {
+    "--epochs": "the epochs are in the stages: --stages decoder:10 features.14:3",
+    "--lr": "it is called --learning-rate (see also --joint-learning-rate and --encoder-learning-rate)",
+    "--embedding": "it is called --embeddings",
+    "--encoder": "it is called --model.encoder",
+    "--attention": "it is called --model.attention",
+    "--freeze-encoder": "the stage decoder:10 trains over the frozen CNN",
+}
 OPTIONS = {  # of other programs, by verb; "" stands for any verb
-    "train": {
-        "--epochs": "the epochs are in the stages: --stages decoder:10 features.14:3",
-        "--lr": "it is called --learning-rate (see also --joint-learning-rate and --encoder-learning-rate)",
-        "--embedding": "it is called --embeddings",
-    },
+    "train": CAPTIONS,
+    "find-lr": CAPTIONS,
+    "pretrain": TRAINING | {"--data": "it is called --text", "--embeddings": "it is an option of captioner train"},
     "": {
         "--model": "it is called --checkpoint",
         "--beam": "it is called --beam-size",
@@ -37,12 +53,15 @@ def check_words(arguments: Sequence[str], verbs: Collection[str]) -> None:
         known = f"Did you mean {close[0]}?" if close else f"Expected one of: {', '.join(verbs)}."
         raise ValueError(f"{first} is not a command. {known}")
     options = OPTIONS[""] | OPTIONS.get(first, {})
-    if first == "train":
+    if first in ("train", "find-lr"):
         options.pop("--embeddings")
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = argument.partition("=")
         if argument == "--":
             return
+        run = value or following
+        if option == "--resume" and first in ("train", "pretrain") and run and not run.startswith("-"):
+            raise ValueError(f"--resume takes no value: captioner {first} --output {run} --resume")
         if option in options:
             raise ValueError(f"there is no option {option}: {options[option]}.")
         if (told := VALUES.get((option, value or following))) is not None:

@@ -13,10 +13,11 @@ import tyro
 
 from captioner.cli.options import Output, app
 from captioner.config import ModelConfig, RecurrentConfig
-from captioner.training.config import Config, PretrainConfig, TrainConfig
+from captioner.training.config import Config, FindConfig, PretrainConfig, TrainConfig
 
 # Data and text may be missing where a run is resumed: it has them in its settings.
 TRAIN = TrainConfig(data=(), output=tyro.MISSING)
+FIND = FindConfig(data=())
 PRETRAIN = PretrainConfig(text=(), output=tyro.MISSING)
 
 
@@ -65,6 +66,36 @@ def _read_again(kind: type[Config], defaults: Config) -> Config:
     """The command line, read over other defaults. A switch that is on there may be given again (FlagCreatePairsOff
     would allow only its opposite)."""
     return tyro.cli(kind, args=sys.argv[2:], default=defaults)
+
+
+@app.command(name="find-lr")
+def find_lr(config: Annotated[FindConfig, tyro.conf.arg(name="")] = FIND) -> int:
+    """Find a learning rate: the range test on the settings of train, and its curve. No run is made or changed."""
+    from captioner.training.learning_rate_finder import find_learning_rate
+    from captioner.visualize.page import check_path
+    from captioner.visualize.range_test import save_range_test
+
+    check_path(config.picture)
+    if config.resume:
+        raise ValueError(f"find-lr begins a run. For a model that has learned already: --init {config.output / 'best'}")
+    if config.init is not None:
+        config = _read_again(FindConfig, replace(config, model=ModelConfig(**_architecture(config.init))))
+    found = find_learning_rate(config)
+    marks = {"steepest": found.steepest, "lowest loss": found.lowest}
+    save_range_test(config.picture, found.rates, found.losses, found.smooth, marks | {"suggested": found.lowest / 10})
+    print(f"curve      {config.picture}, {len(found.rates)} steps from {found.rates[0]:.2g} to {found.rates[-1]:.2g}")
+    print(f"steepest   {found.steepest:.2g}, where the loss falls fastest")
+    print(f"lowest     {found.lowest:.2g}, after which the loss rises")
+    print(f"suggested  {_learning_rates(config, found.suggestion)}: a tenth of the rate with the lowest loss")
+    return 0
+
+
+def _learning_rates(config: TrainConfig, rate: float) -> str:
+    """The options that set the decoder's rate in the first stage, and the CNN's in proportion."""
+    if config.stages[0].rpartition("@")[2].startswith("decoder:"):
+        return f"--learning-rate {rate:.2g}"
+    encoder = rate * config.encoder_learning_rate / config.joint_learning_rate
+    return f"--joint-learning-rate {rate:.2g} --encoder-learning-rate {encoder:.2g}"
 
 
 @app.command

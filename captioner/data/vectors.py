@@ -115,6 +115,6 @@ def _is_number(field: bytes) -> bool:
 
 def _wrong_size(path: Path, line: int, found: int, size: int) -> ValueError:
     return ValueError(
-        f"{path}, line {line}: a vector of {found} numbers, but the embedding size is {size}. Pass --embedding-size "
-        "to match the file, or mend the line."
+        f"{path}, line {line}: a vector of {found} numbers, but the embedding size is {size}. Pass "
+        "--model.embedding-size to match the file, or mend the line."
     )

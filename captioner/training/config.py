@@ -167,6 +167,22 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class FindConfig(TrainConfig):
+    """The range test of learning rates: the settings of train, of which the first stage counts, and these."""
+
+    output: Path = Path()
+    """Not used: nothing is written but the picture."""
+    picture: Path = Path("learning-rate.png")
+    """The curve of the loss over the learning rate, as .png, .svg or .pdf."""
+    lowest: float = 1e-6
+    """Learning rate of the first step."""
+    highest: float = 1.0
+    """Learning rate of the last step, if the loss does not diverge before."""
+    steps: int = 200
+    """Steps of the test."""
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """Train a language model: the decoder alone, on text."""
 
@@ -219,7 +235,7 @@ class PretrainConfig:
     """Continue the run in --output exactly where it was saved last, with its settings."""
 
 
-Config = TypeVar("Config", TrainConfig, PretrainConfig)
+Config = TypeVar("Config", bound=TrainConfig | PretrainConfig)
 
 
 def read_settings(kind: type[Config], values: Mapping[str, Any], source: Path) -> Config:
@@ -266,6 +282,10 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
     check(lambda x: x >= 1, "1 or more", "model.embedding_size", "model.hidden_size")
     check(lambda x: x >= 0, "0 or more", "image_size", "weight_decay", "patience", "save_every")
     check(lambda x: x >= 0, "0 or more", "workers", "seed", "limit", "keep_best")
+    check(lambda x: x >= 10, "10 or more", "steps")
+    check(lambda x: x > 0, "above 0", "lowest")
+    if isinstance(config, FindConfig):
+        check(lambda x: x > config.lowest, "more than --lowest", "highest")
     check(lambda x: x > 0, "above 0", "learning_rate", "joint_learning_rate", "encoder_learning_rate")
     check(lambda x: x > 0, "above 0 (inf for no clipping)", "clip")
     check(lambda x: 0 <= x <= 1, "0 to 1", "warmup", "augment.colour")

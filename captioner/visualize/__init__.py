@@ -7,6 +7,7 @@ from captioner.visualize.curves import save_curves, training_curves
 from captioner.visualize.files import save_caption
 from captioner.visualize.heatmap import heat_map, level, overlay, scale_top
 from captioner.visualize.html import save_page
+from captioner.visualize.range_test import save_range_test
 from captioner.visualize.view import caption_view
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "save_caption",
     "save_curves",
     "save_page",
+    "save_range_test",
     "scale_top",
     "training_curves",
 ]

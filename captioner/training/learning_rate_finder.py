@@ -1,0 +1,132 @@
+"""The learning-rate range test (Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3): the
+steps of a recipe, at a learning rate that grows from step to step. Where the loss falls fastest and where it stops
+falling say which rates can be used. It is a run that is thrown away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from captioner.data.datasets import Batch, PhotoDataset, batches, epoch_order
+from captioner.training.caption_run import CaptionRun, open_run
+from captioner.training.config import FindConfig, check_settings, parse_stage
+from captioner.training.loop import train_step
+from captioner.training.optim import set_learning_rates
+from captioner.training.train import augmented, start_stage
+
+DIVERGED = 2.0  # the test ends once the smoothed loss has risen to this multiple of its lowest value
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What a range test has found; n steps were taken."""
+
+    rates: np.ndarray  # (n,) learning rates, growing by the same factor from step to step
+    losses: np.ndarray  # (n,) the loss of each step, measured before the step changes the weights
+
+    @property
+    def smooth(self) -> np.ndarray:
+        """(n,) The mean of each loss and its neighbours. It does not lag behind, as a moving average would."""
+        side = max(1, len(self.losses) // 30)
+        places = range(len(self.losses))
+        return np.array([self.losses[max(0, place - side) : place + side + 1].mean() for place in places])
+
+    @property
+    def lowest(self) -> float:
+        """The rate at which the smoothed loss is lowest."""
+        return float(self.rates[np.argmin(self.smooth)])
+
+    @property
+    def steepest(self) -> float:
+        """The rate, up to that one, at which the smoothed loss falls fastest over the logarithm of the rate."""
+        end = int(np.argmin(self.smooth)) + 1
+        return float(self.rates[np.argmin(np.gradient(self.smooth, np.log(self.rates))[:end])])
+
+    @property
+    def suggestion(self) -> float:
+        """A tenth of the rate with the lowest loss. There the loss is about to rise: for a whole stage it is too high.
+        Raises ValueError if the loss has not fallen and then risen within the range."""
+        smooth, end = self.smooth, int(np.argmin(self.smooth))
+        if smooth[end] > 0.99 * smooth[0]:
+            raise ValueError("the loss did not fall at any learning rate of the range. Lower --lowest, or add --steps.")
+        if end == len(smooth) - 1:
+            raise ValueError(
+                f"the loss still falls at the highest learning rate, {self.rates[-1]:.1e}. Raise --highest."
+            )
+        return self.lowest / 10
+
+
+def range_test(step: Callable[[float], float], lowest: float, highest: float, steps: int) -> RangeTest:
+    """Take steps at learning rates from `lowest` to `highest`. `step` takes one at a given rate and returns its loss.
+    The test ends before `highest` where the loss diverges or is not finite."""
+    rates, losses = np.geomspace(lowest, highest, steps), list[float]()
+    for rate in rates:
+        try:
+            loss = step(float(rate))
+        except FloatingPointError:
+            break
+        if not math.isfinite(loss):
+            break
+        losses.append(loss)
+        smooth = RangeTest(rates[: len(losses)], np.array(losses)).smooth
+        if smooth[-1] > DIVERGED * smooth.min():
+            break
+    if len(losses) < 3:
+        raise ValueError(f"the loss diverges at the first learning rates, from {lowest:g}. Lower --lowest.")
+    return RangeTest(rates[: len(losses)], np.array(losses))
+
+
+def find_learning_rate(config: FindConfig) -> RangeTest:
+    """The range test of the decoder's learning rate in the first stage of the recipe; while the CNN learns, its rate
+    grows in proportion. The model is built anew, and nothing is left of it: no file, and the caller's random numbers
+    are as before. Raises ValueError for settings and data that cannot be used."""
+    check_settings(config)
+    stage = parse_stage(config.stages[0])
+    if stage.objective == "self-critical":
+        raise ValueError("the loss of self-critical training does not say how good a caption is. Name another stage.")
+    with TemporaryDirectory() as folder, torch.random.fork_rng():
+        run, _ = open_run(replace(config, output=Path(folder), resume=False), [stage])
+        start_stage(run)
+        run.model.train()
+        run.objective.train()
+        groups = run.optimizers["model"].param_groups
+        run.stage_steps = config.steps
+        loaded = _batches(run, config.steps * config.accumulate)
+        bar = tqdm(total=config.steps, desc="range test", unit="step", dynamic_ncols=True, disable=None)
+
+        def step(rate: float) -> float:
+            for optimizer in run.optimizers.values():
+                set_learning_rates(optimizer, rate / groups[0]["peak"])  # the decoder's parameters come first
+            parts = list(islice(loaded, config.accumulate))  # before the seed, as a loader draws random numbers
+            torch.manual_seed(config.seed * 1_000_003 + run.stage_step)
+            loss = train_step(run, parts)["loss"]
+            run.stage_step += 1
+            bar.set_postfix(rate=f"{rate:.1e}", loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+            return loss
+
+        with bar, closing(loaded):
+            return range_test(step, config.lowest, config.highest, config.steps)
+
+
+def _batches(run: CaptionRun, number: int) -> Generator[Batch, None, None]:
+    """So many batches, epoch after epoch. Photos go through a frozen CNN as they come: each is seen about once."""
+    config, training = run.config, run.training
+    dataset = PhotoDataset(training.records, training.captions, run.captioner.preprocess)
+    for epoch in count():
+        seed = (config.seed, 0, epoch)
+        order = epoch_order(run.draw_photos(seed), config.batch_size, seed)[:number]
+        varied = dataset if run.stage.block is None else augmented(run, dataset, seed)
+        yield from batches(varied, order, config.workers)
+        number -= len(order)
+        if not number:
+            return
