@@ -146,7 +146,6 @@ def coco(root):
         (root / "annotations" / f"{name}_val2017.json").write_text(json.dumps(content))
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools
 def test_masks_of_coco(tmp_path):
     coco(tmp_path)
     objects = read_objects(tmp_path)
@@ -156,6 +155,62 @@ def test_masks_of_coco(tmp_path):
     assert masks.keys() == {"dog", "cat"} and masks["dog"].shape == (60, 100)
     columns = masks["dog"].all(axis=0)
     assert columns[:10].all() and columns[51:59].all() and not columns[10:50].any() and not columns[61:].any()
+
+
+def test_compressed_run_lengths_are_those_of_pycocotools(tmp_path):
+    from pycocotools.mask import encode
+
+    coco(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    pixels = np.random.default_rng(0).random((60, 100)) < 0.3
+    code = encode(np.asfortranarray(pixels.astype(np.uint8)))
+    content["annotations"][2]["segmentation"] = {"size": code["size"], "counts": code["counts"].decode()}
+    path.write_text(json.dumps(content))
+    assert (read_objects(tmp_path).masks(*read_dataset(tmp_path))["cat"] == pixels).all()
+
+
+SQUARE = [0, 0, 9, 0, 9, 9]
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        *(None, "x", [], [[]], [[1, 2, 3, 4]], [[*SQUARE, 1]], [["a"] * 6], [[True] * 6], [SQUARE, 7]),
+        *([[float("nan"), *SQUARE[1:]]], [[1e300, *SQUARE[1:]]], [[-101, *SQUARE[1:]]], [SQUARE * 400_000]),
+        *({}, {"size": [60, 100]}, {"size": [100, 60], "counts": [6000]}, {"size": [60, 100], "counts": [5999]}),
+        *({"size": [60, 100], "counts": counts} for counts in ([-1, 6001], ["6000"], "zzz", "é" * 9, 7, [10**30])),
+    ],
+)
+def test_outlines_that_are_none_are_told(tmp_path, outline):
+    """pycocotools alone would take all memory for NaN, and write beyond its own for run lengths."""
+    coco(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][2]["segmentation"] = outline
+    path.write_text(json.dumps(content))
+    objects = read_objects(tmp_path)
+    with pytest.raises(ValueError, match=r"instances_val2017.json: annotations\[2\]: the segmentation is .*; expected"):
+        objects.masks(*read_dataset(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"categories": 7}, "no list categories"),
+        ({"categories": [{"id": 1}]}, r"categories\[0\]: the name is None"),
+        ({"images": [{"id": 7}]}, r"images\[0\]: width and height are \(None, None\)"),
+        ({"images": [{"id": 7, "width": 10**9, "height": 10**9}]}, r"images\[0\]: width and height are \(1000000000"),
+        ({"annotations": [[]]}, r"annotations\[0\] is \[\]; expected an object with image_id and category_id"),
+        ({"annotations": [{"image_id": 7, "category_id": 99}]}, r"annotations\[0\]: no category 99"),
+    ],
+)
+def test_wrong_types_in_instances_are_told(tmp_path, change, message):
+    coco(tmp_path)
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=rf"instances_val2017.json: {message}"):
+        read_objects(tmp_path)
 
 
 def test_data_that_does_not_say_where_things_are(tmp_path):

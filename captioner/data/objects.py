@@ -3,19 +3,18 @@ boxes from the captions.jsonl of a plain folder, such as the toy world. Nothing 
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from captioner.data.readers import Record, find_format
 from captioner.data.records import lines, photo_name
-from captioner.images import open_image
-from captioner.metrics.files.reading import parse_json
+from captioner.images import MAX_PIXELS, open_image
+from captioner.metrics.files.reading import Id, is_id, parse_json, read_json, shorten
 
 Masks = dict[str, np.ndarray]
 
@@ -45,24 +44,92 @@ def read_objects(root: str | Path) -> Objects:
 
 
 def _coco_objects(root: Path) -> Objects:
-    from pycocotools.coco import COCO
-
     files = sorted(root.glob("annotations/instances_*.json"))
     if not files:
         raise FileNotFoundError(f"{root}: no object annotations; expected COCO's annotations/instances_*.json")
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-        parts = [COCO(str(file)) for file in files]
-    names = {key: category["name"] for part in parts for key, category in part.cats.items()}
+    names: dict[Id, str] = {}
+    sizes: dict[Id, tuple[int, int]] = {}
+    of_image: dict[Id, list[tuple[Id, str, Any]]] = defaultdict(list)  # name of the object, where it is listed, outline
+    for file in files:
+        content = read_json(file)
+        for where, row in _rows(content, "categories", file, ("id",)):
+            if not isinstance(row.get("name"), str):
+                raise ValueError(f"{where}: the name is {shorten(row.get('name'))}; expected a string")
+            names[row["id"]] = row["name"]
+        for where, row in _rows(content, "images", file, ("id",)):
+            match row.get("width"), row.get("height"):
+                case int(width), int(height) if width > 0 < height and width * height <= MAX_PIXELS:
+                    sizes[row["id"]] = width, height
+                case found:
+                    raise ValueError(f"{where}: width and height are {shorten(found)}; expected the photo's, in pixels")
+        for where, row in _rows(content, "annotations", file, ("image_id", "category_id")):
+            if row["category_id"] not in names:
+                raise ValueError(f"{where}: no category {shorten(row['category_id'])}; expected one that is listed")
+            if row["image_id"] in sizes:
+                of_image[row["image_id"]].append((row["category_id"], where, row.get("segmentation")))
 
     def masks(record: Record) -> Masks:
         found: Masks = {}
-        for part in parts:
-            for annotation in part.imgToAnns.get(record.id, ()):
-                name, mask = names[annotation["category_id"]], part.annToMask(annotation).astype(bool)
-                found[name] = found[name] | mask if name in found else mask
+        for category, where, outline in of_image.get(record.id, ()):
+            name, mask = names[category], _mask(outline, *sizes[record.id], where)
+            found[name] = found[name] | mask if name in found else mask
         return found
 
     return Objects(frozenset(names.values()), masks)
+
+
+def _rows(content: Any, part: str, file: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a part of COCO's instances, each with its place in the file. Each has the keys, which are ids."""
+    rows = content.get(part) if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise ValueError(f"{file}: no list {part}; expected COCO's instances, with images, categories and annotations")
+    for number, row in enumerate(rows):
+        where = f"{file}: {part}[{number}]"
+        if not isinstance(row, dict) or not all(is_id(row.get(key)) for key in keys):
+            raise ValueError(f"{where} is {shorten(row)}; expected an object with {' and '.join(keys)}")
+        yield where, row
+
+
+def _mask(outline: Any, width: int, height: int, where: str) -> np.ndarray:
+    """The pixels (height, width) of an object, as bool, from COCO's polygons or run lengths."""
+    from pycocotools.mask import frPyObjects, merge
+
+    runs: Any = None
+    match outline:
+        case [[_, *_], *_] if all(_is_polygon(polygon, width, height) for polygon in outline):
+            runs = _run_lengths(merge(frPyObjects(outline, height, width))["counts"].decode())
+        case {"size": [rows, columns], "counts": counts} if (rows, columns) == (height, width):
+            runs = _run_lengths(counts) if isinstance(counts, str) else counts
+    known = isinstance(runs, list) and all(isinstance(run, int) and run >= 0 for run in runs)
+    if not known or sum(runs) != width * height:
+        what = f"the segmentation is {shorten(outline)}"
+        raise ValueError(f"{where}: {what}; expected polygons or run lengths of the photo's size")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T  # run lengths go down the columns
+
+
+def _is_polygon(numbers: Any, width: int, height: int) -> bool:
+    """Whether they are x and y of at least three corners near the photo, and not too many to be drawn."""
+    if not isinstance(numbers, list) or len(numbers) < 6 or len(numbers) % 2:
+        return False
+    side = max(width, height)
+    near = (type(value) in (int, float) and -side <= value <= 2 * side for value in numbers)  # false for NaN, too
+    return len(numbers) * side <= MAX_PIXELS and all(near)
+
+
+def _run_lengths(text: str) -> list[int]:
+    """COCO's compressed run lengths: five bits per character, the lowest first; from the third run on, the difference
+    to the one before the last."""
+    runs: list[int] = []
+    value = bits = 0
+    for character in text:
+        code = ord(character) - 48
+        value |= (code & 31) << bits
+        bits += 5
+        if not code & 32:
+            value -= (code & 16) << (bits - 4)  # the sign
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = bits = 0
+    return runs
 
 
 def _folder_objects(source: Path) -> Objects:

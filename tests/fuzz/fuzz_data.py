@@ -59,6 +59,13 @@ def coco() -> str:
     return json.dumps({"info": {"year": 2017}, "images": images, "annotations": rows})
 
 
+def instances() -> str:
+    images = [{"id": key, "width": 20, "height": 20} for key in CAPTIONS]
+    runs = ([[1, 1, 9, 1, 9, 9]], {"size": [20, 20], "counts": [20, 20, 360]}, {"size": [20, 20], "counts": "d0d0X;"})
+    rows = [{"image_id": key, "category_id": 1, "segmentation": run} for key in CAPTIONS for run in runs]
+    return json.dumps({"images": images, "annotations": rows, "categories": [{"id": 1, "name": "dog"}]})
+
+
 def karpathy() -> str:
     splits = ("train", "val", "test", "restval")
     images = [
@@ -121,6 +128,12 @@ def text_references(folder: Path, name: str) -> None:
     read_text_references([folder / name, folder / "r2.txt"])
 
 
+def outlines(folder: Path, name: str) -> None:
+    found = read_objects(folder)
+    for record in read_dataset(folder / "annotations" / "captions_train2017.json"):
+        found.masks(record)
+
+
 def image_ids(folder: Path, name: str) -> None:
     read_image_ids(folder / name)
 
@@ -162,6 +175,10 @@ SOURCES: dict[str, tuple[Callable[[Path, str], Any], dict[str, str | bytes]]] = 
     "jsonl": (data_set, {"captions.jsonl": json_lines(split="val")}),
     "metadata": (data_set, {"metadata.csv": table("file_name;text", "{};a dog")}),
     "objects": (objects, {"captions.jsonl": json_lines(objects=BOXES)}),
+    "outlines": (
+        outlines,
+        {"annotations/instances_train2017.json": instances(), "annotations/captions_train2017.json": coco()},
+    ),
     "results": (results, {"r.json": RESULTS}),
     "results, lines": (results, {"r.jsonl": ROWS}),
     "results, csv": (results, {"r.csv": 'image_id,caption\n1,a dog\n2,"a cat, here"\n3,a man\n4,a boat\n'}),
