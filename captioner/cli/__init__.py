@@ -27,6 +27,7 @@ from captioner.cli import (
     web,
     write,
 )
+from captioner.cli.help_page import page, wants_page
 from captioner.cli.hints import check_words
 from captioner.cli.options import app
 from captioner.extras import MissingExtraError, name_missing_extras
@@ -70,6 +71,9 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         if tuple(arguments) == ("--version",):
             print(f"captioner {__version__}")
+            return 0
+        if wants_page(arguments):
+            print(page(arguments[0]))
             return 0
         check_words(arguments, tuple(app._subcommands))
         with name_missing_extras():

@@ -208,7 +208,7 @@ class PretrainConfig:
     bptt: int = 70
     """Tokens of a stream through which gradients go back. The state is carried further."""
     vary_bptt: bool = False
-    """Vary that number at random, as AWD-LSTM does (Merity, Keskar and Socher 2018)."""
+    """Vary --bptt at random, as AWD-LSTM does (Merity, Keskar and Socher 2018)."""
     accumulate: int = 1
     """Batches per step. Their gradients are added up."""
     learning_rate: float = 1e-3
