@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from chaos.fast_captioner import FastCaptioner
+from PIL import Image
 
 from captioner.bulk.database import Row
 from captioner.bulk.formats import html
@@ -95,6 +96,13 @@ def test_an_embedded_gallery_needs_nothing_but_itself(photos, tmp_path):
     assert "data:image/webp;base64," in text and "img-src data:;" in text
     html.write(tmp_path / "gallery.html", [Row(str(tmp_path / "gone.jpg"), "a dog", finished=True)], embed=True)
     assert "data:image" not in (tmp_path / "gallery.html").read_text()
+
+
+def test_photos_that_browsers_do_not_show_have_thumbnails(browser, photos, tmp_path):
+    Image.open(photos / "b.jpg").save(tmp_path / "b.tif")
+    html.write(tmp_path / "gallery.html", [Row(str(tmp_path / "b.tif"), "a dog", finished=True)])
+    gallery(browser, tmp_path / "gallery.html")
+    assert wait(browser, lambda counter, captions, loaded: all(loaded))[1:] == [["a dog"], [True]]
 
 
 def test_what_is_unsure_and_what_is_left_out_is_marked(browser, photos, tmp_path):

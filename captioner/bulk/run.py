@@ -181,7 +181,7 @@ class _Run:
         self._under_way: dict[str, Photo] = {}  # in order
         self._first = self._last = database.last()
         self._more_thumbnails = False
-        self._committed = time.monotonic()
+        self._committed: float | None = None
 
     def __enter__(self) -> _Run:
         for output in self.outputs:
@@ -234,6 +234,8 @@ class _Run:
             else:
                 self.counts.captioned += 1
             self.database.add(photo, row)
+        if self._committed is None:  # the first of a batch
+            self._committed = time.monotonic()
         if time.monotonic() - self._committed > COMMIT:
             self.commit()
 

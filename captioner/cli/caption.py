@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class ListingOptions:
     """Which photos there are."""
 
-    recursive: bool = False
+    recursive: Annotated[bool, tyro.conf.arg(aliases=["-r"])] = False
     """Look into the folders' folders, too."""
     follow_links: bool = False
     """Look into folders behind symbolic links, too."""
@@ -135,11 +135,9 @@ def caption(
     """Write a sentence about each photo. (unsure) after it: the model gives it less than even odds of being right.
 
     Args:
-        paths: Photos, folders or .tar shards of photos, addresses of such (https://, s3://), or - for standard input:
-            a photo, or a list of paths.
+        paths: Photos, folders, .tar shards, their addresses (https://, s3://), or -: a photo or list on standard input.
         json: One JSON object per line, for programs.
-        min_confidence: Leave out captions whose probability of being right is below this, from 0 to 1, and say why. A
-            file keeps them: another run with another value brings them back.
+        min_confidence: Leave out captions whose confidence is below this, from 0 to 1; the file or a line says so.
         batch_size: Photos per batch.
     """
     from captioner.bulk.progress import Bar

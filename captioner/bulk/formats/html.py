@@ -2,7 +2,7 @@
 
 The page shows the photos themselves, by their paths relative to the page, so it has to stay where it is; photos in
 .tar shards and at addresses are shown by their captions only. With `embed` it holds small copies of all of them and can
-go anywhere."""
+go anywhere; without it, only of those in formats that browsers do not show."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import base64
 import html
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from captioner.confidence import is_unsure
 from captioner.visualize.html import csp_hash
 
 STATIC = Path(__file__).parents[1] / "static"
+SHOWN = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # by all browsers
 CHUNK = 100  # photos that are scaled down at a time
 
 START = """<!DOCTYPE html>
@@ -54,12 +56,12 @@ def write(path: Path, rows: Iterable[Row], title: str = "Captions", embed: bool 
     script = (STATIC / "gallery.js").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; script-src '{csp_hash(script)}'; style-src '{csp_hash(style)}'; "
-        f"img-src {'data:' if embed else '* file:'}; base-uri 'none'; form-action 'none'"
+        f"img-src {'data:' if embed else '* file: data:'}; base-uri 'none'; form-action 'none'"
     )
     with path.open("w", encoding="utf-8") as file:
         file.write(START.format(policy=policy, title=html.escape(title), style=style))
-        pictures = _with_thumbnails(rows) if embed else ((row, _address(path_of(row.path), path)) for row in rows)
-        for number, (row, picture) in enumerate(pictures):
+        picture_of = _thumbnail if embed else partial(_address, page=path)
+        for number, (row, picture) in enumerate(_with_pictures(rows, picture_of)):
             file.write(",\n" if number else "")
             file.write(_entry(row, picture))
         file.write(END.format(script=script))
@@ -77,8 +79,11 @@ def _entry(row: Row, picture: str | None) -> str:
     return entry.replace("<", "\\u003c")  # a path must not close the script element
 
 
-def _address(photo: str, page: Path) -> str | None:
-    """The photo's URL, relative to the page."""
+def _address(row: Row, page: Path) -> str | None:
+    """The photo's URL, relative to the page, or its thumbnail."""
+    photo = path_of(row.path)
+    if not photo.lower().endswith(SHOWN):
+        return _thumbnail(row)
     if not os.path.isfile(photo):
         return None
     try:
@@ -87,14 +92,14 @@ def _address(photo: str, page: Path) -> str | None:
         return Path(photo).absolute().as_uri()
 
 
-def _with_thumbnails(rows: Iterable[Row]) -> Iterator[tuple[Row, str | None]]:
+def _with_pictures(rows: Iterable[Row], picture_of: Callable[[Row], str | None]) -> Iterator[tuple[Row, str | None]]:
     waiting = iter(rows)
     with ThreadPoolExecutor() as pool:
         while chunk := list(islice(waiting, CHUNK)):
-            yield from zip(chunk, pool.map(_picture, chunk), strict=True)
+            yield from zip(chunk, pool.map(picture_of, chunk), strict=True)
 
 
-def _picture(row: Row) -> str | None:
+def _thumbnail(row: Row) -> str | None:
     """The thumbnail inside a URL; None if the photo cannot be opened any more."""
     if row.error is not None:
         return None
