@@ -6,6 +6,7 @@ import json
 import random
 
 import pytest
+from PIL import Image
 
 from captioner.data import checks
 from captioner.data.checks import check_damaged, check_photos, find_copies, note_on_copies, notes_on
@@ -115,3 +116,16 @@ def test_training_without_damaged_photos_is_training_without_their_rows(tmp_path
     for name in ("best", "last"):
         assert_same(*(weights(run.output / name) for run in runs))
     assert "\ndamaged" not in capsys.readouterr().out
+
+
+def test_links_to_nowhere_are_damaged_photos(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for path in paths:
+        Image.new("RGB", (9, 9)).save(path)
+    paths[0].unlink()
+    paths[0].symlink_to(tmp_path / "nowhere")
+    records = [
+        Record(path.name, path, ("a dog",), split) for path, split in zip(paths, ["train", "val"] * 3, strict=False)
+    ]
+    assert list(check_photos(records, 8, tmp_path / "photos.json").damaged) == [0]
+    assert all(record.path != paths[0] for pair in find_copies(records) for record in pair)

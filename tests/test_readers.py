@@ -14,9 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from captioner.data.readers import FORMATS, Record, default_split, read_captions, read_dataset, select
 from captioner.data.records import hash_split
+from captioner.metrics.files.references import is_flagged
 
 FLICKR8K = {"a.jpg": "train", "b.jpg": "train", "c.jpg": "dev"}
 
@@ -623,3 +625,38 @@ def test_the_default_split_is_val_or_all_photos_of_a_data_set_without_splits(tmp
     assert len(select(records, "train")) + len(select(records, "val")) + len(select(records, "test")) == 20
     write(tmp_path / "captions.csv", "image,caption,split\n" + "\n".join(f"{row},dev" for row in rows))
     assert default_split(read_dataset(tmp_path)) == "val"
+
+
+def photo(path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_image_folder_with_a_folder_per_split(tmp_path: Path, ending: str) -> None:
+    rows = {"csv": "file_name,text\na.jpg,A dog.\n", "jsonl": '{"file_name": "a.jpg", "text": "A dog."}\n'}
+    for folder in ("train", "validation", "test"):
+        (tmp_path / folder).mkdir()
+        photo(tmp_path / folder / "a.jpg")
+        write(tmp_path / folder / f"metadata.{ending}", rows[ending])
+    found = {(r.id, r.path, r.split, r.hashed) for r in read_dataset(tmp_path)}
+    splits = {"train": "train", "validation": "val", "test": "test"}
+    assert found == {(f"{name}/a.jpg", tmp_path / name / "a.jpg", ours, False) for name, ours in splits.items()}
+    write(tmp_path / "metadata.csv", "file_name,text\ntrain/a.jpg,A dog.\n")  # then it alone counts
+    assert [r.hashed for r in read_dataset(tmp_path)] == [True]
+
+
+def test_names_of_splits_in_any_case(tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg")
+    write(tmp_path / "captions.csv", "image,caption,split\na.jpg,a dog,Validation \n")
+    assert [r.split for r in read_dataset(tmp_path)] == ["val"]
+
+
+def test_a_cut_json_file_is_named(tmp_path: Path) -> None:
+    """Rather than that there is no data set."""
+    write(tmp_path / "mine.json", '{"images": [{"id": 1')
+    assert "mine.json: not JSON at line 1" in message(tmp_path)
+
+
+@pytest.mark.parametrize("value, flagged", [(1, True), ("True", True), (0, False), ("false", False), (None, False)])
+def test_flags_that_other_programs_wrote(value: object, flagged: bool) -> None:
+    assert is_flagged({"is_rejected": False, "is_precanned": value}) is flagged

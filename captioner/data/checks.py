@@ -41,9 +41,18 @@ def files_digest(records: Iterable[Record]) -> str:
     """Changes with the name, size or time of any photo's file."""
     digest = hashlib.sha256()
     for record in records:
-        status = record.path.stat()
-        digest.update(f"{record.path.name}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
+        size, time = _size_and_time(record.path)
+        digest.update(f"{record.path.name}\t{size}\t{time}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Zeros for a file that cannot be reached, such as a link to nowhere: opening it reports it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -105,14 +114,21 @@ def find_copies(records: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Photos with a byte-identical copy in another split: (the first copy, a photo of another split). Only files that
     have the same size and the same last bytes are read."""
     suspects: dict[object, list[Record]] = {None: list(records)}
-    for key in (lambda path: path.stat().st_size, _ending, _content):
+    for key in (_size, _ending, _content):
         split_up: dict[object, list[Record]] = defaultdict(list)
         for before, group in suspects.items():
             for record in group:
-                split_up[before, key(record.path)].append(record)
+                try:
+                    split_up[before, key(record.path)].append(record)
+                except OSError:  # captioning or training reports it
+                    continue
         suspects = {key: group for key, group in split_up.items() if len({record.split for record in group}) > 1}
     groups = suspects.values()
     return [(first, other) for first, *others in groups for other in others if other.split != first.split]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _ending(path: Path) -> bytes:

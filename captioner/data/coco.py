@@ -62,7 +62,7 @@ def _coco_entries(source: Path, split: str | None) -> list[Entry]:
     captions: dict[Any, list[str]] = {}
     for key, annotation in _by_id(content, "annotations", ("image_id", "caption"), source).items():
         if annotation["image_id"] not in images:
-            what = f"annotation {key} belongs to image {annotation['image_id']}"
+            what = f"annotation {key} belongs to image {annotation['image_id']!r}"
             raise ValueError(f"{source}: {what}; expected the id of an image in the file")
         of_image = captions.setdefault(annotation["image_id"], [])
         if not is_flagged(annotation):

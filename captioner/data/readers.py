@@ -13,6 +13,8 @@ from typing import Any
 
 from captioner.data.coco import COCO_FILES, KARPATHY_FILES, own_coco_files, read_coco, read_karpathy
 from captioner.data.records import (
+    SPLIT_ALIASES,
+    SPLITS,
     CaptionFile,
     Entry,
     PhotoFinder,
@@ -28,7 +30,7 @@ from captioner.data.records import (
     split_name,
     to_records,
 )
-from captioner.metrics.files.reading import parse_json, shorten
+from captioner.metrics.files.reading import parse_json, read_json, shorten
 
 __all__ = ["FORMATS", "Record", "default_split", "read_captions", "read_dataset", "select"]
 
@@ -51,6 +53,9 @@ FLICKR8K_LISTS = {
     "test": "Flickr_8k.testImages.txt",
 }
 FOLDER_FILES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
+FOLDERS_OF_SPLITS = tuple(
+    f"{split}/metadata.{ending}" for split in (*SPLITS, *SPLIT_ALIASES) for ending in ("csv", "jsonl")
+)
 IMAGEFOLDER_COLUMNS = {"file_name": "image", "text": "caption"}
 
 
@@ -119,7 +124,7 @@ def read_kaggle(root: Path) -> list[CaptionFile]:
     root, source = choose_file(root, KAGGLE_FILES)
     rows = lines(source)
     number, header = next(rows, (1, ""))
-    separator = "|" if "|" in header else ","
+    separator = max(",|;\t", key=header.count)
     columns = [field.strip(' "') for field in header.split(separator)]
     if columns == ["image", "caption"]:
         pattern = re.compile(rf"([^{separator}]+){re.escape(separator)}(.*)")
@@ -202,15 +207,23 @@ def read_folder(root: Path) -> list[CaptionFile]:
     """A plain folder: captions.csv with the columns image, caption and optionally split, one row per caption; or
     captions.jsonl with the same keys, or `captions` with a list, and any other keys. `image` is a path relative to the
     folder or to its images/. Without a split in any row, `hash_split` assigns the splits. Hugging Face's ImageFolder
-    has the same content in metadata.csv or metadata.jsonl, as file_name and text."""
-    root, source = choose_file(root, FOLDER_FILES)
+    has the same content in metadata.csv or metadata.jsonl, as file_name and text; there may be one in each of the
+    folders train, validation and test."""
+    of_splits = [] if root.is_file() else [path for name in FOLDERS_OF_SPLITS if (path := root / name).is_file()]
+    if of_splits and not any((root / name).is_file() for name in FOLDER_FILES):
+        return [_read_table(root, source, source.parent.name) for source in of_splits]
+    return [_read_table(*choose_file(root, FOLDER_FILES))]
+
+
+def _read_table(root: Path, source: Path, folder: str | None = None) -> CaptionFile:
+    """The photos of a table. With a `folder`, they are in it, and it is their split."""
     entries: dict[str, Entry] = {}
     begun: dict[str, int] = {}
     has_split: bool | None = None
     for number, row in (_csv_rows if source.suffix == ".csv" else _jsonl_rows)(source):
         where, name, captions = (
             f"{source}:{number}",
-            photo_name(row["image"]),
+            photo_name(f"{folder}/{row['image']}" if folder and row["image"].strip() else row["image"]),
             row.get("captions", [row.get("caption")]),
         )
         if not name:
@@ -220,16 +233,18 @@ def read_folder(root: Path) -> list[CaptionFile]:
         if has_split not in (None, "split" in row):
             raise ValueError(f"{where}: expected a split in every row or in no row; some rows have one")
         has_split = "split" in row
-        split = split_name(row["split"], where) if has_split else hash_split(name)
+        if folder:
+            row["split"] = folder
+        split = split_name(row["split"], where) if "split" in row else hash_split(name)
         if name in entries and entries[name].split != split:
             what = f"{name} is in two splits, {entries[name].split} (line {begun[name]}) and {split}"
             raise ValueError(f"{where}: {what}; expected one split per photo")
         if name in entries and "captions" in row:
             raise ValueError(f"{where}: duplicate id {name}, also in line {begun[name]}; expected one list per photo")
         begun.setdefault(name, number)
-        entry = entries.setdefault(name, Entry(name, (name,), [], split, hashed=not has_split))
+        entry = entries.setdefault(name, Entry(name, (name,), [], split, hashed="split" not in row))
         entry.captions.extend(clean_caption(caption, where) for caption in captions)
-    return [CaptionFile(source, [*entries.values()], PhotoFinder(root, (".", "images", "Images")))]
+    return CaptionFile(source, [*entries.values()], PhotoFinder(root, (".", "images", "Images")))
 
 
 FORMATS: dict[str, Callable[..., list[CaptionFile]]] = {
@@ -246,7 +261,7 @@ SIGNS = {
     "kaggle": KAGGLE_FILES,
     "coco": COCO_FILES,
     "karpathy": KARPATHY_FILES,
-    "folder": FOLDER_FILES,
+    "folder": (*FOLDER_FILES, *FOLDERS_OF_SPLITS),
 }
 
 
@@ -260,7 +275,9 @@ def find_format(root: Path) -> str:
     if not fits and (root.suffix == ".json" if root.is_file() else own_coco_files(root)):
         return "coco"
     if not fits:
-        looked = ", ".join(sign for signs in SIGNS.values() for sign in signs)
+        for path in [root] if root.suffix == ".json" else [] if root.is_file() else sorted(root.glob("*.json")):
+            read_json(path)  # a file that is cut short explains it
+        looked = ", ".join(sign for signs in SIGNS.values() for sign in signs if sign not in FOLDERS_OF_SPLITS)
         holds = [] if root.is_file() else sorted(path.name for path in root.iterdir())
         more = ", ..." if len(holds) > 5 else ""
         raise FileNotFoundError(

@@ -75,10 +75,9 @@ def select(records: Sequence[RecordOrEntry], split: str) -> list[RecordOrEntry]:
 
 def split_name(split: Any, where: str) -> str:
     """Our name of a split: train, val or test."""
-    if split in SPLITS:
-        return str(split)
-    if isinstance(split, str) and split in SPLIT_ALIASES:
-        return SPLIT_ALIASES[split]
+    name = split.strip().lower() if isinstance(split, str) else ""
+    if name in SPLITS or name in SPLIT_ALIASES:
+        return SPLIT_ALIASES.get(name, name)
     expected = ", ".join((*SPLITS, *SPLIT_ALIASES))
     raise ValueError(f"{where}: unknown split {shorten(split)}; expected one of {expected}")
 

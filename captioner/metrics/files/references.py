@@ -24,8 +24,9 @@ class References:
 
 
 def is_flagged(annotation: Mapping[str, Any]) -> bool:
-    """Whether VizWiz marks a caption as no description of the photo."""
-    return bool(annotation.get("is_rejected") or annotation.get("is_precanned"))
+    """Whether VizWiz marks a caption as no description of the photo. Other programs write its flags as text."""
+    flags = (annotation.get(name, False) for name in ("is_rejected", "is_precanned"))
+    return any(str(flag).lower() in ("true", "1") for flag in flags)
 
 
 def read_coco_file(path: str | Path) -> References:
