@@ -24,6 +24,17 @@ def allowed(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return logits.masked_fill(never, -torch.inf)
 
 
+def drawn_from(logits: Tensor) -> Tensor:
+    """Logits (N, V) -> one word per row, (N, 1). On a CPU, `torch.multinomial` draws a number for each word of the
+    vocabulary, which takes longer than the decoder; there the word is found in the cumulative distribution."""
+    probabilities = logits.softmax(1)
+    if logits.device.type != "cpu":
+        return torch.multinomial(probabilities, 1)
+    masses = probabilities.cumsum(1)
+    points = torch.rand(len(masses), 1) * masses[:, -1:]
+    return torch.searchsorted(masses, points, right=True).clamp(max=masses.shape[1] - 1)
+
+
 @torch.no_grad()
 def draw(
     decoder: Decoder, memory: Memory, samples: int, max_length: int, temperature: float = 1.0, greedy: bool = False
@@ -38,7 +49,7 @@ def draw(
     for _ in range(max_length):
         logits, _, state = decoder(tokens, memory, state)
         choices = allowed(logits[:, 0], temperature)  # (B·S, V)
-        tokens = choices.argmax(1, keepdim=True) if greedy else torch.multinomial(choices.softmax(1), 1)
+        tokens = choices.argmax(1, keepdim=True) if greedy else drawn_from(choices)
         drawn.append(tokens)
         ended |= tokens == EOS
         if ended.all():

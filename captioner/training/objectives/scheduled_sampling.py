@@ -15,7 +15,7 @@ from captioner.data.datasets import Batch
 from captioner.decoder import Decoder, Memory
 from captioner.training.objectives import Forward, Loss
 from captioner.training.objectives.cross_entropy import cross_entropy
-from captioner.training.sampling import allowed
+from captioner.training.sampling import allowed, drawn_from
 from captioner.vocabulary import EOS, PAD
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class ScheduledSampling(nn.Module):
         logits = allowed(decoder(inputs, memory, real=real)[0])  # (n, V)
         logits[:, EOS] = -torch.inf
         drawn = torch.full_like(inputs, PAD)
-        drawn[real] = torch.multinomial(logits.softmax(1), 1)[:, 0]
+        drawn[real] = drawn_from(logits)[:, 0]
         return drawn
 
 
