@@ -12,7 +12,7 @@ TRAIN = [
     "torch>=2.11",
     "torchvision>=0.26",
 ]
-WEB = ["fastapi>=0.115", "python-multipart>=0.0.27", "uvicorn>=0.30"]
+WEB = ["fastapi>=0.115.3", "python-multipart>=0.0.27", "uvicorn>=0.30"]
 JAVA = ["pycocoevalcap>=1.2"]
 PARQUET = ["pyarrow>=17"]
 REMOTE = ["fsspec[http]>=2024.6"]

@@ -7,14 +7,16 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Kind = TypeVar("Kind", bound=Hashable)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class _Waiting(NamedTuple, Generic[Kind, Item, Result]):
+@dataclass(frozen=True, eq=False)
+class _Waiting(Generic[Kind, Item, Result]):
     kind: Kind
     item: Item
     future: asyncio.Future[Result]
