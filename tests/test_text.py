@@ -142,3 +142,18 @@ def test_the_state_of_one_stream_is_reset_without_the_others():
     (part,) = reset(state, torch.tensor([False, True, False]))
     assert part[:, 1].eq(0).all() and part[:, [0, 2]].eq(1).all()
     assert reset(None, torch.tensor([True])) is None
+
+
+def test_captions_of_a_data_set(tmp_path):
+    """The folder of a data set is a text: the captions of one split, a line each."""
+    rows = [
+        ("a.jpg", "train", "A dog."),
+        ("a.jpg", "train", "Two dogs"),
+        ("b.jpg", "val", "a cat"),
+        ("c.jpg", "test", "x"),
+    ]
+    table = "".join(f"{name},{caption},{split}\n" for name, split, caption in rows)
+    (tmp_path / "captions.csv").write_text(f"image,caption,split\n{table}")
+    assert list(read_documents([tmp_path], document="line"))[1:] == [["a", "dog", None], ["two", "dogs", None]]
+    assert list(read_documents([tmp_path], split="val")) == [["a", "cat", None]]
+    assert "".join(next(iter(read_documents([tmp_path], "character")))) == "A dog.\nTwo dogs\n"

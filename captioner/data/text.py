@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captioner.data.readers import read_captions, select
 from captioner.vocabulary import BOS, EOS, PAD, SPECIALS, Vocabulary, tokenize
 
 Level = Literal["word", "character"]
@@ -72,9 +73,10 @@ class Text:
 
 
 def read_documents(
-    paths: Sequence[Path], level: Level = "word", document: Document = "file"
+    paths: Sequence[Path], level: Level = "word", document: Document = "file", split: str = "train"
 ) -> Iterator[list[str | None]]:
-    """The documents of UTF-8 text files as tokens; None, which stands for EOS, ends a line of words.
+    """The documents of UTF-8 text files as tokens; None, which stands for EOS, ends a line of words. A path may also be
+    the folder of a data set: its captions in `split` are lines.
 
     `document` says what one is: a file, or a line of it (a sentence, a caption). In a file that is laid out as
     WikiText, a document is an article. Words are the tokens of `tokenize`; characters include line breaks.
@@ -82,7 +84,7 @@ def read_documents(
     """
     for path in paths:
         tokens: list[str | None] = []
-        for line in _lines(path):
+        for line in _captions(path, split) if path.is_dir() else _lines(path):
             if document == "line" or _ARTICLE(line):
                 yield tokens
                 tokens = []
@@ -91,6 +93,10 @@ def read_documents(
             elif words := tokenize(_JOINED.sub(r"\1", line)):
                 tokens.extend([*words, None])
         yield tokens
+
+
+def _captions(folder: Path, split: str) -> Iterator[str]:
+    return (f"{caption}\n" for entry in select(read_captions(folder), split) for caption in entry.captions)
 
 
 def _lines(path: Path) -> Iterator[str]:

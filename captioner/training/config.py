@@ -187,11 +187,12 @@ class PretrainConfig:
     """Train a language model: the decoder alone, on text."""
 
     text: tuple[Path, ...]
-    """UTF-8 text files."""
+    """UTF-8 text files, or folders of data sets, whose training captions are lines of text."""
     output: Path
     """Folder of the run: best/, last/, log.jsonl, curves.png, TensorBoard."""
     validation: tuple[Path, ...] = ()
-    """Text files to validate on. If not given: the last tenth of the text, which is then not trained on."""
+    """Text files to validate on, or folders of data sets, whose validation captions are taken. If not given: the last
+    tenth of the text, which is then not trained on."""
     level: Literal["word", "character"] = "word"
     """What the model reads and predicts: words (those of captions: lower case, no punctuation) or characters."""
     document: Literal["file", "line"] = "file"

@@ -146,15 +146,15 @@ def open_text_run(config: PretrainConfig) -> tuple[TextRun, dict[str, Any]]:
 def read_texts(config: PretrainConfig) -> tuple[Text, Text]:
     """The text to train on and the text to validate on. Raises ValueError if either is empty."""
 
-    def read(paths: Sequence[Path]) -> Text:
-        text = Text.of(read_documents(paths, config.level, config.document))
+    def read(paths: Sequence[Path], split: str) -> Text:
+        text = Text.of(read_documents(paths, config.level, config.document, split))
         if not len(text):
             raise ValueError(f"{', '.join(map(str, paths))}: no text. Expected UTF-8 files with words.")
         return text
 
-    text = read(config.text)
+    text = read(config.text, "train")
     if config.validation:
-        return text, read(config.validation)
+        return text, read(config.validation, "val")
     end = len(text) - round(HELD_OUT * len(text))
     later = text.starts[end:].nonzero()[0]
     end += int(later[0]) if len(later) else 0  # not within a document, if another begins
