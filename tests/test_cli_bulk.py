@@ -142,7 +142,7 @@ def test_the_bar_is_for_terminals(caption, folder, tmp_path, monkeypatch, termin
     [
         (["--engine", "ray"], "Add -o DIRECTORY"),
         (["--engine", "ray", "-o", "a.jsonl"], "expected a name without an ending"),
-        (["--engine", "ray", "-o", "out", "--redo"], "Choose another directory"),
+        (["--part-size", "50"], "Add --engine ray"),
         (["--workers", "2"], "Add --engine ray"),
     ],
 )

@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import fsspec
+import pyarrow.parquet as pq
 import pytest
 from chaos.fast_captioner import FastCaptioner
 
@@ -28,12 +30,12 @@ def folder(tmp_path) -> Path:
     return folder
 
 
-def start(folder, pause=0.0) -> subprocess.Popen:
+def start(folder, pause=0.0, place=None, photos=None) -> subprocess.Popen:
     command = [sys.executable, str(Path(__file__).parent / "chaos/cluster_run.py")]
-    arguments = [str(folder.parent / "out"), str(folder), str(pause)]
+    arguments = [place or folder.parent / "out", photos or folder, pause, folder.parent / "workers"]
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     return subprocess.Popen(
-        [*command, *arguments], env={**os.environ, "PYTHONPATH": path}, text=True, stdout=subprocess.PIPE
+        [*command, *map(str, arguments)], env={**os.environ, "PYTHONPATH": path}, text=True, stdout=subprocess.PIPE
     )
 
 
@@ -56,8 +58,6 @@ def is_worker(process: str) -> bool:
 
 def check(folder, poisoned=()):
     """The results are those of the photos one by one, each exactly once; a poisoned photo is an error."""
-    import pyarrow.parquet as pq
-
     rows = pq.read_table(folder.parent / "out/parts", columns=["path", "caption", "error"]).to_pylist()
     assert [row["path"] for row in rows] == [str(path) for path in sorted(folder.iterdir())]
     for row in rows:
@@ -76,11 +76,14 @@ def test_a_run_on_ray_gives_what_one_machine_gives(folder):
     assert "198 captioned, 2 failed, 0 skipped" in finish(start(folder))
     check(folder)
     assert "0 captioned, 0 failed, 200 skipped (2 of them failed before)" in finish(start(folder))
+    os.utime(folder / "017.jpg", (1, 1))
+    (folder / "200.jpg").touch()
+    assert "2 captioned, 0 failed, 199 skipped (2 of them failed before)" in finish(start(folder))
+    check(folder)
 
 
-def test_workers_are_killed(folder):
-    run, killed, chance = start(folder, pause=0.5), 0, random.Random(0)
-    workers = folder.parent / "workers"
+def kill_workers(run, workers: Path) -> None:
+    killed, chance = 0, random.Random(0)
     while killed < KILLS and run.poll() is None:
         time.sleep(chance.uniform(0.2, 1))
         if alive := [int(worker.name) for worker in workers.iterdir() if is_worker(worker.name)]:
@@ -89,7 +92,38 @@ def test_workers_are_killed(folder):
                 killed += 1
     finish(run)
     assert killed == KILLS
+
+
+def test_workers_are_killed(folder):
+    kill_workers(start(folder, pause=0.5), folder.parent / "workers")
     check(folder)
+
+
+def test_photos_and_results_in_an_object_store(folder, monkeypatch):
+    """Of a stand-in for S3, while workers are killed; then a photo is added."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    for name, value in (("ENDPOINT_URL", address), ("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    files = fsspec.filesystem("s3")
+    files.mkdir("s3://bucket")
+    for path in folder.iterdir():
+        files.pipe_file(f"s3://bucket/photos/{path.name}", b"")
+    try:
+        arguments = {"place": "s3://bucket/out", "photos": "s3://bucket/photos"}
+        kill_workers(start(folder, pause=0.5, **arguments), folder.parent / "workers")
+        files.pipe_file("s3://bucket/photos/new.jpg", b"")
+        assert "1 captioned, 0 failed, 200 skipped (2 of them failed before)" in finish(start(folder, **arguments))
+        rows = pq.read_table("bucket/out/parts", filesystem=files).to_pylist()
+        assert [row["path"] for row in rows] == [
+            *(f"s3://bucket/photos/{path.name}" for path in sorted(folder.iterdir())), "s3://bucket/photos/new.jpg"
+        ]  # fmt: skip
+        assert sum(row["error"] is not None for row in rows) == 2
+        assert not files.find("s3://bucket/out/trying")
+    finally:
+        server.stop()
 
 
 def test_the_driver_is_killed_and_resumed(folder):

@@ -70,6 +70,12 @@ class FetchedPhoto:
         return self.content
 
 
+def remote_photo(address: str) -> RemotePhoto:
+    """The photo at an address; nothing is asked for yet."""
+    files, _ = _file_system(address)
+    return RemotePhoto(address, files)
+
+
 def is_address(path: str) -> bool:
     return "://" in path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import deque
@@ -28,7 +29,6 @@ from captioner.cli.options import (
 
 if TYPE_CHECKING:
     import io
-    from pathlib import Path
 
     from captioner.bulk.listing import Photo, Report
     from captioner.bulk.progress import Bar
@@ -117,6 +117,8 @@ class ClusterOptions:
     """Worker processes, each of which loads the model once."""
     gpus: float = 0.0
     """GPUs for each worker."""
+    part_size: int = 1000
+    """Photos that a worker captions at a time, and rows of a file in parts/."""
 
 
 @app.command
@@ -186,11 +188,10 @@ def _check(file: FileOptions, cluster: ClusterOptions, json: bool, into_file: bo
     on_ray = cluster.engine == "ray"
     for option, ignored, remedy in (
         ("--engine ray", on_ray and file.output is None, "writes to a directory. Add -o DIRECTORY"),
-        ("--redo", on_ray and file.redo, "is not for --engine ray. Choose another directory"),
-        ("--retry-errors", on_ray and file.retry_errors, "is not for --engine ray. Leave it out"),
         ("--sidecar", on_ray and file.sidecar is not None, "is not for --engine ray. Leave it out"),
         ("--address", not on_ray and cluster.address is not None, "is for a cluster. Add --engine ray"),
         ("--workers", not on_ray and cluster.workers is not None, "is for a cluster. Add --engine ray"),
+        ("--part-size", not on_ray and cluster.part_size != 1000, "is for a cluster. Add --engine ray"),
         ("--gpus", not on_ray and cluster.gpus > 0, "is for a cluster. Add --engine ray"),
         ("--json", json and into_file, "is for standard output. Leave it out, or write a .jsonl file"),
         ("--min-confidence", min_confidence > 0 and on_ray, "is not for --engine ray. The parts have a column for it"),
@@ -295,12 +296,15 @@ def _write_on_ray(
 
     try:
         caption_on_ray(
-            cast("Path", file.output),
+            re.sub(r"^(\w{2,}):/+", r"\1://", str(file.output)),  # an address, from which a path takes a slash
             photos,
             model.load,
             options.over,
             workers=cluster.workers,
             gpus=cluster.gpus,
+            part_size=cluster.part_size,
+            redo=file.redo,
+            retry_errors=file.retry_errors,
             batch_size=batch_size,
             address=cluster.address,
             show=bar.show,

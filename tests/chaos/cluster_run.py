@@ -1,4 +1,4 @@
-"""A run on a local Ray with a captioner that takes no time:  python cluster_run.py DIRECTORY FOLDER"""
+"""A run on a local Ray with a captioner that takes no time:  python cluster_run.py DIRECTORY FOLDER PAUSE NOTES"""
 
 import os
 import signal
@@ -21,12 +21,12 @@ class Poisoned(FastCaptioner):
         return super().caption(name)
 
 
-def load(directory: Path, pause: float) -> Poisoned:
-    (directory.parent / "workers" / str(os.getpid())).touch()
+def load(workers: Path, pause: float) -> Poisoned:
+    (workers / str(os.getpid())).touch()
     return Poisoned(pause)
 
 
 if __name__ == "__main__":
-    directory, folder, pause = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-    made = partial(load, directory, pause)
-    print(caption_on_ray(directory, list_photos([folder]), made, workers=2, shard_size=4, batch_size=4))
+    directory, folder, pause, workers = sys.argv[1], sys.argv[2], float(sys.argv[3]), Path(sys.argv[4])
+    made = partial(load, workers, pause)
+    print(caption_on_ray(directory, list_photos([folder]), made, workers=2, part_size=4, batch_size=4))

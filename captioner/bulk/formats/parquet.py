@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from captioner.bulk.database import Row
 
 ROWS = 10_000  # in one row group
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
+def write(path: Path | BinaryIO, rows: Iterable[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
