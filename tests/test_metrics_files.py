@@ -535,3 +535,12 @@ def test_spice_protocol(fake_java):
     fake_java(f"import sys\nsys.exit('{trace}')\n")
     with pytest.raises(JavaMetricError, match=r"SPICE's jar failed: Caused by: ClassNotFoundException: c.D$"):
         spice([["a"]], [[["a"]]])
+
+
+def test_a_zip_of_many_files_is_not_read(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(50):
+            archive.writestr(f"{number}.json", b" " * 5_000_000)
+    problems = check_submission(path)
+    assert problems[0] == "x.zip: 50 files; expected two, of val and of test" and len(problems) == 21

@@ -55,6 +55,8 @@ def test_specials_are_not_looked_up(tmp_path):
         (b"5 4\n" + PLAIN, "line 1: a vector of 4 numbers"),
         (b"6 3\n" + PLAIN, "ends at line 6, but its first line promises 6 words"),
         (gzip.compress(PLAIN, mtime=0)[:-12], "is damaged after line"),
+        (gzip.compress(PLAIN, mtime=0)[:12] + bytes(50), "is damaged after line"),
+        (gzip.compress(PLAIN + b"zebra " + b"1 " * 10_000_000, mtime=0), "line 6 is too long"),
         (b"PK\x03\x04 and so on", "is a zip archive"),
     ],
 )

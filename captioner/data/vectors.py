@@ -5,14 +5,22 @@ rows of the vocabulary are kept. Words are compared as bytes, so that one damage
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from captioner.vocabulary import SPECIALS, Vocabulary
+
+LONGEST_WORD, LONGEST_NUMBER = 10_000, 100  # bytes
+
+
+class Readable(Protocol):
+    def readline(self, size: int) -> bytes: ...
 
 
 class WordVectors(NamedTuple):
@@ -33,10 +41,12 @@ def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> WordVec
         word.encode("utf-8", "surrogatepass"): index for index, word in enumerate(vocabulary.words, len(SPECIALS))
     }
     found: dict[int, np.ndarray] = {}
-    promised, number = None, 0
+    promised, number, longest = None, 0, LONGEST_WORD + LONGEST_NUMBER * size
     with _open(path) as file:
         try:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(partial(file.readline, longest), b""), 1):
+                if len(line) == longest:
+                    raise ValueError(f"{path}, line {number} is too long; expected a word and {size} numbers.")
                 line = line.rstrip()
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
@@ -50,7 +60,7 @@ def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> WordVec
                 index = wanted.pop(word, None)
                 if index is not None:
                     found[index] = _numbers(line, path, number, size)
-        except (EOFError, OSError) as error:  # gzip's, of which BadGzipFile is an OSError
+        except (EOFError, OSError, zlib.error) as error:  # gzip's, of which BadGzipFile is an OSError
             raise ValueError(f"{path} is damaged after line {number} ({error}). Download it again.") from None
     if not number:
         raise ValueError(f"{path} is empty; expected a word and {size} numbers per line.")
@@ -64,7 +74,7 @@ def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> WordVec
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Iterable[bytes]]:
+def _open(path: Path) -> Iterator[Readable]:
     with path.open("rb") as file:
         kind = file.peek(4)[:4]
         if kind == b"PK\x03\x04":

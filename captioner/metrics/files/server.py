@@ -14,6 +14,7 @@ from captioner.metrics.files.reading import Id, parse_json, raise_problems, read
 from captioner.metrics.files.results import caption_problem, results_json, write_results
 
 SERVER_FILE = re.compile(r"captions_(val|test)2014_([A-Za-z0-9][A-Za-z0-9.+-]*(?:_[A-Za-z0-9.+-]+)*)_results\.json")
+MOST_MEMBERS = 10  # that are read
 MAX_BYTES = 100_000_000  # of an unpacked results file; those of test2014 have about 4 MB
 
 Splits = Mapping[str, Collection[int]]
@@ -35,7 +36,9 @@ def check_submission(path: str | Path, ids: Splits | None = None) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
             problems = [] if names else [f"{path.name}: the zip is empty"]
-            for name in names:
+            if len(names) > MOST_MEMBERS:
+                problems.append(f"{path.name}: {len(names):,} files; expected two, of val and of test")
+            for name in names[:MOST_MEMBERS]:
                 with archive.open(name) as file:
                     content = file.read(MAX_BYTES + 1)
                 if len(content) > MAX_BYTES:
@@ -60,7 +63,7 @@ def read_image_ids(path: str | Path) -> set[int]:
     content = read_json(Path(path))
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not all(
-        isinstance(image, dict) and isinstance(image.get("id"), int) for image in images
+        isinstance(image, dict) and type(image.get("id")) is int for image in images
     ):
         raise ValueError(f'{path}: expected a COCO file with a list "images", each with a whole number "id"')
     return {image["id"] for image in images}
