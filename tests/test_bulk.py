@@ -342,6 +342,9 @@ def test_names_and_options_that_do_not_fit(tmp_path, folder):
         caption(tmp_path / "captions.xlsx", folder)
     with pytest.raises(ValueError, match="one caption per photo, not 2"):
         caption(tmp_path / "captions.csv", folder, decoding=Decoding(num_captions=2))
+    with pytest.raises(IsADirectoryError, match=r"tables.csv is a folder; expected the name of a file"):
+        (tmp_path / "tables.csv").mkdir()
+        caption(tmp_path / "tables.csv", folder, redo=True)
     with pytest.raises(FileNotFoundError, match="make it first"):
         caption(tmp_path / "absent" / "captions.csv", folder)
 
@@ -428,6 +431,8 @@ def test_search(tmp_path):
     assert found("leash's (dog) AND") == ["4.jpg"] or found("leash's (dog)")
     assert found("cat") == []
     assert found("cat wave") == ["3.jpg"]  # not all words, but some
+    with pytest.raises(ValueError, match="the limit is 0; expected at least 1"):
+        found("dog", limit=0)
     with pytest.raises(ValueError, match="query is empty"):
         found(' "')
     with pytest.raises(FileNotFoundError, match=r"captions.jsonl.sqlite. Write it with: captioner caption"):

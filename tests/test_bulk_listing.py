@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from captioner.bulk import listing
-from captioner.bulk.listing import count_photos, is_photo, list_photos, read_list
+from captioner.bulk.listing import count_photos, is_photo, list_photos, path_of, read_list
 from captioner.images import ImageError, open_image
 
 
@@ -113,6 +113,12 @@ def test_a_shard(shard, photos):
         open_image(found[0].source)
 
 
+def test_a_compressed_shard_is_reported(tmp_path):
+    (tmp_path / "00.tar.gz").touch()
+    reports = []
+    assert names(tmp_path / "00.tar.gz", report=reports.append) == [] and "Decompress it first" in reports[0]
+
+
 def test_a_shard_that_is_cut_off_is_reported(shard):
     shard.write_bytes(shard.read_bytes()[: 512 + 100])
     reports = []
@@ -135,9 +141,24 @@ def test_lists(stream, separator, paths, monkeypatch):
         assert list(read_list(io.BufferedReader(io.BytesIO(stream)), separator)) == paths
 
 
-def test_a_name_that_is_no_utf8_has_a_name_that_is():
-    (photo,) = list_photos([os.fsdecode(b"caf\xe9.jpg")])
-    assert (photo.name, photo.source) == ("caf\\xe9.jpg", os.fsdecode(b"caf\xe9.jpg"))
+def test_a_list_of_lines_that_has_nul_is_refused():
+    with pytest.raises(ValueError, match=r"separated by NUL, not by line ends. Add --null \(-0\)"):
+        list(read_list(io.BufferedReader(io.BytesIO(b"a.jpg\0b.jpg"))))
+
+
+def test_a_folder_that_does_not_exist_is_reported(tmp_path):
+    reports = []
+    assert names(tmp_path / "absent", tmp_path / "absent.jpg", report=reports.append) == [f"{tmp_path}/absent.jpg"]
+    assert reports == [f"{tmp_path}/absent: no such file or folder; passed over."]
+
+
+def test_a_name_that_is_no_utf8_has_a_name_that_is(tmp_path):
+    path = os.path.join(tmp_path, os.fsdecode(b"caf\xe9.jpg"))
+    (photo,) = list_photos([path])
+    assert (photo.name, photo.source) == (f"{tmp_path}/caf\\xe9.jpg", path)
+    assert path_of(photo.name) == path
+    Path(photo.name).touch()
+    assert path_of(photo.name) == photo.name
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])

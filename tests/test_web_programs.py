@@ -138,3 +138,9 @@ def test_pages_of_other_sites(port, photo, origin):
 def test_what_is_not_an_origin(captioner, origin):
     with pytest.raises(ValueError, match="is not an origin; expected https://name"):
         Guard(create_app(captioner), origins=[origin])
+
+
+def test_browsers_leave_out_the_usual_port(captioner):
+    origins = [f"{ORIGIN}:443", "http://Photos.example:80", "http://photos.example:443"]
+    guard = Guard(create_app(captioner), origins=origins)
+    assert guard.origins == [ORIGIN, "http://photos.example", "http://photos.example:443"]

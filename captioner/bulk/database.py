@@ -114,7 +114,9 @@ class Database:
         if isinstance(error, sqlite3.OperationalError):  # disk full, no permission, no such folder
             raise OSError(f"{self.path}: {error}. What was written before is kept.") from error
         if isinstance(error, sqlite3.Error):
-            raise ValueError(f"{self.path} is not an SQLite database, or damaged ({error}).") from error
+            raise ValueError(
+                f"{self.path} is not an SQLite database, or damaged ({error}). Remove it, or choose another name."
+            ) from error
 
     def begin(self, settings: Mapping[str, Any], redo: bool = False) -> str:
         """How the settings differ from those that the captions were made with. `redo` forgets the captions."""

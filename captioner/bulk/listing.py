@@ -73,8 +73,8 @@ def list_photos(
     """The photos at `paths`, in order: files as they are given, and what is in folders (by ending, hidden files left
     out, sorted by name) and in .tar shards (in their order).
 
-    `recursive` also looks into the folders' folders, `follow_links` into folders behind symbolic links. A path that
-    does not exist is listed, so that opening it reports it."""
+    `recursive` also looks into the folders' folders, `follow_links` into folders behind symbolic links. A photo that
+    does not exist is listed, so that opening it reports it; another path that does not exist is reported here."""
     return map(_photo, _find(paths, recursive, follow_links, report))
 
 
@@ -89,11 +89,13 @@ def is_photo(start: bytes) -> bool:
 
 
 def read_list(stream: io.BufferedReader, separator: bytes = b"\n") -> Iterator[str]:
-    """The paths in a stream, as they come. Empty ones are passed over."""
+    """The paths in a stream, as they come. Empty ones are passed over. Raises ValueError for lines with NUL in them."""
     rest = b""
     if stream.peek(3).startswith(codecs.BOM_UTF8):
         stream.read(3)
     while block := stream.read1(BLOCK):
+        if separator == b"\n" and b"\0" in block:
+            raise ValueError("the list on standard input is separated by NUL, not by line ends. Add --null (-0).")
         *whole, rest = (rest + block).split(separator)
         yield from _decoded(whole)
     yield from _decoded([rest])
@@ -109,10 +111,14 @@ def _find(paths: Iterable[str], recursive: bool, follow_links: bool, report: Rep
             yield from find_remote(path, recursive, report)
         elif path.lower().endswith(".tar") and os.path.isfile(path):
             yield from _in_shard(path, report)
+        elif path.lower().endswith((".tar.gz", ".tgz")) and os.path.isfile(path):
+            report(f"{path}: a compressed shard; expected a .tar file. Decompress it first: gunzip.")
         elif os.path.isdir(path):
             yield from _in_folder(str(Path(path)), recursive, follow_links, report, frozenset())
-        else:
+        elif _ending(path) in ENDINGS or os.path.lexists(path):
             yield Path(path)
+        else:  # a slip in the name of a folder, most probably
+            report(f"{path}: no such file or folder; passed over.")
 
 
 def _in_folder(

@@ -105,6 +105,8 @@ def check_table(file: Path, captions: int = 1) -> None:
     ending = file.suffix.lower()
     if ending not in ENDINGS:
         raise ValueError(f"{file}: unknown ending {ending!r}; expected one of {', '.join(ENDINGS)}.")
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder; expected the name of a file.")
     if not file.parent.is_dir():
         raise FileNotFoundError(f"no folder {file.parent} to put {file.name} in; make it first.")
     if ending == ".csv" and captions > 1:

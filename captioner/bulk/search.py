@@ -30,6 +30,8 @@ def search(file: Path, query: str, limit: int = 20) -> list[Found]:
 
     A query is words, beginnings of words (`surf*`), and phrases (`"on a beach"`). If no caption has all of them, those
     that have some are returned. `file` is the database, or the file that was written from it."""
+    if limit < 1:
+        raise ValueError(f"the limit is {limit}; expected at least 1.")
     path = database_of(file)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}. Write it with: captioner caption PATH -o {file}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -67,7 +68,8 @@ class ListingOptions:
 
         photos = found()
         if (first := next(photos, None)) is None:
-            deeper = "" if self.recursive or not paths else " Add --recursive to look into folders' folders, too."
+            shallow = not self.recursive and any(os.path.isdir(path) for path in paths)
+            deeper = " Add --recursive to look into folders' folders, too." if shallow else ""
             raise ValueError(f"no photos: {', '.join(paths) or 'nothing was given'}.{deeper}")
         return chain([first], photos)
 

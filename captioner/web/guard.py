@@ -95,7 +95,7 @@ class Guard:
 def _check_origin(origin: str) -> str:
     """The origin as browsers send it."""
     if re.fullmatch(r"https?://[^/?#@*\s]+", origin):
-        return origin.lower()
+        return origin.lower().removesuffix(":443" if origin.lower().startswith("https:") else ":80")
     raise ValueError(f"{origin!r} is not an origin; expected https://name or http://name:port, without a path.")
 
 
