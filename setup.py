@@ -17,7 +17,7 @@ JAVA = ["pycocoevalcap>=1.2"]
 PARQUET = ["pyarrow>=17"]
 REMOTE = ["fsspec[http]>=2024.6"]
 HUB = ["huggingface_hub>=1.0"]
-RAY = ["pyarrow>=17", "ray[data]>=2.51"]
+RAY = ["fsspec>=2024.6", "pyarrow>=17", "ray[data]>=2.51"]
 HEIC = ["pillow-heif>=1.1"]
 
 setup(
@@ -38,6 +38,7 @@ setup(
         "captioner.cli",
         "captioner.data",
         "captioner.diagnose",
+        "captioner.inside",
         "captioner.metrics",
         "captioner.metrics.files",
         "captioner.visualize",

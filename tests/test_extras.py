@@ -77,3 +77,9 @@ def test_each_import_is_required_or_belongs_to_an_extra():
 
 def import_name(requirement: str) -> str:
     return re.split(r"[<>=\[; ]", requirement)[0].lower().replace("-", "_")
+
+
+def test_every_package_is_installed():
+    listed = set(re.findall(r'^        "(captioner[\w.]*)",$', (ROOT / "setup.py").read_text(), re.MULTILINE))
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("captioner/**/__init__.py")}
+    assert found == listed - {"captioner.shipped"}
