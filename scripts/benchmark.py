@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,21 +91,24 @@ def bulk(photos: list[Path]) -> list[Figure]:
 
 def table(photos: list[Path]) -> list[Figure]:
     captioner = Captioner.load()
-    figures = []
+    many = list(itertools.islice(itertools.cycle(photos), 320))
     with tempfile.TemporaryDirectory() as folder:
-        many = list(itertools.islice(itertools.cycle(photos), 320))
         names = [Path(folder, f"{number:03}{photo.suffix}") for number, photo in enumerate(many)]
         for name, photo in zip(names, many, strict=True):
             name.symlink_to(photo.resolve())
-        for ending in (".jsonl", ".csv", ".parquet", ".sqlite"):
-            file = Path(folder, f"captions{ending}")
 
-            def into_file(file=file) -> None:
-                caption_into(file, list_photos([folder]), captioner, redo=True)
+        def alone() -> None:
+            list(captioner.caption_many(names))
 
-            ours, alone = take_turns(7, into_file, lambda: list(captioner.caption_many(names)), scale=1000 / len(names))
-            figures.append(Figure(f"table: bulk into {ending}", "ms per photo", ours, alone, "without a file"))
-    return figures
+        def into(ending: str) -> None:
+            caption_into(Path(folder, f"captions{ending}"), list_photos([folder]), captioner, redo=True)
+
+        endings = (".jsonl", ".csv", ".parquet", ".sqlite")
+        without, *times = take_turns(5, alone, *(partial(into, ending) for ending in endings), scale=1000 / len(names))
+    return [
+        Figure(f"table: bulk into {ending}", "ms per photo", ours, without, "without a file")
+        for ending, ours in zip(endings, times, strict=True)
+    ]
 
 
 def warm(photos: list[Path]) -> list[Figure]:

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -108,6 +109,13 @@ def test_interrupted(file, folder, monkeypatch):
         caption(file, folder, photos=interrupted())
     assert rows_of(file) == expected(folder)[:8]
     assert caption(file, folder) == (12 - 1, 1, 8)
+    assert rows_of(file) == expected(folder)
+
+
+def test_another_format_without_captioning_again(file, folder, tmp_path):
+    caption(tmp_path / "first.sqlite", folder)
+    shutil.copy(tmp_path / "first.sqlite", database_of(file))
+    assert caption(file, folder) == (0, 0, 20)
     assert rows_of(file) == expected(folder)
 
 
