@@ -158,8 +158,8 @@ def test_stages_added_to_a_finished_run(toy, tmp_path, monkeypatch, captioner, b
     "config",
     [
         TrainConfig(
-            (Path("a"), Path("b=c")), Path("run"), ModelConfig("resnet18", hidden_size=9), images=Path("x"),
-            stages=("decoder:3",), clip=float("inf"), init=Path("y"), augment=AugmentConfig(flip=False),
+            (Path("a"), Path("b=c")), Path("run"), ModelConfig("resnet18", hidden_size=9), (Path("x"), Path("z")),
+            stages=("decoder:3",), shares=(1.0, 0.5), clip=float("inf"), init=Path("y"), augment=AugmentConfig(0.5),
             decoding=Decoding(beam_size=2), freeze_embeddings=True,
         ),
         PretrainConfig((Path("a"),), Path("run"), (Path("v"), Path("w")), model=RecurrentConfig(cell="gru"), epochs=3),

@@ -88,7 +88,7 @@ def wants_page(arguments: Sequence[str]) -> bool:
 
 
 def page(verb: str, width: int | None = None) -> str:
-    """The help of a verb, for a terminal of so many columns."""
+    """The help of a verb, for a terminal of `width` columns."""
     config, text, groups = PAGES[verb]
     width = width or max(60, min(shutil.get_terminal_size().columns, 130))
     options = list(options_of(config))

@@ -1,5 +1,5 @@
-"""The verbs train, average, pretrain and toy: a captioner, the mean of several, a language model, and a small world to
-train on."""
+"""The verbs train, find-lr, average, pretrain and toy: a captioner, its learning rate, the mean of several, a language
+model, and a small world to train on."""
 
 from __future__ import annotations
 
@@ -82,10 +82,13 @@ def find_lr(config: Annotated[FindConfig, tyro.conf.arg(name="")] = FIND) -> int
         config = _read_again(FindConfig, replace(config, model=ModelConfig(**_architecture(config.init))))
     found = find_learning_rate(config)
     marks = {"steepest": found.steepest, "lowest loss": found.lowest}
-    save_range_test(config.picture, found.rates, found.losses, found.smooth, marks | {"suggested": found.lowest / 10})
+    marks |= {} if found.problem else {"suggested": found.suggestion}
+    save_range_test(config.picture, found.rates, found.losses, found.smooth, marks)
     print(f"curve      {config.picture}, {len(found.rates)} steps from {found.rates[0]:.2g} to {found.rates[-1]:.2g}")
     print(f"steepest   {found.steepest:.2g}, where the loss falls fastest")
     print(f"lowest     {found.lowest:.2g}, after which the loss rises")
+    if found.problem:
+        raise ValueError(found.problem)
     print(f"suggested  {_learning_rates(config, found.suggestion)}: a tenth of the rate with the lowest loss")
     return 0
 

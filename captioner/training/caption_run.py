@@ -56,7 +56,7 @@ class CaptionRun(Run):
     training: Split  # all of them, in this order
     validation: dict[str, Split]  # the validation photos of each data set
 
-    def draw_photos(self, seed: Sequence[int]) -> list[int]:
+    def photos_of_epoch(self, seed: Sequence[int]) -> list[int]:
         """The numbers of the training photos that an epoch takes."""
         sizes, shares = [len(part.records) for part in self.parts.values()], shares_of(self.config)
         return draw_photos(sizes, [shares[name] for name in self.parts], seed)

@@ -244,7 +244,7 @@ def read_settings(kind: type[Config], values: Mapping[str, Any], source: Path) -
     try:
         return _from_json(kind, values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{source} does not hold the settings of such a run ({error}). Give all settings.") from None
+        raise ValueError(f"{source} does not hold the settings of such a run ({error}). Start another run.") from None
 
 
 def _from_json(kind: Any, value: Any) -> Any:
@@ -255,6 +255,8 @@ def _from_json(kind: Any, value: Any) -> Any:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
         return kind(**{name: _from_json(kinds[name], each) for name, each in value.items()})
     if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r} instead of a list")
         return tuple(_from_json(get_args(kind)[0], each) for each in value)
     if value is not None and Path in (kind, *get_args(kind)):
         return Path(value)

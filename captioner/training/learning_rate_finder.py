@@ -1,6 +1,6 @@
-"""The learning-rate range test (Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3): the
-steps of a recipe, at a learning rate that grows from step to step. Where the loss falls fastest and where it stops
-falling say which rates can be used. It is a run that is thrown away."""
+"""The learning-rate range test (Smith 2015, "Cyclical Learning Rates for Training Neural Networks", arXiv 1506.01186,
+section 3.3): the steps of a recipe, at a learning rate that grows from step to step. Where the loss falls fastest and
+where it stops falling say which rates can be used. It is a run that is thrown away."""
 
 from __future__ import annotations
 
@@ -53,16 +53,18 @@ class RangeTest:
 
     @property
     def suggestion(self) -> float:
-        """A tenth of the rate with the lowest loss. There the loss is about to rise: for a whole stage it is too high.
-        Raises ValueError if the loss has not fallen and then risen within the range."""
+        """A tenth of the rate with the lowest loss. There the loss is about to rise: too high for a whole stage."""
+        return self.lowest / 10
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be suggested: the loss has not fallen, or has not risen again, within the range."""
         smooth, end = self.smooth, int(np.argmin(self.smooth))
         if smooth[end] > 0.99 * smooth[0]:
-            raise ValueError("the loss did not fall at any learning rate of the range. Lower --lowest, or add --steps.")
+            return "the loss did not fall at any learning rate of the range. Lower --lowest, or add --steps."
         if end == len(smooth) - 1:
-            raise ValueError(
-                f"the loss still falls at the highest learning rate, {self.rates[-1]:.1e}. Raise --highest."
-            )
-        return self.lowest / 10
+            return f"the loss still falls at the highest learning rate, {self.rates[-1]:.2g}. Raise --highest."
+        return None
 
 
 def range_test(step: Callable[[float], float], lowest: float, highest: float, steps: int) -> RangeTest:
@@ -119,12 +121,12 @@ def find_learning_rate(config: FindConfig) -> RangeTest:
 
 
 def _batches(run: CaptionRun, number: int) -> Generator[Batch, None, None]:
-    """So many batches, epoch after epoch. Photos go through a frozen CNN as they come: each is seen about once."""
+    """`number` batches, epoch after epoch. The photos are not replaced by cached features: few epochs are needed."""
     config, training = run.config, run.training
     dataset = PhotoDataset(training.records, training.captions, run.captioner.preprocess)
     for epoch in count():
         seed = (config.seed, 0, epoch)
-        order = epoch_order(run.draw_photos(seed), config.batch_size, seed)[:number]
+        order = epoch_order(run.photos_of_epoch(seed), config.batch_size, seed)[:number]
         varied = dataset if run.stage.block is None else augmented(run, dataset, seed)
         yield from batches(varied, order, config.workers)
         number -= len(order)

@@ -233,7 +233,9 @@ def write_settings(config: Any, data_digest: str) -> None:
         return
     config.output.mkdir(parents=True, exist_ok=True)
     settings = to_json(asdict(config) | {"records": data_digest})
-    (config.output / "train.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    partial = config.output / "train.json.partial"
+    partial.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    partial.replace(config.output / "train.json")  # as a whole: a run can be killed here, too
 
 
 def load_last(config: Any, data_digest: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _train(config: TrainConfig) -> Path:
             validation = {name: split_dataset(run, split) for name, split in run.validation.items()}
             while progress.epoch < run.stage.epochs:
                 seed = (config.seed, progress.stage, progress.epoch)
-                order = epoch_order(run.draw_photos(seed), config.batch_size, seed)
+                order = epoch_order(run.photos_of_epoch(seed), config.batch_size, seed)
                 dataset = augmented(run, training, seed)
                 run_epoch(run, order, partial(batches, dataset, workers=config.workers), unit="photo")
                 with run.averaged():
