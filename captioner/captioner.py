@@ -93,7 +93,7 @@ class Captioner:
         try:
             config, vocabulary = ModelConfig.from_dict(saved["model"]), Vocabulary(saved["vocabulary"])
             preprocess, decoding = Preprocess.from_dict(saved["preprocess"]), Decoding(**saved["decoding"])
-            confidence = Confidence.from_dict(saved["confidence"]) if saved.get("confidence") else None
+            confidence = None if saved.get("confidence") is None else Confidence.from_dict(saved["confidence"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no entry {error}" if isinstance(error, KeyError) else f"{error!s:.300}"
             raise CheckpointError(f"{directory / CONFIG} describes no model ({reason}). {AGAIN}") from None

@@ -19,6 +19,7 @@ from captioner.decoding import Hypothesis
 
 UNSURE = 0.5  # a caption with a lower confidence is more probably wrong than right
 LOWEST = 3  # words
+LARGEST = 1e6  # a number of a fit is far below it
 SIGNALS = ("weakest", "total", "peak", "strangeness")
 """weakest: the mean of the three lowest log-probabilities. total: the log-probability of the caption. peak: the mean
 over words of the logarithm of the largest attention weight; 0 without attention. strangeness: how far the photo's
@@ -53,6 +54,11 @@ class Confidence:
         documents and noise: the product is half the difference of two squared Mahalanobis distances."""
         if features is None or not len(self.direction):
             return np.zeros(photos)
+        if features.shape[1] != len(self.direction):
+            raise ValueError(
+                f"the confidence was fitted to {len(self.direction)} features, but this model has {features.shape[1]}. "
+                "Fit it again: captioner calibrate."
+            )
         return np.maximum(features @ self.direction + self.offset, 0)
 
     def probability(self, signals: np.ndarray) -> np.ndarray:
@@ -80,8 +86,11 @@ class Confidence:
     def from_dict(cls, saved: Mapping[str, Any]) -> Confidence:
         """Raises KeyError, TypeError or ValueError for anything that `to_dict` did not write."""
         direction = np.frombuffer(base64.b64decode(saved["direction"], validate=True), "<f4").astype(np.float32)
-        weights = np.array([float(saved["weights"][name]) for name in SIGNALS])
-        return cls(weights, float(saved["bias"]), direction, float(saved["offset"]), float(saved["bar"]))
+        weights = [saved["weights"][name] for name in SIGNALS]
+        numbers = [*weights, *(saved[name] for name in ("bias", "offset", "bar")), *direction.tolist()]
+        if not all(type(number) in (int, float) and abs(number) < LARGEST for number in numbers):
+            raise ValueError(f"the confidence is not made of numbers between -{LARGEST:g} and {LARGEST:g}")
+        return cls(np.array(weights, float), saved["bias"], direction, saved["offset"], saved["bar"])
 
 
 def word_signals(hypothesis: Hypothesis) -> tuple[float, float, float]:

@@ -78,8 +78,14 @@ class _CutJpegError(Exception):
 
 
 def printable(name: object) -> str:
-    """A file's name for people, with escapes for control characters and for bytes that could not be decoded."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+    """A file's name, or a caption, for people: with escapes for control characters and for bytes that could not be
+    decoded."""
+    text = str(name)
+    return text if text.isprintable() else "".join(map(_escape, text))
+
+
+def _escape(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def find_images(

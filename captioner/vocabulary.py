@@ -166,6 +166,8 @@ class Vocabulary:
     def __init__(self, words: Sequence[str]):
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise ValueError(f"the vocabulary is {words!r:.60}; expected a list of words.")
+        if re.search("[\ud800-\udfff]", "".join(words)):
+            raise ValueError("the vocabulary has a lone surrogate (half a character); expected words that are text.")
         self.words = tuple(words)
         self._table = (*SPECIALS, *self.words)
         self._ids = {word: index for index, word in enumerate(self._table)}

@@ -77,11 +77,14 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     config = read_json(path)
     found = config.pop("format_version", None)
-    if found != FORMAT_VERSION:
+    if found is True or found != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {found}, but this captioner reads version {FORMAT_VERSION}. "
             "Use the captioner that wrote it, or train or download the model again."
         )
+    for name in ("training", "scores"):
+        if not isinstance(config.get(name), dict | None):
+            raise CheckpointError(f"{path}: {name} is {config[name]!r:.60}; expected a JSON object. {AGAIN}")
     return config
 
 

@@ -249,8 +249,8 @@ def _print(
             else:
                 shown = printable(name)
                 marks = f"{'' if result.finished else ' ...'}{' (unsure)' if result.is_unsure else ''}"
-                lines = [f"{shown}: {result.text}{marks}"]
-                lines += [f"{' ' * len(shown)}  {other.text}" for other in result.other_captions]
+                lines = [f"{shown}: {printable(result.text)}{marks}"]
+                lines += [f"{' ' * len(shown)}  {printable(other.text)}" for other in result.other_captions]
                 print(*lines, sep="\n", flush=True)
         bar.show(counts)
 

@@ -88,7 +88,7 @@ def attend(
                 bar.print(f"captioner: {error}")
             else:
                 counts.captioned += 1
-                print(f"{printable(photo)}: {result.text}\n{printable(path)}", flush=True)
+                print(f"{printable(photo)}: {printable(result.text)}\n{printable(path)}", flush=True)
                 if result.attention_statistics is not None and result.attention_statistics.warning:
                     bar.print(f"captioner: {printable(photo)}: {result.attention_statistics.warning}")
             bar.show(counts)

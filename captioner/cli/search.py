@@ -29,13 +29,15 @@ def search(
     """
     from captioner.bulk.search import search
     from captioner.confidence import is_unsure
+    from captioner.images import printable
 
     found = search(file, query, limit)
     for photo in found:
         if json:
             print_json(photo._asdict())
         else:
-            print(f"{photo.path}: {photo.caption}{' (unsure)' if is_unsure(photo.confidence) else ''}")
+            mark = " (unsure)" if is_unsure(photo.confidence) else ""
+            print(f"{printable(photo.path)}: {printable(photo.caption)}{mark}")
     if not found:
         print("captioner: no caption has any of these words.", file=sys.stderr)
     return 0 if found else 1
