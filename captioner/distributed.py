@@ -35,8 +35,22 @@ def joined(device: str) -> Iterator[bool]:
         "nccl" if cuda else "gloo", timeout=PATIENCE,
         store=processes.PrefixStore(f"captioner/{start}", store), rank=own, world_size=size,
     )  # fmt: skip
-    yield start > 1
+    with deaths_named():
+        yield start > 1
     processes.destroy_process_group()  # not after an error: the others are not there to take leave
+
+
+@contextmanager
+def deaths_named() -> Iterator[None]:
+    """A connection that breaks means that another process is gone; raises ConnectionError, in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, processes.DistError) or "gloo" in str(error):
+            raise ConnectionError(
+                "another process of this run has died. Its own error, or torchrun, says why."
+            ) from error
+        raise
 
 
 def agree_on_start(store: processes.Store, own: int, size: int) -> int:

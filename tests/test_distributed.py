@@ -153,3 +153,12 @@ def test_a_process_that_does_not_come(monkeypatch):
     monkeypatch.setattr(distributed, "ARRIVAL", timedelta(0))
     with pytest.raises(TimeoutError, match=r"1 of 2 processes came within 0:00:00\. Start them with torchrun"):
         distributed.agree_on_start(torch.distributed.HashStore(), 0, 2)
+
+
+def test_the_death_of_another_process_is_one_line():
+    broken = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer."
+    for error in (RuntimeError(broken), torch.distributed.DistBackendError("NCCL error: remote process exited")):
+        with pytest.raises(ConnectionError, match="another process of this run has died"), distributed.deaths_named():
+            raise error
+    with pytest.raises(RuntimeError, match="shape"), distributed.deaths_named():
+        raise RuntimeError("another shape")
