@@ -6,7 +6,7 @@ from setuptools import setup
 
 # Captioning, scoring and showing need no torch. captioner/extras.py names these extras where one is missing.
 TRAIN = [
-    "onnxscript>=0.5.4",  # writes the graphs of `captioner export`; brings onnx and onnx-ir
+    "onnxscript>=0.6.0",  # writes the graphs of `captioner export`; brings onnx and onnx-ir
     "safetensors>=0.4.3",
     "tensorboard>=2.16",
     "torch>=2.11",
@@ -63,7 +63,7 @@ setup(
         "pillow>=11.3",
         "pycocotools>=2.0.8",
         "tqdm>=4.66",
-        "tyro>=0.9.15",
+        "tyro>=1.0.0",
     ],
     extras_require={
         "heic": HEIC,
