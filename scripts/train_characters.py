@@ -1,7 +1,7 @@
 """A character model of Python's own manual: trains for a few minutes on one CPU core, writes samples, and shows units
 of its LSTM over the text (the classic picture of Karpathy et al. 2015).
 
-python scripts/train_characters.py [--output runs/characters] [--epochs 8] [any setting of captioner pretrain]
+python scripts/train_characters.py [--output runs/characters] [--epochs 10] [any setting of captioner pretrain]
 
 The text is the language reference that comes with Python (pydoc's topics): nothing is downloaded."""
 
@@ -21,10 +21,10 @@ RECIPE = PretrainConfig(
     output=Path("runs/characters"),
     level="character",
     model=RecurrentConfig(embedding_size=64, hidden_size=384, layers_above=0, dropout=0.1),
-    epochs=8,
-    batch_size=32,
+    epochs=10,
+    batch_size=16,
     bptt=100,
-    learning_rate=3e-3,
+    learning_rate=2e-3,
 )
 TEMPERATURES = (0.5, 0.8, 1.0)
 
