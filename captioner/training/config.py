@@ -64,7 +64,7 @@ class SelfCriticalConfig:
     """Weight of BLEU-4 in the reward, beside CIDEr-D."""
     cross_entropy: float = 0.1
     """Weight of the cross-entropy of people's captions, beside the reward."""
-    learning_rate_scale: float = 0.05
+    learning_rate_scale: float = 0.4
     """The learning rates of these stages are this share of the others'."""
 
 
