@@ -27,7 +27,7 @@ from captioner.vocabulary import tokenize
 BAR = 0.4  # CIDEr-D of a right caption; below it, captions are mostly wrong when people read them
 TRAINING_PHOTOS = 700  # of each data set: their features only
 SYNTHETIC = 400
-SYNTHETIC_WEIGHT = 0.5  # of all synthetic images together; a data set has 1
+SYNTHETIC_WEIGHT = 0.15  # of all synthetic images together; all photos together have 1
 SHRINKAGE = 0.3  # of the covariance towards a multiple of the identity
 RIDGE = 1.0
 BATCH = 16
@@ -52,7 +52,7 @@ def calibrate(
     """Fit the confidence on data sets by name. A caption is right if its CIDEr-D is at least `bar`. Also returns, for
     each data set, the figures on the validation photos that it was fitted on.
 
-    Every data set counts the same. Data sets with a single reference per photo have a bias of their own, as a right
+    Every photo counts the same. Data sets with a single reference per photo have a bias of their own, as a right
     caption often misses the only reference; it is not used afterwards. Raises ValueError without validation photos,
     and ImageError for a photo that cannot be read."""
     if not data or not all(each.validation for each in data.values()):
@@ -78,12 +78,9 @@ def calibrate(
         ]
     )
     photos = len(right) - SYNTHETIC
-    weights = [np.full(len(each), 1 / len(each)) for each in scores]
-    weights.append(np.full(SYNTHETIC, SYNTHETIC_WEIGHT / SYNTHETIC))
+    weights = np.concatenate([np.ones(photos), np.full(SYNTHETIC, SYNTHETIC_WEIGHT * photos / SYNTHETIC)])
     single = [np.full(len(each.validation), len(each.validation[0].captions) == 1) for each in data.values()]
-    fitted = fit_logistic(
-        signals, right, np.concatenate(weights), np.concatenate([*single, np.zeros(SYNTHETIC, bool)]), photos
-    )
+    fitted = fit_logistic(signals, right, weights, np.concatenate([*single, np.zeros(SYNTHETIC, bool)]), photos)
     confidence = Confidence(fitted[:-1], float(fitted[-1]), direction, offset, bar)
     figures, start = {}, 0
     for name, values in zip(data, scores, strict=True):

@@ -196,7 +196,7 @@ def test_what_is_pushed_is_loaded(hub, captioner, tmp_path):
     (copy / "train.py").write_text("raise SystemExit\n")
     assert captioner("push", copy, "owner/name") == (0, "hf://owner/name\n", "")
     files = {"README.md", "config.json", "model.safetensors", "photo.onnx", "word.onnx"}
-    assert set(hub.commits[0]) == files | {"attention.jpg", "curves.png"}  # the card shows two pictures
+    assert set(hub.commits[0]) == files | {"attention.jpg"}  # the card shows a picture
     assert hub.commits[0]["model.safetensors"] == (SHIPPED / "model.safetensors").read_bytes()
 
     hub.commits[0]["modeling.py"] = hub.commits[0]["run.sh"] = b"exit 1\n"
@@ -242,7 +242,7 @@ def test_large_files_are_uploaded_before_the_commit(hub, captioner):
     hub.largest = 200_000
     lfs = {"HF_HUB_DISABLE_XET": "1"}  # the client's other protocol has no stand-in here
     assert captioner("push", SHIPPED, "owner/name", **lfs) == (0, "hf://owner/name\n", "")
-    assert sorted(map(len, hub.uploads.values())) == [1, 1, 5]  # the photo graph, a picture, the weights
+    assert sorted(map(len, hub.uploads.values())) == [1, 1, 3]  # the photo graph, a picture, the weights
     for name, content in hub.commits[0].items():
         assert name == "README.md" or content == (SHIPPED / name).read_bytes()
     line = ("caption", PHOTO, "--backend", "onnx", "--checkpoint", "hf://owner/name")
