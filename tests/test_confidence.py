@@ -158,6 +158,9 @@ def test_calibrate_and_evaluate(tiny, tmp_path, run, monkeypatch):
     assert status == 0 and "all objects that it names are there" in out and "of the more confident half" in out, err
     assert 0 <= json.loads((tmp_path / "scores.json").read_text())["habits"]["confidence_calibration_error"] <= 1
     assert run("calibrate", model)[0] == 2
+    shutil.copytree(tmp_path / "toy", tmp_path / "other" / "toy")  # another set whose folder has the same name
+    assert run("calibrate", model, "--data", tmp_path / "toy", tmp_path / "other" / "toy", "--device", "cpu")[0] == 0
+    assert read_json(model / "config.json")["confidence"]["fitted_on"].keys() == {f"{tmp_path.name}/toy", "other/toy"}
 
 
 @pytest.mark.skipif(

@@ -30,16 +30,16 @@ def calibrate(
     from captioner.calibrate import DataSet, save_confidence
     from captioner.calibrate import calibrate as run
     from captioner.checkpoint.manifest import find_own_checkpoint
-    from captioner.data.readers import read_dataset
+    from captioner.data.sources import read_sources
 
     if not data:
         raise ValueError("no data sets. Pass --data FOLDER, with photos that the model was not trained on.")
     find_own_checkpoint(checkpoint)  # before the work
     sets = {}
-    for folder in data:
-        records = leave_out_damaged([r for r in read_dataset(folder) if r.split in ("train", "val")])
-        parts = ([record for record in records if record.split == split] for split in ("train", "val"))
-        sets[folder.name] = DataSet(*parts)
+    for name, records in read_sources(data).items():
+        readable = leave_out_damaged([record for record in records if record.split in ("train", "val")])
+        parts = ([record for record in readable if record.split == split] for split in ("train", "val"))
+        sets[name] = DataSet(*parts)
     confidence, figures = run(load_captioner(checkpoint, device), sets, bar)
     photos = {name: len(each.validation) for name, each in sets.items()}
     save_confidence(checkpoint, confidence, {"fitted_on": photos})
