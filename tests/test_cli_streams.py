@@ -140,7 +140,7 @@ def test_what_people_type(run, photos, words, answer):  # noqa: F811
 
 def test_help_gives_the_defaults_of_decoding_options(run):  # noqa: F811
     text = " ".join(run("caption", "--help")[1].replace("│", " ").split())
-    assert "1 is greedy. (default: as the checkpoint was saved (3))" in text
+    assert "1 is greedy. (default: as the checkpoint was saved, else 3)" in text
 
 
 def test_version(run):  # noqa: F811

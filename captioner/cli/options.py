@@ -35,7 +35,7 @@ def _option(setting: Field) -> tuple[str, Any, None]:
     """A setting of `Decoding` as an option whose default is None: not given, so the checkpoint's value holds."""
     kind = get_type_hints(Decoding)[setting.name]
     metavar = "{" + ",".join(get_args(kind)) + "}" if get_args(kind) else kind.__name__.upper()
-    default = f"(default: as the checkpoint was saved ({setting.default}))"
+    default = f"(default: as the checkpoint was saved, else {setting.default})"
     told = tyro.conf.arg(metavar=metavar, help=setting.metadata["help"], help_behavior_hint=default)
     return setting.name, Annotated[kind | None, told], None
 
