@@ -217,11 +217,11 @@ def change(directory: Path, **entries) -> None:
 @pytest.mark.parametrize(
     "changes, complaint",
     [
-        (lambda c: c | {"vocabulary": c["vocabulary"][1:]}, r"word.*logits is float32 \[any, any, 2543\]; .* 2542\]"),
-        (lambda c: c | {"preprocess": c["preprocess"] | {"size": 225}}, r"photo.*images is .* \[any, 3, 224, 224\]"),
+        (lambda c: c | {"vocabulary": c["vocabulary"][1:]}, r"word.*logits is float32 \[any, any, 3906\]; .* 3905\]"),
+        (lambda c: c | {"preprocess": c["preprocess"] | {"size": 257}}, r"photo.*images is .* \[any, 3, 256, 256\]"),
         (lambda c: c | {"model": c["model"] | {"hidden_size": 256}}, r"photo.*keys is .* 512\]; .* 256\]"),
         (lambda c: c | {"model": c["model"] | {"layers_below": 2}}, r"photo.*state.0 is .* \[1, .*; .* \[2, "),
-        (lambda c: c | {"model": c["model"] | {"cell": "gru"}}, "photo.*outputs are .*state.2.*; expected .*state.1. "),
+        (lambda c: c | {"model": c["model"] | {"cell": "gru"}}, "photo.*outputs are .*state.1.*; expected .*state.0. "),
         (lambda c: c | {"model": c["model"] | {"attention": "none"}}, "photo.*outputs are values.*; expected state.0"),
     ],
 )
