@@ -6,11 +6,11 @@ from setuptools import setup
 
 # Captioning, scoring and showing need no torch. captioner/extras.py names these extras where one is missing.
 TRAIN = [
-    "onnxscript>=0.6.0",  # writes the graphs of `captioner export`; brings onnx and onnx-ir
+    "onnxscript>=0.7.1",  # writes the graphs of `captioner export`; brings onnx, onnx-ir. A GRU is wrong before 0.7.1
     "safetensors>=0.4.3",
     "tensorboard>=2.16",
-    "torch>=2.11",
-    "torchvision>=0.26",
+    "torch>=2.14",  # torch 2.11 exports an LSTM's state with one dimension too many
+    "torchvision>=0.29",
 ]
 WEB = ["fastapi>=0.115.3", "python-multipart>=0.0.27", "uvicorn>=0.30"]
 JAVA = ["pycocoevalcap>=1.2"]
