@@ -7,6 +7,7 @@ data: file, offset, length); weights in half precision are cast when the runtime
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from captioner.backends.graph_check import check_graph
@@ -239,7 +239,10 @@ def _drop_weights(directory: Path, paths: Sequence[Path]) -> None:
     hash still tells one model from another."""
     import onnx
 
-    (directory / WEIGHTS).write_bytes(save({}, metadata={path.name: sha256_of(path) for path in paths}))
+    header = json.dumps({"__metadata__": {path.name: sha256_of(path) for path in paths}}).encode()
+    header += b" " * (-len(header) % 8)
+    # not by the package safetensors, whose versions before 0.5 cannot write a file without tensors
+    (directory / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
     weights = size_and_hash(directory / WEIGHTS)
     write_json(directory / CONFIG, {**read_json(directory / CONFIG), "weights": weights})
     for path in paths:
