@@ -1,7 +1,9 @@
-"""What several test files share: a tiny model with random weights, on disk; photos; a browser."""
+"""What several test files share: a tiny model with random weights, on disk; photos; a command line; a browser."""
 
+import io
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +62,40 @@ def photos(tmp_path_factory) -> Path:
         small = random.integers(0, 256, (5, 5, 3), dtype=np.uint8)
         Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path)
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process; returns exit status, standard output, standard error."""
+    from captioner.cli import main
+
+    def run(*arguments, stdin: str | bytes = ""):
+        monkeypatch.setattr(sys, "argv", ["captioner", *map(str, arguments)])
+        stdin = stdin if isinstance(stdin, bytes) else stdin.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin))))
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def unlistable(monkeypatch):
+    """Makes folders whose path ends in a name folders that may not be listed; even root is refused."""
+
+    def unlistable(name: str) -> None:
+        listed = os.scandir
+
+        def scandir(path):
+            if str(path).endswith(name):
+                raise PermissionError(13, "Permission denied", path)
+            return listed(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    return unlistable
 
 
 @pytest.fixture(scope="session")

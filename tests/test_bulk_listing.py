@@ -63,15 +63,8 @@ def test_a_folder_is_not_read_as_a_whole(tmp_path, monkeypatch):
     assert sorted([first.name, *(photo.name for photo in coming)]) == [f"{tmp_path}/{n}.jpg" for n in range(10)]
 
 
-def test_a_folder_that_cannot_be_listed_is_reported(photos, monkeypatch):
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("deeper"):
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+def test_a_folder_that_cannot_be_listed_is_reported(photos, unlistable):
+    unlistable("deeper")
     reports = []
     assert len(names(photos, recursive=True, report=reports.append)) == 3
     assert reports == [f"{photos}/deeper: the folder cannot be listed (Permission denied); its photos are missing."]

@@ -1,8 +1,6 @@
 """The command line: what it prints where, and its exit status."""
 
-import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,24 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from captioner.cli import main
 from captioner.data.toy import make_toy
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line in this process; returns exit status, standard output, standard error."""
-
-    def run(*arguments, stdin=""):
-        monkeypatch.setattr(sys, "argv", ["captioner", *map(str, arguments)])
-        stdin = stdin if isinstance(stdin, bytes) else stdin.encode()
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin))))
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def caption(run, tiny, *arguments, **more):
@@ -127,17 +108,10 @@ def test_attend(run, tiny, photos, tmp_path):
     assert status == 2 and ".png, .jpg, .svg, .pdf" in err
 
 
-def test_attend_tells_of_folders_that_cannot_be_listed(run, tiny, photos, tmp_path, monkeypatch):
+def test_attend_tells_of_folders_that_cannot_be_listed(run, tiny, photos, tmp_path, unlistable):
     """By its exit status, too, with maps and with units."""
     (shutil.copytree(photos, tmp_path / "photos") / "closed").mkdir()
-    listed = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied", path)
-        return listed(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    unlistable("closed")
     common = (tmp_path / "photos", "--recursive", "--checkpoint", tiny, "--device", "cpu", "-o")
     for more in ((tmp_path / "{name}.json",), (tmp_path / "units.png", "--cells")):
         status, _, err = run("attend", *common, *more)

@@ -14,7 +14,6 @@ from captioner import Captioner
 from captioner.backends.export import export
 from captioner.calibrate import fit_direction, fit_logistic, save_confidence
 from captioner.checkpoint.manifest import CheckpointError, find_checkpoint, read_json, write_json
-from captioner.cli import main
 from captioner.confidence import SIGNALS, Confidence
 from captioner.data.toy import make_toy
 from captioner.images import find_images
@@ -34,17 +33,6 @@ def calibrated(tiny, tmp_path_factory):
     export(tiny, output=directory)
     save_confidence(directory, some_confidence(512), {"fitted_on": {"toy": 3}})
     return directory
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["captioner", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return run
 
 
 def test_logistic_regression_finds_what_was_simulated():

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from captioner.captioner import Caption, Captioner
-from captioner.cli import main
 from captioner.data.records import Record
 from captioner.decoding import Decoding
 from captioner.evaluate import caption_records
@@ -44,18 +43,14 @@ def coco(tmp_path, photos, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def run(tiny, monkeypatch, capsys):
+def run(run, tiny):
     """Run `captioner evaluate` (or another verb) with the tiny model; returns exit status and both outputs."""
 
-    def run(*arguments, verb="evaluate"):
+    def with_tiny(*arguments, verb="evaluate"):
         model = ("--checkpoint", tiny, "--device", "cpu") if verb == "evaluate" else ()
-        monkeypatch.setattr("sys.argv", ["captioner", verb, *map(str, (*arguments, *model))])
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
+        return run(verb, *arguments, *model)
 
-    return run
+    return with_tiny
 
 
 def test_scores_of_evaluate_are_those_of_score(run, coco):

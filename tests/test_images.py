@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -562,18 +563,12 @@ def test_find_images(tmp_path: Path) -> None:
     assert find_images([]) == []
 
 
-def test_folders_that_cannot_be_listed_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_cannot_be_listed_are_reported(tmp_path: Path, unlistable: Callable[[str], None]) -> None:
     for name in ("a.jpg", "closed/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
 
-    def scandir(path: str) -> object:
-        if str(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied", path)
-        return listed(path)
-
-    listed = os.scandir
-    monkeypatch.setattr(os, "scandir", scandir)
+    unlistable("closed")
     lines: list[str] = []
     assert find_images([tmp_path, "n" * 300], recursive=True, report=lines.append) == [
         tmp_path / "a.jpg",

@@ -2,7 +2,6 @@
 gradients equal finite differences and the Jacobian written by hand."""
 
 import json
-import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,7 +14,6 @@ from torch.nn import functional as F
 from captioner.captioner import Captioner
 from captioner.checkpoint.card import model_card
 from captioner.checkpoint.tensors import save_checkpoint
-from captioner.cli import main
 from captioner.config import RecurrentConfig
 from captioner.data.readers import read_dataset, select
 from captioner.data.toy import make_toy
@@ -375,18 +373,6 @@ def test_the_picture_of_gradients():
     texts = [text.get_text() for text in tiny.axes[0].texts]
     assert texts == ["gru\n< 10⁻⁸, 1 words back", "rnn\n9.7·10⁻⁶, 2 words back"]
     assert tiny.axes[0].get_ylim()[0] > 1e-9, "what is not drawn takes no room"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["captioner", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def test_attend_cells(run, tiny, photos, tmp_path):

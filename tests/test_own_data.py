@@ -11,27 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captioner.cli import main
 from captioner.metrics.bleu import nltk_bleu
 from captioner.metrics.files.rows import PhotoNames
 from captioner.metrics.files.score_file import compare_files, score_files
 from captioner.vocabulary import tokenize
 
 NAMES = [f"{letter}.png" for letter in "abcdefghijklmnopqrst"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line in this process; returns exit status, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["captioner", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from PIL import Image
 from captioner import Captioner
 from captioner.captioner import Caption
 from captioner.checkpoint.tensors import save_checkpoint
-from captioner.cli import main
 from captioner.config import ModelConfig
 from captioner.decoding import Decoding
 from captioner.images import ImageError, Preprocess, find_images, open_image
@@ -323,16 +321,8 @@ def test_notebooks_show_the_page_or_the_text(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def attend(monkeypatch, capsys, tiny):
-    def attend(*arguments, checkpoint=tiny):
-        given = ["captioner", "attend", *arguments, "--checkpoint", checkpoint, "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", list(map(str, given)))
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return attend
+def attend(run, tiny):
+    return lambda *arguments, checkpoint=tiny: run("attend", *arguments, "--checkpoint", checkpoint, "--device", "cpu")
 
 
 def test_attend_to_many(attend, photos: Path, tmp_path: Path) -> None:

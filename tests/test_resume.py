@@ -2,7 +2,6 @@
 what is refused. How each objective is resumed is in `test_train_objectives`."""
 
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 
 from captioner.checkpoint.tensors import load_checkpoint
-from captioner.cli import main
 from captioner.config import ModelConfig, RecurrentConfig
 from captioner.data.augment import AugmentConfig
 from captioner.data.toy import make_toy
@@ -78,61 +76,47 @@ def interrupt(monkeypatch, run, config, at: int) -> None:
         run(config)
 
 
-@pytest.fixture
-def captioner(monkeypatch, capsys):
-    """Run a command line in this process; returns exit status, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["captioner", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
-
-
-def test_resume_alone(toy, tmp_path, monkeypatch, captioner):
+def test_resume_alone(toy, tmp_path, monkeypatch, run):
     whole, cut = (settings(toy, tmp_path / name, "decoder:2", "features.12:1") for name in ("whole", "cut"))
     train(whole)
     interrupt(monkeypatch, train, cut, at=3)
-    status, out, err = captioner("train", "--output", cut.output, "--resume")
+    status, out, err = run("train", "--output", cut.output, "--resume")
     assert status == 0 and "continued after step 2" in out, err
     assert_same_run(cut.output, whole.output)
 
 
-def test_resume_alone_of_a_language_model(text, tmp_path, monkeypatch, captioner):
+def test_resume_alone_of_a_language_model(text, tmp_path, monkeypatch, run):
     whole, cut = (text_settings(text, tmp_path / name) for name in ("whole", "cut"))
     pretrain(whole)
     interrupt(monkeypatch, pretrain, cut, at=5)
-    status, out, err = captioner("pretrain", "--output", cut.output, "--resume")
+    status, out, err = run("pretrain", "--output", cut.output, "--resume")
     assert status == 0 and "continued after step 4" in out, err
     assert_same_run(cut.output, whole.output)
 
 
-def test_settings_may_be_given_again_and_others_are_refused(toy, tmp_path, captioner):
-    run = settings(toy, tmp_path / "run", "decoder:1")
-    train(run)
-    again = ("train", "--output", run.output, "--resume")
-    status, out, _ = captioner(*again, "--freeze-embeddings", "--augment.no-flip", "--batch-size", 8, "--workers", 1)
-    assert status == 0 and f"{run.output} is complete already. To train it further, add stages" in out
-    status, _, err = captioner(*again, "--batch-size", 4, "--deterministic", "--model.hidden-size", 17)
+def test_settings_may_be_given_again_and_others_are_refused(toy, tmp_path, run):
+    config = settings(toy, tmp_path / "run", "decoder:1")
+    train(config)
+    again = ("train", "--output", config.output, "--resume")
+    status, out, _ = run(*again, "--freeze-embeddings", "--augment.no-flip", "--batch-size", 8, "--workers", 1)
+    assert status == 0 and f"{config.output} is complete already. To train it further, add stages" in out
+    status, _, err = run(*again, "--batch-size", 4, "--deterministic", "--model.hidden-size", 17)
     assert status == 2 and err.count("\n") == 1
     told = "--model.hidden-size 16 (now 17), --batch-size 8 (now 4)"
-    assert f"{run.output} was started with {told}. A resumed run keeps its settings: leave out" in err
-    status, _, err = captioner(*again, "--stages", "decoder:2", "--train-batch-norm")
+    assert f"{config.output} was started with {told}. A resumed run keeps its settings: leave out" in err
+    status, _, err = run(*again, "--stages", "decoder:2", "--train-batch-norm")
     assert (
         status == 2
         and "--stages decoder:1 (now decoder:2), --train-batch-norm False (now True). A resumed run keeps" in err
     )
-    status, _, err = captioner("train", "--output", tmp_path / "none", "--resume")
+    status, _, err = run("train", "--output", tmp_path / "none", "--resume")
     assert status == 2 and "so there is no run to resume. Check --output." in err
-    status, _, err = captioner("train", "--output", tmp_path / "none")
+    status, _, err = run("train", "--output", tmp_path / "none")
     assert status == 2 and "--data is ()" in err
 
 
 @pytest.mark.parametrize("better", [True, False], ids=["the added stage is better", "it is not"])
-def test_stages_added_to_a_finished_run(toy, tmp_path, monkeypatch, captioner, better):
+def test_stages_added_to_a_finished_run(toy, tmp_path, monkeypatch, run, better):
     """The run is that whose stages were given at once, though its best/ was stored in half precision in between. The
     best epoch of the second stage is not its last one. The classifier of the term is handed on."""
     stages = ("decoder:1", "cross-entropy+attention-supervision@decoder:2")
@@ -147,7 +131,7 @@ def test_stages_added_to_a_finished_run(toy, tmp_path, monkeypatch, captioner, b
     train(whole)
     running, parts = "parts", settings(toy, tmp_path / "parts", *stages)
     train(parts)
-    status, _, err = captioner("train", "--output", parts.output, "--resume", "--stages", *stages, *more)
+    status, _, err = run("train", "--output", parts.output, "--resume", "--stages", *stages, *more)
     assert status == 0, err
     assert_same_run(parts.output, whole.output)
     saved = [json.loads((run.output / "train.json").read_text())["stages"] for run in (parts, whole)]
