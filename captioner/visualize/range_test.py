@@ -26,7 +26,7 @@ def save_range_test(
 
 
 def range_test_figure(rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray, marks: Mapping[str, float]) -> Figure:
-    """The loss of each step, faint, and its moving average over the learning rate, all (n,). `marks` are rates that are
+    """The loss of each step, faint, and its smoothed curve over the learning rate, all (n,). `marks` are rates that are
     named in the picture."""
     figure = new_figure(8, 4.2)
     axes = figure.add_axes((0.08, 0.14, 0.88, 0.66))
