@@ -6,7 +6,6 @@ import shutil
 import sys
 
 import pytest
-from test_cli import run  # noqa: F401  # a fixture
 
 
 @pytest.fixture
@@ -18,7 +17,7 @@ def folder(photos, tmp_path):
 
 
 @pytest.fixture
-def caption(run, tiny):  # noqa: F811
+def caption(run, tiny):
     def caption(*arguments, **more):
         return run("caption", *arguments, "--checkpoint", tiny, "--device", "cpu", **more)
 
@@ -65,7 +64,7 @@ def test_standard_input(caption, photos):
     assert (status, len(out.splitlines()), len(err.splitlines())) == (1, 1, 3)
 
 
-def test_search(run, caption, photos, tmp_path):  # noqa: F811
+def test_search(run, caption, photos, tmp_path):
     file = tmp_path / "captions.sqlite"
     assert caption(photos, "-o", file)[0] == 0
     lines = caption(photos)[1].replace(" ...", "").splitlines()

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from test_cli import caption, run  # noqa: F401  # a fixture
+from test_cli import caption
 
 import captioner
 
@@ -109,7 +109,7 @@ def test_json_is_valid_in_any_locale(photos, tmp_path):
         assert json.loads(out)["path"] == str(name) and not err
 
 
-def test_control_characters_are_escaped(run, tiny, photos, tmp_path):  # noqa: F811
+def test_control_characters_are_escaped(run, tiny, photos, tmp_path):
     for name, content in (("a\n\x1b[31m.jpg", (photos / "b.jpg").read_bytes()), ("b\r.jpg", b"no photo")):
         (tmp_path / name).write_bytes(content)
     status, out, err = caption(run, tiny, tmp_path)
@@ -131,19 +131,19 @@ def test_control_characters_are_escaped(run, tiny, photos, tmp_path):  # noqa: F
         ("web --device gpu", "there is no --device gpu: use cuda for NVIDIA, mps for Apple, or auto."),
     ],
 )
-def test_what_people_type(run, photos, words, answer):  # noqa: F811
+def test_what_people_type(run, photos, words, answer):
     photo = photos / "b.jpg"
     status, out, err = run(*words.format(photo=photo).split())
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"captioner: {answer.format(photo=photo)}")
 
 
-def test_help_gives_the_defaults_of_decoding_options(run):  # noqa: F811
+def test_help_gives_the_defaults_of_decoding_options(run):
     text = " ".join(run("caption", "--help")[1].replace("│", " ").split())
     assert "1 is greedy. (default: as the checkpoint was saved, else 3)" in text
 
 
-def test_version(run):  # noqa: F811
+def test_version(run):
     assert run("--version") == (0, f"captioner {captioner.__version__}\n", "")
 
 
@@ -156,7 +156,7 @@ def test_the_package_offers_its_names_and_imports_them_late():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_attend_goes_on_after_a_damaged_photo(run, photos, tmp_path):  # noqa: F811
+def test_attend_goes_on_after_a_damaged_photo(run, photos, tmp_path):
     shutil.copytree(photos, folder := tmp_path / "photos")
     (folder / "a.png").write_bytes(b"no photo")
     status, out, err = run("attend", folder, "-o", tmp_path / "new" / "{name}.json", "--backend", "onnx")
