@@ -23,7 +23,7 @@ ARRIVAL = timedelta(minutes=10)  # within which all processes have to come
 def joined(device: str) -> Iterator[bool]:
     """Join the processes of torchrun; without torchrun, do nothing. Gives whether torchrun has started them again: one
     of them died (--max-restarts), or a machine came or went."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or processes.is_initialized():
+    if started() == 1 or processes.is_initialized():
         yield int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         return
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
@@ -72,6 +72,11 @@ def agree_on_start(store: processes.Store, own: int, size: int) -> int:
             raise TimeoutError(f"{arrived + 1} of {size} processes came within {ARRIVAL}. Start them with torchrun.")
         time.sleep(0.05)
     return start
+
+
+def started() -> int:
+    """How many processes torchrun has started; 1 without it. `count` says how many have joined."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def count() -> int:

@@ -113,3 +113,6 @@ def test_what_is_refused(toy, monkeypatch):
         find_learning_rate(settings(toy, stages=("self-critical@decoder:1",)))
     with pytest.raises(ValueError, match=r"--highest is 1e-07; expected more than --lowest"):
         find_learning_rate(settings(toy, highest=1e-7))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"runs in one process, but torchrun has started 2\. Run it without torchrun"):
+        find_learning_rate(settings(toy))

@@ -152,6 +152,15 @@ def test_no_sampling_is_cross_entropy(toy, tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_an_objective_scales_the_learning_rates_of_its_stages(toy, tmp_path):
+    stages = "decoder:1 self-critical@decoder:1 self-critical+coverage@features.12:1"
+    scaled = SelfCriticalConfig(learning_rate_scale=0.3)
+    run = config(toy, tmp_path / "run", stages, learning_rate=1e-3, joint_learning_rate=2e-3, self_critical=scaled)
+    train(run)
+    first = {row["stage"]: row["learning_rate"] for row in reversed(steps(run.output))}
+    assert list(first.values())[::-1] == pytest.approx([1e-3, 0.3e-3, 0.6e-3])
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_word_vectors(toy, tmp_path, capsys, frozen):
     """Frozen vectors are those of the file, after training, too."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from captioner import distributed
 from captioner.data.datasets import Batch, PhotoDataset, batches, epoch_order
 from captioner.training.caption_run import CaptionRun, open_run
 from captioner.training.config import FindConfig, check_settings, parse_stage
@@ -92,6 +93,11 @@ def find_learning_rate(config: FindConfig) -> RangeTest:
     grows in proportion. The model is built anew, and nothing is left of it: no file, and the caller's random numbers
     are as before. Raises ValueError for settings and data that cannot be used."""
     check_settings(config)
+    if distributed.started() > 1:
+        raise ValueError(
+            f"find-lr runs in one process, but torchrun has started {distributed.started()}. Run it without torchrun; "
+            "what it finds holds for the same --batch-size on any number of processes."
+        )
     stage = parse_stage(config.stages[0])
     if stage.objective == "self-critical":
         raise ValueError("the loss of self-critical training does not say how good a caption is. Name another stage.")

@@ -25,7 +25,7 @@ from captioner.training.caption_run import CaptionRun, Split, open_run, shares_o
 from captioner.training.config import TrainConfig, check_settings, parse_stage
 from captioner.training.journal import open_journal, read_log
 from captioner.training.loop import counted, finish_epoch, interruptible, run_epoch
-from captioner.training.objectives import build_objective
+from captioner.training.objectives import build_objective, learning_rate_scale
 from captioner.training.optim import build_optimizer
 from captioner.training.parallel import parallel
 from captioner.training.validate import by_name, validate
@@ -103,13 +103,13 @@ def start_stage(run: CaptionRun) -> None:
     config, model, stage = run.config, run.model, run.stage
     model.encoder.unfreeze_from(stage.block, config.train_batch_norm and stage.block is not None)
     model.decoder.embedding.weight.requires_grad_(not config.freeze_embeddings)
-    scale = config.self_critical.learning_rate_scale if stage.objective == "self-critical" else 1.0
+    torch.manual_seed(config.seed * 1_000_003 + run.progress.step)  # for an objective with weights of its own
+    run.objective = build_objective(stage, run)
+    scale = learning_rate_scale(run.objective)
     decoder_rate = scale * (config.learning_rate if stage.block is None else config.joint_learning_rate)
     parts = [(model.decoder, decoder_rate), (model.encoder, scale * config.encoder_learning_rate)]
     run.optimizers = {"model": build_optimizer(parts, config.weight_decay)}
     run.average = MovingAverage(model, config.ema) if config.ema else None
-    torch.manual_seed(config.seed * 1_000_003 + run.progress.step)  # for an objective with weights of its own
-    run.objective = build_objective(stage, run)
     run.parallel = parallel(model, run.objective)
     if list(run.objective.parameters()):
         run.optimizers["objective"] = build_optimizer([(run.objective, decoder_rate)], config.weight_decay)

@@ -2,7 +2,8 @@
 is one file here, named as on the command line, with a function `build(run)` that makes it; its name is listed in
 `training.config.OBJECTIVES`. A term (`TERMS`) is a module that adds to any objective: it is given the objective's
 forward pass and returns a sum. An objective or a term may have parameters of its own (a discriminator, a word
-classifier): they are trained by the optimizer named "objective", saved in last/ and resumed."""
+classifier): they are trained by the optimizer named "objective", saved in last/ and resumed. An objective may have a
+`learning_rate_scale`, by which the learning rates of its stages are multiplied."""
 
 from __future__ import annotations
 
@@ -58,6 +59,13 @@ class WithTerms(nn.Module):
             added = term(run, batch, loss.forward)
             total, figures[name] = total + added, (added.detach(), loss.count)
         return replace(loss, sum=total, figures=figures)
+
+
+def learning_rate_scale(objective: nn.Module) -> float:
+    """The factor on the learning rates of a stage that minimises the objective."""
+    if isinstance(objective, WithTerms):
+        objective = objective.objective
+    return getattr(objective, "learning_rate_scale", 1.0)
 
 
 def build_objective(stage: Stage, run: Run) -> nn.Module:

@@ -52,12 +52,14 @@ class SelfCritical(nn.Module):
         max_length: int,
         temperature: float,
         cross_entropy_weight: float,
+        learning_rate_scale: float = 1.0,
     ):
         """`numbers`: the reward's number of the photo of each record id."""
         super().__init__()
         self.reward, self.numbers = reward, numbers
         self.samples, self.baseline, self.max_length = samples, baseline, max_length
         self.temperature, self.cross_entropy_weight = temperature, cross_entropy_weight
+        self.learning_rate_scale = learning_rate_scale
         self.register_buffer("distinct", torch.ones(()))
 
     def forward(self, run: CaptionRun, batch: Batch) -> Loss:
@@ -117,5 +119,6 @@ def build(run: CaptionRun) -> SelfCritical:
     numbers = {record.id: number for number, record in enumerate(records)}
     max_length = run.config.decoding.max_length
     return SelfCritical(
-        reward, numbers, config.samples, config.baseline, max_length, config.temperature, config.cross_entropy
-    )
+        reward, numbers, config.samples, config.baseline, max_length, config.temperature, config.cross_entropy,
+        config.learning_rate_scale,
+    )  # fmt: skip
