@@ -6,11 +6,15 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -26,17 +30,30 @@ PART = 5_000_000  # bytes of a large file that are uploaded at a time
 PHOTO = ROOT / "datasets" / "sample" / "dog.jpg"
 
 
+class Stored(NamedTuple):
+    """A large file in the Xet store."""
+
+    sha256: str
+    size: int
+    xet_hash: str
+
+
 class Hub:
     """One repository, owner/name: its commits, the newest last, and the requests it was sent. Files of more than
-    `largest` bytes are not part of a commit but uploaded before it, by the protocol of Git LFS, in parts if they are
-    larger than `PART`; on the way back the hub sends the client elsewhere for them."""
+    `largest` bytes are not part of a commit but uploaded before it. A client without Xet uploads them by the protocol
+    of Git LFS, in parts if they are larger than `PART`; on the way back the hub sends the client elsewhere for them. A
+    client with Xet asks for a token and puts them into `store` itself, a folder that stands for the Xet servers, and
+    takes them from there. `refused` are requests, by part of their path, that are answered with an error: status,
+    code, message."""
 
-    def __init__(self):
-        self.commits: list[dict[str, bytes]] = []
+    def __init__(self, store: Path):
+        self.store = store
+        self.commits: list[dict[str, bytes | Stored]] = []
         self.requests: list[str] = []
         self.largest = 10**9
         self.uploads: dict[str, list[bytes]] = {}  # by SHA-256: parts
         self.full = False
+        self.refused: dict[str, tuple[int, str, str]] = {}
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -69,12 +86,24 @@ class Hub:
         names = {self.sha(number): number for number in range(len(self.commits))}
         return len(self.commits) - 1 if revision == "main" else names.get(revision)
 
+    def refuses(self, request, path):
+        """Whether the request was answered with an error."""
+        self.requests.append(path)
+        for part, (status, code, message) in self.refused.items():
+            if part in path:
+                answer(request, status, b"{}", {"X-Error-Code": code, "X-Error-Message": message})
+                return True
+        return False
+
     def get(self, request):
         path = request.path.partition("?")[0]
-        self.requests.append(path)
+        if self.refuses(request, path):
+            return
         if path.startswith("/large/"):
             return answer(request, 200, b"".join(self.uploads[path.removeprefix("/large/")]), {})
         parts = path.strip("/").split("/")
+        if path.startswith("/api/models/owner/name/xet-"):
+            return answer_token(request, f"local://{self.store}")
         if "owner/name" not in path or not self.commits:
             return answer(request, 404, b"{}", {"X-Error-Code": "RepoNotFound"})
         if parts[0] == "api" and len(parts) == 4:
@@ -88,27 +117,38 @@ class Hub:
             entries = [{"rfilename": name} for name in files]
             return answer_json(request, {"id": "owner/name", "modelId": "owner/name", "sha": sha, "siblings": entries})
         if kind == "tree":
-            return answer_json(
-                request,
-                [
-                    {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                    for name, content in files.items()
-                ],
-            )
+            return answer_json(request, [self.entry(*file) for file in files.items()])
         assert kind == "resolve"
         content = files[parts[4]]
-        headers = {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
-        if len(content) > self.largest:
-            oid = hashlib.sha256(content).hexdigest()
-            headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(content))}
-            return answer(request, 302, b"", headers | {"Location": f"{self.elsewhere}/large/{oid}"})
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{self.entry(parts[4], content)["oid"]}"'}
+        if large := self.entry(parts[4], content).get("lfs"):
+            headers |= {"X-Linked-ETag": f'"{large["oid"]}"', "X-Linked-Size": str(large["size"])}
+            if isinstance(content, Stored):
+                token = f"{self.url}/api/models/owner/name/xet-read-token/{sha}"
+                headers |= {"X-Xet-Hash": content.xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
+            return answer(request, 302, b"", headers | {"Location": f"{self.elsewhere}/large/{large['oid']}"})
         return answer(request, 200, content, headers)
+
+    def entry(self, name, content):
+        """A file in the list of the repository's files."""
+        if isinstance(content, Stored):
+            known = {"lfs": {"oid": content.sha256, "size": content.size}, "xetHash": content.xet_hash}
+        elif len(content) > self.largest:
+            known = {"lfs": {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}}
+        else:
+            return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        pointer = json.dumps(known).encode()  # what Git has of it
+        known["lfs"]["pointerSize"] = len(pointer)
+        oid = hashlib.sha1(pointer).hexdigest()
+        return {"type": "file", "path": name, "size": known["lfs"]["size"], "oid": oid, **known}
 
     def post(self, request, body):
         path = request.path.partition("?")[0]
-        self.requests.append(path)
+        if self.refuses(request, path):
+            return
         if path == "/api/repos/create":
-            return answer_json(request, {"url": f"{self.url}/owner/name", "name": "owner/name"})
+            made = {"url": f"{self.url}/owner/name", "name": "owner/name"}
+            return answer_json(request, made, status=409 if self.commits else 200)
         if path == "/api/validate-yaml":
             return answer_json(request, {"errors": [], "warnings": []})
         if path.endswith("/preupload/main"):
@@ -123,11 +163,12 @@ class Hub:
         assert path == "/api/models/owner/name/commit/main"
         entries = [json.loads(line) for line in body.splitlines()]
         files = {e["value"]["path"]: base64.b64decode(e["value"]["content"]) for e in entries if e["key"] == "file"}
-        for entry in entries:
-            if entry["key"] == "lfsFile":
-                content = b"".join(self.uploads[entry["value"]["oid"]])
-                assert hashlib.sha256(content).hexdigest() == entry["value"]["oid"]
-                files[entry["value"]["path"]] = content
+        for large in (e["value"] for e in entries if e["key"] == "lfsFile"):
+            if large["oid"] in self.uploads:
+                files[large["path"]] = content = b"".join(self.uploads[large["oid"]])
+                assert hashlib.sha256(content).hexdigest() == large["oid"]
+            else:
+                files[large["path"]] = Stored(large["oid"], large["size"], xet_hashes(self.store)[large["oid"]])
         self.commits.append(files)
         sha = self.sha(len(self.commits) - 1)
         return answer_json(request, {"commitUrl": f"{self.url}/owner/name/commit/{sha}", "commitOid": sha})
@@ -160,13 +201,37 @@ def answer(request, status, content, headers):
         request.wfile.write(content)
 
 
-def answer_json(request, content):
-    answer(request, 200, json.dumps(content).encode(), {"Content-Type": "application/json"})
+def answer_json(request, content, status=200):
+    answer(request, status, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+
+def answer_token(request, store):
+    """What the client needs to reach the Xet servers: as JSON for hf_xet, as headers for huggingface_hub."""
+    end = int(time.time()) + 3600
+    content = json.dumps({"casUrl": store, "accessToken": "xet", "exp": end}).encode()
+    headers = {"X-Xet-Cas-Url": store, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(end)}
+    answer(request, 200, content, headers | {"Content-Type": "application/json"})
+
+
+def xet_hashes(store: Path) -> dict[str, str]:
+    """The Xet hashes of the files in a store, by SHA-256, from its shards: https://huggingface.co/docs/xet/shard"""
+    hashes = {}
+    for shard in store.rglob("shards/*.mdb"):
+        content = shard.read_bytes()
+        records = iter(content[start : start + 48] for start in range(48, len(content), 48))
+        for head in records:
+            if head[:32] == b"\xff" * 32:  # the end of the files
+                break
+            flags, segments = struct.unpack("<II", head[32:40])
+            *_, last = islice(records, segments * (1 + (flags >> 31)) + 1)  # where its bytes are, how to verify them
+            sha256, xet_hash = ("".join(f"{n:016x}" for n in struct.unpack("<4Q", each[:32])) for each in (last, head))
+            hashes[sha256] = xet_hash
+    return hashes
 
 
 @pytest.fixture
-def hub():
-    hub = Hub()
+def hub(tmp_path):
+    hub = Hub(tmp_path / "store")
     yield hub
     hub.server.shutdown()
     hub.server.server_close()
@@ -238,16 +303,59 @@ def test_what_the_hub_has_not(hub, captioner, address, environment, message):
     assert (status, out) == (2, "") and message in err
 
 
-def test_large_files_are_uploaded_before_the_commit(hub, captioner):
+@pytest.mark.parametrize(
+    ("verb", "paths", "refusal", "message"),
+    [
+        ("caption", "/resolve/ /xet-", (403, "GatedRepo", "You are not in the authorized list."), " is gated. Ask for"),
+        ("caption", "/xet-", (401, "GatedRepo", "Please log in."), " is gated. Ask for"),
+        ("caption", "/", (401, "RepoNotFound", "Invalid username or password."), " does not exist or is private."),
+        ("caption", "/", (401, "", "Invalid credentials in Authorization header"), "header). Log in with a token that"),
+        ("caption", "/", (503, "", "Service Unavailable"), " is not in the cache, and the hub does not answer."),
+        ("push", "/preupload/", (403, "", "Forbidden: pass `create_pr=1`"), "permissions.). Log in with a token that"),
+        ("push", "/commit/", (429, "", "Too many requests"), ": the transfer failed ("),
+    ],
+)
+def test_what_the_hub_refuses(hub, captioner, verb, paths, refusal, message):
+    hub.commits.append({"config.json": b"{}", "model.safetensors": Stored("0" * 64, 9, "0" * 64)})
+    hub.refused = dict.fromkeys(paths.split(), refusal)
+    rest = (SHIPPED, "owner/name") if verb == "push" else (PHOTO, "--checkpoint", "hf://owner/name")
+    status, out, err = captioner(verb, *rest)
+    assert (status, out) == (2, "") and err.startswith("captioner: hf://owner/name") and message in err
+    assert len(hub.commits) == 1
+
+
+def test_large_files_are_uploaded_before_the_commit(hub, captioner, tmp_path):
+    """By Git LFS; and they are loaded with or without Xet."""
     hub.largest = 200_000
-    lfs = {"HF_HUB_DISABLE_XET": "1"}  # the client's other protocol has no stand-in here
+    lfs = {"HF_HUB_DISABLE_XET": "1"}
     assert captioner("push", SHIPPED, "owner/name", **lfs) == (0, "hf://owner/name\n", "")
     assert sorted(map(len, hub.uploads.values())) == [1, 1, 3]  # the photo graph, a picture, the weights
     for name, content in hub.commits[0].items():
         assert name == "README.md" or content == (SHIPPED / name).read_bytes()
     line = ("caption", PHOTO, "--backend", "onnx", "--checkpoint", "hf://owner/name")
-    assert captioner(*line, **lfs)[:2] == (0, f"{PHOTO}: {Captioner.load(SHIPPED).caption(PHOTO).text}\n")
-    assert any(path.startswith("/large/") for path in hub.requests)
+    expected = f"{PHOTO}: {Captioner.load(SHIPPED).caption(PHOTO).text}\n"
+    for home, environment in (("with", {}), ("without", lfs)):
+        hub.requests.clear()
+        assert captioner(*line, HF_HOME=str(tmp_path / home), **environment)[:2] == (0, expected)
+        assert any(path.startswith("/large/") for path in hub.requests)
+
+
+def test_large_files_go_through_xet(hub, captioner, tmp_path):
+    """As the hub's client transfers them unless it is told otherwise."""
+    pytest.importorskip("hf_xet")
+    hub.largest = 200_000
+    assert captioner("push", SHIPPED, "owner/name") == (0, "hf://owner/name\n", "")
+    large = {name: content for name, content in hub.commits[0].items() if isinstance(content, Stored)}
+    assert set(large) == {"model.safetensors", "photo.onnx", "attention.jpg"} and not hub.uploads
+    for name, content in large.items():
+        assert content.sha256 == hashlib.sha256((SHIPPED / name).read_bytes()).hexdigest()
+    expected = f"{PHOTO}: {Captioner.load(SHIPPED).caption(PHOTO).text}\n"
+    line = ("caption", PHOTO, "--backend", "onnx", "--checkpoint", "hf://owner/name")
+    assert captioner(*line) == (0, expected, "")
+    assert captioner(*line, HF_HUB_OFFLINE="1") == (0, expected, "")
+    assert any("/xet-write-token/" in path for path in hub.requests)
+    assert any("/xet-read-token/" in path for path in hub.requests)
+    assert not any(path.startswith("/large/") for path in hub.requests)
 
 
 def test_a_full_store_is_told_in_one_line(hub, captioner):

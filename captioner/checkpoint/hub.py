@@ -70,7 +70,9 @@ def _reported(shown: str) -> Iterator[None]:
         raise ValueError(f"{shown} is not in the cache, and the hub does not answer. Try again when online.") from None
     except Exception as error:  # the client's errors, and those of its HTTP library, have no common base class
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{shown}: the transfer failed ({reason:.300}). Try again.") from error
+        refused = getattr(getattr(error, "response", None), "status_code", None) in (401, 403)
+        advice = "Log in with a token that may do this: hf auth login." if refused else "Try again."
+        raise ValueError(f"{shown}: the transfer failed ({reason:.300}). {advice}") from error
 
 
 def _text(place: str | Path) -> str:
