@@ -1,7 +1,9 @@
 """Two processes take the step of one: the same loss, the same gradients, for each objective."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from captioner.encoder import Features
 from captioner.model import build_model
 from captioner.training.config import TrainConfig
 from captioner.training.loop import load_shares, train_step
-from captioner.training.objectives import Loss, WithTerms
+from captioner.training.objectives import Loss, WithTerms, professor_forcing
 from captioner.training.objectives.attention_supervision import AttentionSupervision
 from captioner.training.objectives.coverage import Coverage
 from captioner.training.objectives.cross_entropy import CrossEntropy
@@ -26,6 +28,7 @@ from captioner.training.objectives.self_critical import SelfCritical
 from captioner.training.optim import build_optimizer
 from captioner.training.parallel import parallel
 from captioner.training.run import Progress
+from captioner.training.sampling import draw
 from captioner.vocabulary import BOS, EOS, PAD
 
 
@@ -59,6 +62,9 @@ OBJECTIVES = {
 }
 
 
+CERTAIN, STEPS = ("cross-entropy", "attention-supervision", "coverage", "professor-forcing"), 8
+
+
 def batches() -> list[Batch]:
     """Captions of 14 and 6 tokens: a mean of two means would be another loss. The second batch has one photo."""
     random = torch.Generator().manual_seed(0)
@@ -74,10 +80,27 @@ def batches() -> list[Batch]:
     return made
 
 
-def steps(name: str, parts: list[list[Batch]]) -> tuple[list[dict], dict[str, torch.Tensor]]:
+def merged(first: Batch, second: Batch) -> Batch:
+    features = Features(*(torch.cat(pair) for pair in zip(first.images, second.images, strict=True)))
+    return Batch(features, torch.cat([first.tokens, second.tokens]), [*first.ids, *second.ids])
+
+
+@contextmanager
+def certain():
+    """Nothing is left to chance or rounded to bfloat16, so that a batch can be compared with its shares: the captions
+    that are drawn are the most probable ones. The bound of Professor Forcing lies where a share alone would decide
+    otherwise than the whole batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("captioner.device.has_bfloat16", lambda device: False)
+        patch.setattr(professor_forcing, "draw", partial(draw, greedy=True))
+        patch.setattr(professor_forcing, "FOOL_ABOVE", 0.55)
+        yield
+
+
+def steps(name: str, parts: list[list[Batch]], dropout: float = 0.3) -> tuple[list[dict], dict[str, torch.Tensor]]:
     """The figures of these steps, and the weights after them."""
     torch.manual_seed(0)
-    model = build_model(ModelConfig("squeezenet1_1", embedding_size=8, hidden_size=12, dropout=0.3), 20)
+    model = build_model(ModelConfig("squeezenet1_1", embedding_size=8, hidden_size=12, dropout=dropout), 20)
     objective = Drawn(OBJECTIVES[name]())
     run = SimpleNamespace(
         model=model.train(), objective=objective, config=TrainConfig((Path("data"),), Path("output"), clip=0.05),
@@ -101,12 +124,14 @@ def worker(rank: int, folder: str) -> None:
     first, second = batches()
     own = [first if rank == 0 else second]
     found = {name: steps(name, [own, own, own if rank == 0 else [None]]) for name in OBJECTIVES}
+    with certain():
+        whole = {name: steps(name, [own] * STEPS, dropout=0.0) for name in CERTAIN}
     taken = [
         list(load_shares(as_generator, [[1, 2, 3], [4], [5, 6]])),
         distributed.gather(rank),
         distributed.is_main(),
     ]
-    torch.save((found, taken), f"{folder}/{rank}.pt")
+    torch.save((found, taken, whole), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -122,7 +147,7 @@ def test_two_processes_take_the_step_of_one(two_processes, name):
     """Three steps; in the last one the second process has no photo."""
     first, second = batches()
     figures, weights = steps(name, [[first, second], [first, second], [first]])
-    for found, _ in two_processes:
+    for found, _, _ in two_processes:
         ours, tensors = found[name]
         for one, other in zip(ours, figures, strict=True):
             assert one == pytest.approx(other, rel=1e-4)
@@ -131,8 +156,22 @@ def test_two_processes_take_the_step_of_one(two_processes, name):
                 torch.testing.assert_close(tensors[each], tensor, rtol=1e-3, atol=1e-5, msg=each)
 
 
+@pytest.mark.parametrize("name", CERTAIN)
+def test_two_processes_take_the_steps_of_one_with_the_whole_batch(two_processes, name):
+    """And two parts, the gradients of which are added up, do, too."""
+    first, second = batches()
+    with certain():
+        figures, weights = steps(name, [[merged(first, second)]] * STEPS, dropout=0.0)
+        parts = steps(name, [[first, second]] * STEPS, dropout=0.0)
+    for ours, tensors in (parts, *(whole[name] for _, _, whole in two_processes)):
+        for one, other in zip(ours, figures, strict=True):
+            assert one == pytest.approx(other, rel=1e-3)
+        for each, tensor in weights.items():
+            torch.testing.assert_close(tensors[each], tensor, rtol=1e-2, atol=1e-4, msg=each)
+
+
 def test_each_item_is_taken_once(two_processes):
-    (_, (one, gathered, main)), (_, (other, _, second)) = two_processes
+    (_, (one, gathered, main), _), (_, (other, _, second), _) = two_processes
     assert one == [[1, 3], [4], [5]] and other == [[2], None, [6]]
     assert gathered == [0, 1] and main and not second
 

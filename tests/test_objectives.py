@@ -14,9 +14,16 @@ from captioner.data.datasets import Batch
 from captioner.decoder import Decoder
 from captioner.encoder import Features
 from captioner.training.objectives.coverage import coverage
-from captioner.training.objectives.professor_forcing import Discriminator, accuracy, deception, discrimination
+from captioner.training.objectives.professor_forcing import (
+    Discriminator,
+    ProfessorForcing,
+    deception,
+    discrimination,
+    recognised,
+)
 from captioner.training.objectives.scheduled_sampling import half_point, inverse_sigmoid, linear, mix
 from captioner.training.objectives.self_critical import SelfCritical, policy_gradient
+from captioner.training.run import Progress
 from captioner.training.sampling import allowed, draw, inputs_of, through_end
 from captioner.vocabulary import BOS, EOS, PAD, UNK
 
@@ -95,9 +102,9 @@ def test_what_counts_goes_through_the_first_end():
     assert inputs_of(tokens)[0].tolist() == [BOS, 4, EOS, 5]
 
 
-def gradients(decoder, loss):
-    parameters = list(decoder.parameters())
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+def gradients(module, loss):
+    parameters = list(module.parameters())
+    found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
 
@@ -228,4 +235,27 @@ def test_the_two_sides_by_their_equations():
     )
     torch.testing.assert_close(discrimination(read, written), right)
     torch.testing.assert_close(deception(read, written), wrong)
-    assert accuracy(read, written).item() == pytest.approx(3 / 5)
+    assert recognised(read, written).item() == 3
+
+
+@pytest.mark.parametrize(
+    ("figures", "fools", "learns"),
+    [
+        ({}, False, True),
+        ({"discriminator_accuracy": 0.8}, True, True),
+        ({"discriminator_accuracy": 0.995}, True, False),
+    ],
+)
+def test_the_bounds_of_accuracy(decoder, features, figures, fools, learns):
+    """The discriminator learns from its own term only, and the decoder's loss is cross-entropy where it does not fool
+    it."""
+    people = torch.tensor([[BOS, 4, 5, EOS], [BOS, 5, EOS, PAD]])
+    model = SimpleNamespace(decoder=decoder, features=lambda images: images)
+    run = SimpleNamespace(model=model, progress=Progress(figures=figures))
+    objective = ProfessorForcing(Discriminator(8, 7), 0.5, 0.0, LONGEST)
+    loss = objective(run, Batch(features, people, ["a", "b"]))
+    logits, targets = decoder(people[:, :-1], decoder.prepare(features))[0], people[:, 1:]
+    plain = F.cross_entropy(logits[targets != PAD], targets[targets != PAD], reduction="sum")
+    ours, theirs = gradients(decoder, loss.sum), gradients(decoder, plain)
+    assert fools != all(torch.allclose(one, other, atol=1e-6) for one, other in zip(ours, theirs, strict=True))
+    assert learns == any(gradient.any() for gradient in gradients(objective, loss.sum))

@@ -109,6 +109,7 @@ def train_step(run: Run, batches: Sequence[Any]) -> dict[str, float]:
         optimizer.step()
     if run.average is not None:
         run.average.update(run.model)
+    run.progress.figures = figures
     return figures
 
 

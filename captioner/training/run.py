@@ -66,6 +66,7 @@ class Progress:
     stale: int = 0  # epochs of the stage since the best one
     seconds: float = 0.0  # so far
     kept: list[tuple[float, str]] = field(default_factory=list)  # score and folder of the checkpoints in kept/
+    figures: dict[str, float] = field(default_factory=dict)  # of the last step, over all its batches and processes
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _train(config: TrainConfig) -> Path:
                     scores = validate_all(run, validation)
                 run.keep(scores, config.keep_best)
                 finish_epoch(run, scores)
-            progress.stage, progress.epoch, progress.stale = progress.stage + 1, 0, 0
+            progress.stage, progress.epoch, progress.stale, progress.figures = progress.stage + 1, 0, 0, {}
             if progress.stage < len(run.stages):
                 run.load_best()  # the next stage starts from the best epoch, not from the last one
         if distributed.is_main():

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -20,8 +19,10 @@ from captioner.vocabulary import PAD
 if TYPE_CHECKING:
     from captioner.training.caption_run import CaptionRun
 
+# Bounds of section 3 on the discriminator's accuracy. It is that of the step before, as the accuracy of a whole step is
+# known only after it: a share or a part of a batch would decide otherwise than the whole.
 FOOL_ABOVE = 0.75  # the model learns from a discriminator only if it is right more often than this,
-TRAIN_BELOW = 0.99  # and the discriminator learns only while it is right less often than this (section 3)
+TRAIN_BELOW = 0.99  # and the discriminator learns only while it is right less often than this
 
 
 class Discriminator(nn.Module):
@@ -61,9 +62,9 @@ def deception(read: Tensor, written: Tensor) -> Tensor:
     return F.softplus(-written).sum() + F.softplus(read).sum()
 
 
-def accuracy(read: Tensor, written: Tensor) -> Tensor:
-    """Share of captions that the discriminator takes for what they are."""
-    return torch.cat([read > 0, written <= 0]).float().mean()
+def recognised(read: Tensor, written: Tensor) -> Tensor:
+    """Number of captions that the discriminator takes for what they are."""
+    return (read > 0).sum() + (written <= 0).sum()
 
 
 class ProfessorForcing(nn.Module):
@@ -90,12 +91,12 @@ class ProfessorForcing(nn.Module):
         rows, drawn = real.any(1), through_end(words)
         sides = (hidden[rows], real[rows]), (free[rows], drawn[rows])
         read, written = (self.discriminator(states.detach(), mask) for states, mask in sides)
-        right = accuracy(read, written)
-        if right < TRAIN_BELOW:
+        accuracy = run.progress.figures.get("discriminator_accuracy", 0.5)
+        if accuracy < TRAIN_BELOW:
             total = total + discrimination(read, written)
-        if right > FOOL_ABOVE:
+        if accuracy > FOOL_ABOVE:
             total = total + self.weight * deception(*(self.discriminator.frozen(*side) for side in sides))
-        figures = {"discriminator_accuracy": (right, 1)}
+        figures = {"discriminator_accuracy": (recognised(read, written), len(read) + len(written))}
         return Loss(total, real.sum(), figures, Forward(features, hidden, attention, logits, batch.targets, real))
 
 
