@@ -128,15 +128,16 @@ def test_pt2_says_what_the_modules_say(plain, tmp_path):
     tensors, saved = load_checkpoint(plain)
     model = build_on_cpu(ModelConfig(**saved["model"]), len(Vocabulary(saved["vocabulary"])), tensors)
     torch.manual_seed(2)
-    images = torch.randn(3, 3, 64, 64)  # sizes that are not those of the examples
     photo, word = graphs(model, 64)
-    encoded = photo.module(images)
-    given = (*encoded[:2], *(part[:, :, None].repeat(1, 1, 4, 1) for part in encoded[2:]))
-    words = torch.randint(4, 10, (3, 4))
-    for graph, path, inputs in ((photo, written[0], (images,)), (word, written[1], (words, *given))):
-        loaded = torch.export.load(path).module()(*inputs)
-        for ours, theirs in zip(loaded, graph.module(*inputs), strict=True):
-            torch.testing.assert_close(ours, theirs)
+    loaded = {graph.name: torch.export.load(path).module() for graph, path in zip((photo, word), written, strict=True)}
+    for photos, rows in ((3, 4), (3, 1), (1, 4), (1, 1)):  # not the sizes of the examples
+        images = torch.randn(photos, 3, 64, 64)
+        encoded = photo.module(images)
+        given = (*encoded[:2], *(part[:, :, None].repeat(1, 1, rows, 1) for part in encoded[2:]))
+        words = torch.randint(4, 10, (photos, rows))
+        for graph, inputs in ((photo, (images,)), (word, (words, *given))):
+            for ours, theirs in zip(loaded[graph.name](*inputs), graph.module(*inputs), strict=True):
+                torch.testing.assert_close(ours, theirs)
 
 
 def test_the_word_graph_is_the_decoder(plain):

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental import _config
 
 from captioner.backends.graph_check import check_graph
 from captioner.backends.onnx_backend import WEIGHTS_KEY
@@ -180,12 +181,14 @@ def _copy(source: Path, target: Path, everything: bool) -> None:
 
 
 def _write_pt2(path: Path, graph: Graph) -> None:
-    program = torch.export.export(
-        graph.module,
-        graph.example,
-        dynamic_shapes=graph.dims,
-        prefer_deferred_runtime_asserts_over_guards=True,  # without it torch 2.11 thinks that K is restricted
-    )
+    # Else the graph asserts that sizes that differ in the example always do, so it refuses K = 1, where B·K is B.
+    with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        program = torch.export.export(
+            graph.module,
+            graph.example,
+            dynamic_shapes=graph.dims,
+            prefer_deferred_runtime_asserts_over_guards=True,  # without it torch thinks that a size is restricted
+        )
     torch.export.save(program, path)
 
 
