@@ -54,6 +54,7 @@ def caption_into(
     overwrite: bool = False,
     min_confidence: float = 0,
     show: Callable[[Counts], None] = lambda counts: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Counts:
     """Caption the photos that are not yet in `file`, whose ending chooses the format. A photo is known by its name,
     size and time.
@@ -62,7 +63,7 @@ def caption_into(
     photos into a gallery. `sidecars` also writes photo.txt beside each photo.jpg, over a file that is there only if
     `overwrite` is given; without a `file`, a photo that has its text file is done. Captions with a confidence below
     `min_confidence` are kept in the database but left out of what is written; another run may ask for another value.
-    `show` is called with the counts after each commit.
+    `show` is called with the counts after each commit; without a `file`, `report` is called with each error.
 
     Raises ValueError if the file was written with another model or other decoding options, or by something else;
     OSError if another run is at work on it, or if it cannot be written. What was captioned until then is kept."""
@@ -87,6 +88,7 @@ def caption_into(
                 database,
                 outputs,
                 show,
+                report if file is None else lambda line: None,
                 retry_errors=retry_errors,
                 sidecars=sidecars,
                 done_by_sidecar=file is None and not overwrite,
@@ -169,6 +171,7 @@ class _Run:
         database: Database,
         outputs: Sequence[Output],
         show: Callable[[Counts], None],
+        report: Callable[[str], None],
         *,
         retry_errors: bool,
         sidecars: bool,
@@ -176,7 +179,7 @@ class _Run:
         embed: bool,
         min_confidence: float,
     ):
-        self.database, self.outputs, self.show = database, outputs, show
+        self.database, self.outputs, self.show, self.report = database, outputs, show, report
         self.retry_errors, self.sidecars, self.done_by_sidecar = retry_errors, sidecars, done_by_sidecar
         self.embed, self.min_confidence = embed, min_confidence
         self.counts = Counts()
@@ -236,6 +239,8 @@ class _Run:
             else:
                 self.counts.captioned += 1
             self.database.add(photo, row)
+        if row.error is not None:
+            self.report(row.error)
         if self._committed is None:  # the first of a batch
             self._committed = time.monotonic()
         if time.monotonic() - self._committed > COMMIT:

@@ -280,6 +280,7 @@ def _write(
             overwrite=file.overwrite,
             min_confidence=min_confidence,
             show=bar.show,
+            report=lambda line: bar.print(f"captioner: {line}"),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted: {bar.counts}. The same command goes on.") from None

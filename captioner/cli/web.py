@@ -46,9 +46,9 @@ def web(
             raise ValueError(f"{option} is {value:g}; expected more than 0.")
     limits = Limits(int(max_megabytes * 1e6), int(max_megapixels * 1e6), max_requests)
     with listen(host, port) as listening:
-        application = create_app(model.load(), limits)
+        application = Guard(create_app(model.load(), limits), host, allow_host, allow_origin)
         if not is_loopback(listening.getsockname()[0]):
             print("captioner: everyone who can reach this machine over the network can use this page.", file=sys.stderr)
         print(f"{address(listening)} (Ctrl-C to stop)", flush=True)
-        serve(Guard(application, host, allow_host, allow_origin), listening, open)
+        serve(application, listening, open)
     return 0
