@@ -157,6 +157,8 @@ class Hub:
             files = [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in modes.items()]
             return answer_json(request, {"files": files})
         if path.endswith("/info/lfs/objects/batch"):
+            if "xet" in json.loads(body)["transfers"]:  # older clients ask which protocol to take
+                return answer_json(request, {"transfer": "xet", "objects": json.loads(body)["objects"]})
             return answer_json(request, {"objects": [self.lfs(each) for each in json.loads(body)["objects"]]})
         if path.startswith("/large/"):  # all parts are there
             return answer_json(request, {})
