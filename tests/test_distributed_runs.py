@@ -20,6 +20,7 @@ from captioner.data.datasets import PhotoDataset, encode_captions
 from captioner.data.readers import read_dataset
 from captioner.data.toy import make_toy
 from captioner.decoding import Decoding
+from captioner.training import loop
 from captioner.training import validate as validation
 from captioner.training.config import PretrainConfig, TrainConfig
 from captioner.training.journal import read_log
@@ -163,6 +164,14 @@ def test_only_the_main_process_writes(two):
     assert {Path(path).name for path in other - {"/text.txt", "/streams", "/lines"}} == {"pooled.npy", "grid.npy"}
 
 
+def settings(toy: Path, output: Path, epochs: int) -> TrainConfig:
+    return TrainConfig(
+        (toy,), output, ModelConfig("squeezenet1_1", embedding_size=16, hidden_size=24, dropout=0.0), weights="none",
+        stages=(f"decoder:{epochs}",), batch_size=5, image_size=64, min_count=1, patience=0, workers=0, save_every=2,
+        device="cpu",
+    )  # fmt: skip
+
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -179,32 +188,51 @@ def start(toy: Path, output: Path, *torchrun: str, epochs: int) -> subprocess.Po
     )  # fmt: skip
 
 
-def kill_one(process: subprocess.Popen, log: Path, steps: int) -> None:
-    """Kill the second of two processes after that number of steps."""
+def kill_one(process: subprocess.Popen, log: Path, rows: int) -> None:
+    """Kill the second of two processes when the log has that number of rows."""
     deadline = time.monotonic() + 200
-    while not log.exists() or len(read_log(log)) < steps:
+    while not log.exists() or len(read_log(log)) < rows:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
 
 
-def test_a_process_that_dies_ends_the_run(toy, tmp_path):
-    process = start(toy, tmp_path / "run", epochs=200)
-    kill_one(process, tmp_path / "run/log.jsonl", steps=1)
+def test_a_process_that_dies(toy, tmp_path, monkeypatch):
+    """At the first death, torchrun starts both processes again, and they go on from last/: the log is that of one
+    process that did not die. The second death ends the run within a minute, and the reason is told."""
+    process, log = start(toy, tmp_path / "run", "--max-restarts", "1", epochs=200), tmp_path / "run/log.jsonl"
+    kill_one(process, log, rows=8)
+    killed = len(read_log(log))
+    kill_one(process, log, rows=killed + 5)
     told, _ = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "SIGKILL" in told
+    assert process.returncode != 0 and "SIGKILL" in told and "continued after step" in told
+
+    ours = read_log(log)
+
+    def step(run, batches, step=loop.train_step):
+        if run.progress.step == ours[-1]["step"] - 1:
+            raise KeyboardInterrupt
+        return step(run, batches)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(loop.Interrupted):
+        train(settings(toy, tmp_path / "alone", epochs=200))
+    theirs = read_log(tmp_path / "alone/log.jsonl")
+    assert len(theirs) > killed
+    for row, other in zip(ours, theirs, strict=False):
+        assert row.keys() == other.keys() and row["step"] == other["step"]
+        assert row["loss"] == pytest.approx(other["loss"], rel=3e-4)  # in bfloat16
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_started_again(toy, tmp_path):
-    """torchrun starts both processes again, and they go on from last/: the run is that of no death."""
+def test_a_run_of_two_processes_that_are_started_again(toy, tmp_path):
+    """To the bit the run of no death."""
     logs = []
     for deaths, output in ((1, tmp_path / "cut"), (0, tmp_path / "whole")):
         process = start(toy, output, "--max-restarts", "1", epochs=6)
         if deaths:
-            kill_one(process, output / "log.jsonl", steps=9)
+            kill_one(process, output / "log.jsonl", rows=9)
         told, _ = process.communicate(timeout=200)
         assert process.returncode == 0, told
         assert ("continued after step" in told) == bool(deaths)
