@@ -15,12 +15,17 @@ TRAINING = {
     "--grad-clip": "it is called --clip",
     "--bs": "it is called --batch-size",
     "--out": "it is called --output",
+    "--checkpoint": "a checkpoint to begin from is given by --init",
+    "--model": "a checkpoint to begin from is given by --init",
 }
 CAPTIONS = TRAINING | {
     "--epochs": "the epochs are in the stages: --stages decoder:10 features.14:3",
     "--lr": "it is called --learning-rate (see also --joint-learning-rate and --encoder-learning-rate)",
     "--embedding": "it is called --embeddings",
     "--encoder": "it is called --model.encoder",
+    "--model": "a CNN is given by --model.encoder, a checkpoint to begin from by --init",
+    **dict.fromkeys(("--beam-size", "--beam", "--beams", "--num-beams"), "it is called --decoding.beam-size"),
+    "--greedy": "greedy search is --decoding.beam-size 1",
     "--attention": "it is called --model.attention",
     "--freeze-encoder": "the stage decoder:10 trains over the frozen CNN",
 }
