@@ -2,20 +2,24 @@
 what is refused. How each objective is resumed is in `test_train_objectives`."""
 
 import json
+import random
+import signal
+import time
 from dataclasses import asdict, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 
-from captioner.checkpoint.tensors import load_checkpoint
+from captioner.checkpoint.tensors import load_checkpoint, load_state
 from captioner.config import ModelConfig, RecurrentConfig
 from captioner.data.augment import AugmentConfig
 from captioner.data.toy import make_toy
 from captioner.decoding import Decoding
 from captioner.training import loop
 from captioner.training import train as training
-from captioner.training.config import PretrainConfig, TrainConfig, read_settings
+from captioner.training.config import PretrainConfig, SelfCriticalConfig, TrainConfig, read_settings
 from captioner.training.journal import read_log
 from captioner.training.pretrain import pretrain
 from captioner.training.run import to_json
@@ -74,6 +78,46 @@ def interrupt(monkeypatch, run, config, at: int) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=f"--output {config.output} --resume"):
         patch.setattr(loop, "train_step", step)
         run(config)
+
+
+RECIPES = {
+    "scheduled-sampling": ("scheduled-sampling@decoder:2", {}),
+    "self-critical": ("self-critical@decoder:2", {}),
+    "greedy": ("self-critical@features.12:2", {"self_critical": SelfCriticalConfig(1, "greedy", bleu=0.5)}),
+    "professor-forcing": ("professor-forcing@decoder:2", {}),
+    "terms": ("cross-entropy+attention-supervision+coverage@features.12:2", {}),
+    "average": ("decoder:2", {"ema": 0.9, "keep_best": 2, "accumulate": 2}),
+    "streams": ("file", {}),
+    "lines": ("line", {"batch_size": 20}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_killed_at_a_random_step(toy, text, tmp_path, name):
+    """By SIGKILL, which nothing can prepare for. The objective's own weights and state are resumed, too. How
+    cross-entropy is killed is in `test_train`."""
+    kind, changes = RECIPES[name]
+    if kind in ("file", "line"):
+        run, whole = pretrain, replace(text_settings(text, tmp_path / "whole"), document=kind, **changes)
+    else:
+        run, whole = train, settings(toy, tmp_path / "whole", kind, **{"batch_size": 2} | changes)
+    run(whole)
+    cut = replace(whole, output=tmp_path / "cut")
+    rows = random.randint(4, read_log(whole.output / "log.jsonl")[-1]["step"] - 2)
+    process = get_context("spawn").Process(target=run, args=(cut,))
+    process.start()
+    while len(read_log(cut.output / "log.jsonl")) < rows:
+        assert process.is_alive()
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    run(replace(cut, resume=True))
+    assert_same_run(cut.output, whole.output)
+    states = [load_state(run.output / "last")["objective"] for run in (cut, whole)]
+    ours, theirs = ({name: value for name, value in state.items() if value is not None} for state in states)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 def test_resume_alone(toy, tmp_path, monkeypatch, run):
