@@ -110,10 +110,10 @@ def test_the_gradient_goes_back_to_the_start_of_the_segment(cell):
     torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_learns_and_says_what_it_is(text, tmp_path, capsys):
-    run = settings(text, tmp_path / "run", epochs=4, bptt=10, learning_rate=3e-2)
-    best = pretrain(run)
-    rows = read_log(run.output / "log.jsonl")
+def test_a_run_learns_and_says_what_it_is(text, tmp_path, capsys, run):
+    config = settings(text, tmp_path / "run", epochs=4, bptt=10, learning_rate=3e-2)
+    best = pretrain(config)
+    rows = read_log(config.output / "log.jsonl")
     scores = [row["perplexity"] for row in rows if row["kind"] == "validation"]
     # Four tokens a sentence, and one choice of three: 3 ** (1 / 4) = 1.32 at best.
     assert len(scores) == 4 and scores[0] > scores[-1] and 1.3 < scores[-1] < 1.45
@@ -122,19 +122,23 @@ def test_a_run_learns_and_says_what_it_is(text, tmp_path, capsys):
     assert saved["scores"]["perplexity"] == min(scores)
     assert not [name for name in tensors if name.startswith(("encoder", "first", "attention"))]
     assert f"| perplexity | {min(scores):.4f} |" in (best / "README.md").read_text()
-    assert (run.output / "curves.png").stat().st_size > 1000
+    assert (config.output / "curves.png").stat().st_size > 1000
     assert "text    1,440 words to train on, 160 to validate on, the end of the text" in capsys.readouterr().out
 
-    written = LanguageModel.load(best, "cpu").write(400, temperature=0.5).splitlines()
+    status, out, _ = run(
+        "write", best, "--length", 400, "--temperature", 0.5, "--prompt", "The birds", "--device", "cpu"
+    )
+    assert status == 0 and out == LanguageModel.load(best, "cpu").write(400, "The birds", 0.5) + "\n"
+    written = out.splitlines()
     right = sum(line in ("the dogs run", "the cats sleep", "the birds fly") for line in written)
     assert right >= 0.9 * len(written) > 80, written
     with pytest.raises(ValueError, match="is a language model, which sees no photos"):
         Captioner.load(best)
-    assert pretrain(replace(run, resume=True)) == best
+    assert pretrain(replace(config, resume=True)) == best
     assert "is complete already" in capsys.readouterr().out
     (tmp_path / "other.txt").write_text("other words " * 500)
     with pytest.raises(ValueError, match="was started with other data"):
-        pretrain(replace(run, text=(tmp_path / "other.txt",), resume=True, min_count=5))
+        pretrain(replace(config, text=(tmp_path / "other.txt",), resume=True, min_count=5))
 
 
 @pytest.mark.parametrize("document", ["file", "line"])
