@@ -3,6 +3,7 @@ whenever a run is broken off, every photo is there exactly once."""
 
 import io
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -236,3 +237,10 @@ def test_two_runs_at_once(folder, monkeypatch):
     monkeypatch.setattr(parts.Parts, "_list", list_slowly)
     with pytest.raises(Killed):
         run(folder)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://[::1]:1", "127.0.0.1:99999"])
+def test_an_address_where_nobody_listens_is_told_at_once(tmp_path, address):
+    with pytest.raises(OSError, match=f"Ray cannot be reached at {re.escape(address)}: .* Expected the address that"):
+        caption_on_ray(tmp_path / "out", [], Reader, address=address)
+    assert not list(tmp_path.iterdir())

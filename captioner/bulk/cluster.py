@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -53,6 +55,7 @@ def caption_on_ray(
     is at work on it, or if it cannot be written."""
     if part_size < 1:
         raise ValueError(f"--part-size is {part_size}; expected 1 or more.")
+    _check_address(address)
     captioner, parts = load(), Parts(str(directory))
     options = decode(captioner.decoding)
     settings = json.loads(json.dumps({"model": captioner.provenance.rpartition("SHA-256 ")[2], **asdict(options)}))
@@ -149,6 +152,18 @@ def _session(address: str | None, workers: int | None) -> Iterator[None]:
         ) from error
     with session:
         yield
+
+
+def _check_address(address: str | None) -> None:
+    """Raise OSError at once if nobody listens at HOST:PORT. Ray tries for a quarter of an hour."""
+    match = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address or "")
+    try:
+        if match:
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()
+    except (OSError, OverflowError) as error:  # OverflowError: no such port
+        raise OSError(
+            f"Ray cannot be reached at {address}: {error}. Expected the address that `ray start --head` printed."
+        ) from error
 
 
 def _results(
