@@ -23,7 +23,8 @@ def calibrate(
 
     Args:
         checkpoint: Directory of the model.
-        data: Folders of data sets with train and val photos. The val photos must not have been trained on.
+        data: Folders of data sets with train and val photos. The val photos must not have been trained on. They should
+            have several captions each: a right caption often differs from a single one.
         bar: A caption is right if its CIDEr-D is at least this. Of captions below 0.4, most are wrong to a person.
         device: auto, cpu, cuda, mps.
     """
