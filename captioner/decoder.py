@@ -21,6 +21,7 @@ State = tuple[Tensor, ...]  # the recurrent state of every stack of layers, each
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 ATTENTIONS = ("general", "dot", "concat", "none")
+EMBEDDING_SCALE = 0.5  # root mean square of new word vectors; with smaller values training starts slowly
 
 
 class Memory(NamedTuple):
@@ -135,7 +136,7 @@ class Decoder(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        nn.init.normal_(self.embedding.weight, std=0.5)  # with smaller values training starts slowly
+        nn.init.normal_(self.embedding.weight, std=EMBEDDING_SCALE)
         with torch.no_grad():
             self.embedding.weight[PAD].zero_()
             for stack in (self.below, self.above):

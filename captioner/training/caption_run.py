@@ -19,6 +19,7 @@ from captioner.data.datasets import encode_captions
 from captioner.data.readers import Record, select
 from captioner.data.sources import draw_photos, names_of, read_sources
 from captioner.data.vectors import read_vectors
+from captioner.decoder import EMBEDDING_SCALE
 from captioner.device import choose_device
 from captioner.distributed import is_main
 from captioner.encoder import Encoder
@@ -196,11 +197,13 @@ def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captione
 
 
 def place_vectors(model: CaptionModel, vocabulary: Vocabulary, path: Path) -> None:
-    """Give the words that a file of vectors has their rows of the embedding, and print how many it has."""
+    """Give the words that a file of vectors has their rows of the embedding, and print how many it has. All are scaled
+    by one number to the root mean square of new word vectors: with small ones training starts slowly."""
     embedding = model.decoder.embedding.weight
     ids, vectors, share = read_vectors(path, vocabulary, embedding.shape[1])
+    found = torch.from_numpy(vectors)
     with torch.no_grad():
-        embedding[torch.from_numpy(ids)] = torch.from_numpy(vectors)
+        embedding[torch.from_numpy(ids)] = found * (EMBEDDING_SCALE / found.square().mean().sqrt().clamp(min=1e-12))
     print(f"vectors {path}: {share:.0%} of the words found ({len(ids)} of {len(vocabulary.words)})")
 
 
