@@ -124,8 +124,8 @@ class TrainConfig:
     keep_best: int = 0
     """Number of best epochs whose checkpoints stay in kept/, for captioner average."""
     embeddings: Path | None = None
-    """Initial word vectors: a text file of GloVe or word2vec, plain or gzip. They are scaled, by one number, to the size
-    of random ones."""
+    """Initial word vectors: a text file of GloVe or word2vec, plain or gzip. They are scaled, by one number, to the
+    size of random ones."""
     freeze_embeddings: bool = False
     """Keep the word vectors as they are."""
     attention_supervision: float = 1.0
