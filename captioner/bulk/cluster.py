@@ -155,7 +155,7 @@ def _session(address: str | None, workers: int | None) -> Iterator[None]:
 
 
 def _check_address(address: str | None) -> None:
-    """Raise OSError at once if nobody listens at HOST:PORT. Ray tries for a quarter of an hour."""
+    """Raise OSError at once if nobody listens at HOST:PORT. Ray itself keeps trying for many minutes."""
     match = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address or "")
     try:
         if match:
