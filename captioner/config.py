@@ -17,6 +17,7 @@ RANGES = {
     "layers_below": (1, 100),
     "layers_above": (0, 100),
     "dropout": (0, 1),
+    "feature_dropout": (0, 1),
 }
 
 
@@ -64,3 +65,5 @@ class ModelConfig(RecurrentConfig):
     """Any torchvision classification CNN, by torchvision's name."""
     attention: Attention = "general"
     """Luong's score function, or none: the photo is only the first input (Show and Tell)."""
+    feature_dropout: float = 0.0
+    """Probability that a channel of the CNN's features is dropped in training, in all regions of a photo at once."""

@@ -76,6 +76,19 @@ class Attention(nn.Module):
         return weights @ values, weights
 
 
+def drop_channels(features: Features, dropout: nn.Dropout) -> Features:
+    """Pooled (B, D_p) and grid (B, R, D) features -> the same, with the channels of each photo dropped in all its
+    regions at once (SpatialDropout; Tompson et al. 2015, "Efficient Object Localization Using Convolutional Networks").
+    Pooled features with as many channels as the grid are its mean in most CNNs, so they lose the same channels; others
+    (VGG, AlexNet) lose channels of their own."""
+    if not (dropout.training and dropout.p):
+        return features  # exported graphs hold nothing of this
+    pooled, grid = features
+    of_pooled = dropout(torch.ones_like(pooled))  # (B, D_p)
+    of_grid = of_pooled if pooled.shape[1] == grid.shape[2] else dropout(torch.ones_like(grid[:, 0]))  # (B, D)
+    return Features(pooled * of_pooled, grid * of_grid[:, None])
+
+
 class Decoder(nn.Module):
     """Recurrent layers, attention over the grid, recurrent layers again, and logits of the next word.
 
@@ -99,11 +112,13 @@ class Decoder(nn.Module):
         attention: str = "general",
         dropout: float = 0.0,
         tie_embeddings: bool = False,
+        feature_dropout: float = 0.0,
     ):
         """`attention` is a score of `Attention`, or `none` for the decoder of Show and Tell, which sees the photo once.
         With `pooled_size` and `grid_size` 0 it is a language model, which has no weights for photos.
-        `tie_embeddings` predicts words with the transposed input embeddings (Press and Wolf 2017). Raises ValueError
-        for an unknown name or a wrong number of layers."""
+        `tie_embeddings` predicts words with the transposed input embeddings (Press and Wolf 2017). `feature_dropout`
+        is the share of channels that `drop_channels` drops in training. Raises ValueError for an unknown name or a
+        wrong number of layers."""
         super().__init__()
         if cell not in CELLS:
             raise ValueError(f"unknown recurrent cell {cell!r}; there are: {', '.join(CELLS)}")
@@ -133,6 +148,7 @@ class Decoder(nn.Module):
         else:
             self.output = nn.Linear(hidden_size, vocabulary_size)
         self.dropout = nn.Dropout(dropout)
+        self.feature_dropout = nn.Dropout(feature_dropout)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -149,6 +165,7 @@ class Decoder(nn.Module):
 
     def prepare(self, features: Features) -> Memory:
         """Pooled (B, D) and grid (B, R, D) features -> what every step needs of the photos, computed once."""
+        features = drop_channels(features, self.feature_dropout)
         image = self.first(features.pooled)  # (B, E)
         if self.attention is None:
             nothing = features.grid[:, :0]  # (B, 0, D)

@@ -74,6 +74,7 @@ def test_a_huge_json_is_not_read(copy):
         ("model", "attention", "additive", "expected one of: general"),
         ("model", "encoder", None, "encoder is None; expected text"),
         ("model", "dropout", float("nan"), "dropout is nan; expected 0 to 1"),
+        ("model", "feature_dropout", 1.5, "feature_dropout is 1.5; expected 0 to 1"),
         ("model", "more", 1, "unexpected keyword argument 'more'"),
         ("preprocess", "size", 10**9, "expected a whole number, 1 to 4,096"),
         ("preprocess", "size", 224.5, "size is 224.5; expected a whole number"),

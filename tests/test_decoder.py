@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from captioner.config import RecurrentConfig
 from captioner.decoder import ATTENTIONS, CELLS, Decoder
 from captioner.encoder import Features
+from captioner.model import build_language_model
+from captioner.training.sampling import without_dropout
 from captioner.vocabulary import BOS
 
 V, D, R, E, H, B, C, T = 20, 10, 9, 8, 16, 2, 3, 5
@@ -187,6 +190,58 @@ def test_dropout_before_each_stack_of_layers_and_before_the_vocabulary(tied):
     logits, _, _ = run(tokens, memory, dropped=2)
     torch.testing.assert_close(logits, logits[:1, :1].expand_as(logits))
     assert not torch.allclose(logits, run(tokens, memory, dropped=None)[0])
+
+
+def dropping(pooled_size: int, share: float = 0.25) -> tuple[Decoder, Features]:
+    """A decoder in training that drops channels, whose image embedding is the pooled features, and 400 photos."""
+    decoder = Decoder(V, pooled_size, D, embedding_size=pooled_size, hidden_size=H, feature_dropout=share)
+    with torch.no_grad():
+        decoder.first.weight.copy_(torch.eye(pooled_size))
+        decoder.first.bias.zero_()
+    return decoder, Features(torch.rand(400, pooled_size) + 1, torch.rand(400, R, D) + 1)
+
+
+@pytest.mark.parametrize("pooled_size", [D, 12])
+def test_channels_are_dropped_in_all_regions_at_once(pooled_size):
+    """One mask per photo, shared with pooled features of as many channels; what is kept is scaled. Two roads to what
+    is left: the decoder's own, and the mask by hand on the features without dropout."""
+    torch.manual_seed(0)
+    decoder, features = dropping(pooled_size)
+    memory = decoder.prepare(features)
+    kept = memory.values[:, 0] > 0  # (B, D)
+    of_pooled = memory.image > 0  # (B, D_p)
+    assert torch.equal(of_pooled, kept) if pooled_size == D else (of_pooled[:, :D] != kept).float().mean() > 0.3
+    assert abs(kept.float().mean() - 0.75) < 0.03 and abs(of_pooled.float().mean() - 0.75) < 0.03
+    assert len(kept.unique(dim=0)) > 100  # photos lose different channels
+    by_hand = Features(features.pooled * of_pooled / 0.75, features.grid * kept[:, None] / 0.75)
+    for ours, theirs in zip(memory, decoder.eval().prepare(by_hand), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("pooled_size", [D, 12])
+def test_dropped_channels_keep_the_expectation(pooled_size):
+    torch.manual_seed(0)
+    decoder, features = dropping(pooled_size)
+    one = Features(*(part[:1].expand(20_000, *part.shape[1:]) for part in features))
+    for ours, theirs in zip(decoder.prepare(one), decoder.eval().prepare(features), strict=True):
+        torch.testing.assert_close(ours.mean(0), theirs[0], atol=0.02, rtol=0.02)
+
+
+def test_channels_are_dropped_in_training_only():
+    decoder, features = dropping(D)
+    whole = decoder.eval().prepare(features)
+    assert torch.equal(whole.values, features.grid) and torch.equal(whole.image, features.pooled)
+    decoder.train()
+    with without_dropout(decoder):
+        for ours, theirs in zip(decoder.prepare(features), whole, strict=True):
+            assert torch.equal(ours, theirs)
+    assert not torch.equal(decoder.prepare(features).values, whole.values)
+
+
+def test_a_language_model_has_no_channels_to_drop():
+    assert build_language_model(RecurrentConfig(dropout=0), V).feature_dropout.p == 0
+    decoder, _ = dropping(D, 0.9)
+    assert torch.equal(decoder(captions())[0], decoder.eval()(captions())[0])
 
 
 def test_forget_gates_start_open():

@@ -122,6 +122,16 @@ def test_the_graphs_hold_no_weights(plain):
     assert not list(plain.glob(".*"))
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # as in export
+def test_what_is_dropped_in_training_is_not_in_the_graphs():
+    programs = []
+    for share in (0.0, 0.5):
+        model = build_model(ModelConfig("squeezenet1_1", dropout=share, feature_dropout=share), len(Vocabulary(WORDS)))
+        photo = graphs(model, 64)[0]
+        programs.append(torch.export.export(photo.module, photo.example).graph_module.code)
+    assert programs[0] == programs[1]
+
+
 def test_pt2_says_what_the_modules_say(plain, tmp_path):
     written = export(plain, "pt2", tmp_path / "copy")
     assert [path.name for path in written] == ["photo.pt2", "word.pt2"]

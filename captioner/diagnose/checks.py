@@ -70,7 +70,8 @@ def overfitting(losses: Losses, trained: Losses | None, frequencies: float) -> F
         f"loss {trained.mean:.2f} on training photos, {losses.mean:.2f} on these",
         _grade(gap, max(learned / 4, MATTERS), max(learned / 2, 2 * MATTERS)),
         "It has memorised its training captions. Use best/, not last/; train for fewer epochs or with fewer CNN "
-        "blocks; more --model.dropout; a smaller --augment.smallest-crop; a smaller model; more data.",
+        "blocks; more --model.dropout or --model.feature-dropout; a smaller --augment.smallest-crop; a smaller model; "
+        "more data.",
         {"training_loss": trained.mean, "loss": losses.mean},
     )
 
