@@ -52,9 +52,10 @@ def calibrate(
     """Fit the confidence on data sets by name. A caption is right if its CIDEr-D is at least `bar`. Also returns, for
     each data set, the figures on the validation photos that it was fitted on.
 
-    Every photo counts the same. Data sets with a single reference per photo have a bias of their own, as a right
-    caption often misses the only reference; it is not used afterwards. Raises ValueError without validation photos,
-    and ImageError for a photo that cannot be read."""
+    A data set of n photos counts as sqrt(n): 60 photos of one kind are heard beside 1,000 of another, but do not weigh
+    as much. Data sets with a single reference per photo have a bias of their own, as a right caption often misses the
+    only reference; it is not used afterwards. Raises ValueError without validation photos, and ImageError for a photo
+    that cannot be read."""
     if not data or not all(each.validation for each in data.values()):
         raise ValueError("there are no validation photos. Calibrate on data with a split val.")
     paths = [record.path for each in data.values() for record in _spread(each.training, TRAINING_PHOTOS)]
@@ -78,7 +79,8 @@ def calibrate(
         ]
     )
     photos = len(right) - SYNTHETIC
-    weights = np.concatenate([np.ones(photos), np.full(SYNTHETIC, SYNTHETIC_WEIGHT * photos / SYNTHETIC)])
+    of_photos = photo_weights([len(each.validation) for each in data.values()])
+    weights = np.concatenate([of_photos, np.full(SYNTHETIC, SYNTHETIC_WEIGHT * photos / SYNTHETIC)])
     single = [np.full(len(each.validation), len(each.validation[0].captions) == 1) for each in data.values()]
     fitted = fit_logistic(signals, right, weights, np.concatenate([*single, np.zeros(SYNTHETIC, bool)]), photos)
     confidence = Confidence(fitted[:-1], float(fitted[-1]), direction, offset, bar)
@@ -88,6 +90,13 @@ def calibrate(
         figures[name] = Calibration(confidence.probability(signals[rows]), values, right[rows])
         start = rows.stop
     return confidence, figures
+
+
+def photo_weights(counts: Sequence[int]) -> np.ndarray:
+    """The weights of the photos of data sets with `counts` photos, one after the other: their mean is 1, and their sum
+    over a set is proportional to the square root of its count."""
+    weights = np.concatenate([np.full(count, count**-0.5) for count in counts])
+    return weights / weights.mean()
 
 
 def fit_direction(training: np.ndarray, synthetic: np.ndarray, held_out: np.ndarray) -> tuple[np.ndarray, float]:

@@ -12,7 +12,7 @@ from not_photos import not_photos
 import captioner.calibrate as calibration
 from captioner import Captioner
 from captioner.backends.export import export
-from captioner.calibrate import fit_direction, fit_logistic, save_confidence
+from captioner.calibrate import fit_direction, fit_logistic, photo_weights, save_confidence
 from captioner.checkpoint.manifest import CheckpointError, find_checkpoint, read_json, write_json
 from captioner.confidence import SIGNALS, Confidence
 from captioner.data.toy import make_toy
@@ -44,6 +44,13 @@ def test_logistic_regression_finds_what_was_simulated():
     p = 1 / (1 + np.exp(-(signals @ true[:-1] + true[-1] - 1.5 * single)))
     found = fit_logistic(signals, random.random(len(p)) < p, random.uniform(0.5, 2, len(p)), single, len(p))
     np.testing.assert_allclose(found, true, atol=0.15)
+
+
+def test_a_data_set_counts_as_the_square_root_of_its_photos():
+    weights = photo_weights([900, 100])
+    assert weights.mean() == pytest.approx(1)
+    assert weights[:900].sum() == pytest.approx(3 * weights[900:].sum())
+    np.testing.assert_allclose(photo_weights([50]), 1)
 
 
 def test_the_direction_leads_from_photos_to_others():
