@@ -3,6 +3,7 @@ probabilities of all captions of a two-word vocabulary."""
 
 import math
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from captioner.data.datasets import Batch
 from captioner.decoder import Decoder
 from captioner.encoder import Features
+from captioner.training.config import SelfCriticalConfig, TrainConfig
 from captioner.training.objectives.coverage import coverage
 from captioner.training.objectives.professor_forcing import (
     Discriminator,
@@ -22,10 +24,10 @@ from captioner.training.objectives.professor_forcing import (
     recognised,
 )
 from captioner.training.objectives.scheduled_sampling import half_point, inverse_sigmoid, linear, mix
-from captioner.training.objectives.self_critical import SelfCritical, policy_gradient
+from captioner.training.objectives.self_critical import SelfCritical, build, policy_gradient
 from captioner.training.run import Progress
 from captioner.training.sampling import allowed, draw, inputs_of, through_end
-from captioner.vocabulary import BOS, EOS, PAD, UNK
+from captioner.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 LONGEST = 3
 
@@ -158,6 +160,16 @@ def test_a_self_critical_step_by_hand(decoder, features, weight):
     torch.testing.assert_close(loss.sum, total)
     for ours, theirs in zip(gradients(decoder, loss.sum), gradients(decoder, total), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_settings_of_self_critical_training_reach_the_reward():
+    run = SimpleNamespace(
+        config=TrainConfig((), Path(), self_critical=SelfCriticalConfig(bleu=0.5, wrong_object=0.7)),
+        training=SimpleNamespace(records=[SimpleNamespace(id="a", captions=["a dog"])]),
+        captioner=SimpleNamespace(vocabulary=Vocabulary(["a", "dog"])),
+    )
+    reward = build(run).reward
+    assert (reward.bleu, reward.wrong_object) == (0.5, 0.7)
 
 
 def test_coverage_is_equation_14():

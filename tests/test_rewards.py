@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from captioner.metrics.bleu import bleu
+from captioner.metrics.categories import WORDS as CATEGORY
 from captioner.metrics.cider import cider_d
 from captioner.training.rewards import CaptionReward, leave_one_out, over_greedy
 from captioner.vocabulary import EOS, PAD, UNK, Vocabulary
@@ -57,6 +58,35 @@ def test_the_unknown_token_is_never_right():
     assert WORDS.encode(["zyzzyva"]) == [UNK]
     assert reward(unknown[None], [0]) < reward(tokens[:1], [0])
     assert one_word(rows("man ."), [0]) == 0
+
+
+def test_wrong_objects_cost():
+    """Each kind once per caption, however often it is named. Counted by hand, and by a table of words."""
+    captions = {
+        ("a man with a dog .", 0): 0,
+        ("a man with a dog .", 1): 1,  # a person; of its references one says dogs
+        ("a man with a dog .", 2): 2,
+        ("dog and dogs and dog .", 2): 1,
+        ("two dogs play with a ball .", 0): 1,
+        ("two red .", 0): 0,
+        ("a ball", 0): 1,  # never ends
+        ("dog .", 0): 0,  # what follows the end is ignored: see below
+    }
+    photos = [photo for _, photo in captions]
+    tokens = rows(*(caption for caption, _ in captions))
+    tokens[-1, 2:] = WORDS.encode(["ball"])[0]
+    plain, less = (CaptionReward(REFERENCES, WORDS, 0.5, cost)(tokens, photos) for cost in (0.0, 0.7))
+    np.testing.assert_allclose(plain - less, 0.7 * np.array(list(captions.values())))
+    for (caption, photo), difference in zip(captions, plain - less, strict=True):
+        there = {CATEGORY.get(word) for reference in REFERENCES[photo] for word in reference}
+        assert difference == pytest.approx(0.7 * len({CATEGORY.get(word) for word in caption.split()} - there - {None}))
+
+
+def test_a_hot_dog_is_no_dog():
+    words = Vocabulary(["a", "hot", "dog"])
+    reward = CaptionReward([[["a", "dog"]], [["a", "hot", "dog"]]], words, wrong_object=100.0)
+    tokens = np.array([[*words.encode(["a", "dog"]), EOS, EOS], [*words.encode(["a", "hot", "dog"]), EOS]])
+    assert [(reward(tokens, [photo, photo]) < -50).tolist() for photo in (0, 1)] == [[False, True], [True, False]]
 
 
 def test_baselines():

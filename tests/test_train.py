@@ -23,7 +23,7 @@ from captioner.data.readers import read_dataset
 from captioner.data.toy import make_toy
 from captioner.encoder import Encoder
 from captioner.metrics.pointing import Pointing
-from captioner.training.config import TrainConfig, parse_stage
+from captioner.training.config import SelfCriticalConfig, TrainConfig, parse_stage
 from captioner.training.journal import read_log
 from captioner.training.loop import Interrupted
 from captioner.training.train import train
@@ -211,6 +211,7 @@ def test_a_run_goes_on_with_its_own_photos_wherever_they_lie(toy, uninterrupted,
         ({"stages": ()}, r"--stages is \(\); expected at least one stage"),
         ({"model": ModelConfig(hidden_size=0)}, "--model.hidden-size is 0; expected 1 or more"),
         ({"model": ModelConfig(feature_dropout=1.0)}, "--model.feature-dropout is 1.0; expected 0 or more and below 1"),
+        ({"self_critical": SelfCriticalConfig(wrong_object=-1)}, "--self-critical.wrong-object is -1; expected 0"),
         ({"augment": AugmentConfig(smallest_crop=0.0)}, "--augment.smallest-crop is 0.0; expected above 0"),
         ({"image_size": 8}, "squeezenet1_1 cannot take images of 8 pixels .*larger --image-size"),
         ({"min_count": 1000}, "no word occurs 1000 times in the training captions\\. Lower --min-count"),

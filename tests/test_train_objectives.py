@@ -57,7 +57,11 @@ RECIPES = {
         {},
         {"reward", "distinct", "cross_entropy"},
     ),
-    "greedy": ("self-critical@decoder:1", {"self_critical": SelfCriticalConfig(1, "greedy", bleu=0.5)}, {"reward"}),
+    "greedy": (
+        "self-critical@decoder:1",
+        {"self_critical": SelfCriticalConfig(1, "greedy", bleu=0.5, wrong_object=0.3)},
+        {"reward"},
+    ),
     "professor-forcing": ("professor-forcing@decoder:2", {}, {"discriminator_accuracy"}),
     "attention-supervision": (
         "self-critical+attention-supervision@decoder:1 cross-entropy+attention-supervision@features.12:1",

@@ -62,6 +62,9 @@ class SelfCriticalConfig:
     """Captions are drawn from the model at this temperature, and it is the model at this temperature that learns."""
     bleu: float = 0.0
     """Weight of BLEU-4 in the reward, beside CIDEr-D."""
+    wrong_object: float = 0.0
+    """What the reward loses for each kind of object (of the 80 COCO categories) that a drawn caption names and none of
+    the photo's training captions does."""
     cross_entropy: float = 0.1
     """Weight of the cross-entropy of people's captions, beside the reward."""
     learning_rate_scale: float = 0.4
@@ -304,6 +307,7 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
         "attention_supervision",
         "coverage",
         "self_critical.bleu",
+        "self_critical.wrong_object",
         "self_critical.cross_entropy",
         "professor_forcing.weight",
     )

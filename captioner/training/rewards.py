@@ -11,24 +11,33 @@ from collections.abc import Sequence
 import numpy as np
 
 from captioner.metrics.bleu import bleu_of, bleu_statistics
+from captioner.metrics.categories import OTHER_WORDS
 from captioner.metrics.cider import Consensus
 from captioner.metrics.ngrams import References, Shared
+from captioner.metrics.pointing import object_words
 from captioner.vocabulary import EOS, SPECIALS, Vocabulary
 
 END = SPECIALS[EOS]
 
 
+def kinds(words: Sequence[str]) -> set[str]:
+    """The kinds of objects, of the 80 COCO categories, that a caption names."""
+    return {name for _, name in object_words(words, OTHER_WORDS)}
+
+
 class CaptionReward:
     """CIDEr-D, plus `bleu` times BLEU-4, of captions given as token ids (Rennie et al. 2017, "Self-critical Sequence
-    Training for Image Captioning"). The n-grams of the references are counted once, and so are their document
-    frequencies: those of the training captions."""
+    Training for Image Captioning"), less `wrong_object` for each kind of object that the caption names and no reference
+    does (what Rohrbach et al. 2018, "Object Hallucination in Image Captioning", count as CHAIR). The n-grams of the
+    references are counted once, and so are their document frequencies: those of the training captions."""
 
-    def __init__(self, references: References, vocabulary: Vocabulary, bleu: float = 0.0):
+    def __init__(self, references: References, vocabulary: Vocabulary, bleu: float = 0.0, wrong_object: float = 0.0):
         """`references`: the tokenized captions of each training photo. Words that the vocabulary lacks stay words, so
         that the unknown token is never right."""
         self.consensus = Consensus([[[*caption, END] for caption in of_photo] for of_photo in references])
         self.table = [vocabulary[index] for index in range(len(vocabulary))]
-        self.bleu = bleu
+        self.bleu, self.wrong_object = bleu, wrong_object
+        self.named = [set().union(*map(kinds, of_photo)) for of_photo in references] if wrong_object else []
 
     def __call__(self, tokens: np.ndarray, photos: Sequence[int] | np.ndarray) -> np.ndarray:
         """Captions (N, T) as ids, of which all after a first EOS is ignored, each scored against the references of
@@ -40,6 +49,9 @@ class CaptionReward:
         rewards = self.consensus.score(ours, pairs, shared, defended=True)
         if self.bleu:
             rewards += self.bleu * bleu_of(bleu_statistics(ours, self.consensus.ngrams, pairs, shared))[:, 3]
+        if self.wrong_object:
+            wrong = [len(kinds(caption) - self.named[photo]) for caption, photo in zip(captions, photos, strict=True)]
+            rewards -= self.wrong_object * np.array(wrong)
         return rewards
 
 

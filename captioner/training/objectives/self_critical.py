@@ -115,7 +115,7 @@ def build(run: CaptionRun) -> SelfCritical:
     config = run.config.self_critical
     records = run.training.records
     references = [[tokenize(caption) for caption in record.captions] for record in records]
-    reward = CaptionReward(references, run.captioner.vocabulary, config.bleu)
+    reward = CaptionReward(references, run.captioner.vocabulary, config.bleu, config.wrong_object)
     numbers = {record.id: number for number, record in enumerate(records)}
     max_length = run.config.decoding.max_length
     return SelfCritical(
