@@ -1,10 +1,13 @@
-"""Averages of weights against a computation by hand."""
+"""Averages of weights against a computation by hand, and their shares."""
+
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from captioner.training.averaging import MovingAverage, mean_weights
+from captioner.checkpoint.tensors import load_checkpoint, save_checkpoint
+from captioner.training.averaging import OF_THE_MODEL, MovingAverage, average_checkpoints, mean_weights
 
 
 def small() -> nn.Module:
@@ -79,14 +82,60 @@ def test_a_decay_that_cannot_be(decay):
 
 def test_mean_of_checkpoints():
     models = [{"w": torch.randn(2, 3).half(), "steps": torch.tensor(i)} for i in range(3)]
-    mean = mean_weights(models)
-    wanted = sum(model["w"].double() for model in models) / 3
+    mean = mean_weights(models, [0.5, 0.2, 0.3])
+    wanted = 0.5 * models[0]["w"].double() + 0.2 * models[1]["w"].double() + 0.3 * models[2]["w"].double()
     assert mean["w"].dtype == torch.float16 and torch.equal(mean["w"], wanted.half())
     assert mean["steps"] == 2
-    assert torch.equal(mean_weights(models[:1])["w"], models[0]["w"])
+    assert torch.equal(mean_weights(models[:1], [1.0])["w"], models[0]["w"])
 
 
 def test_checkpoints_of_two_models():
     one = {"a": torch.zeros(2), "b": torch.zeros(3)}
     with pytest.raises(ValueError, match=r"b has the shape \(3,\) in checkpoint 1 and None in checkpoint 3"):
-        mean_weights([one, one, {"a": torch.zeros(2)}])
+        mean_weights([one, one, {"a": torch.zeros(2)}], [0.4, 0.3, 0.3])
+
+
+def other_run(checkpoint: Path, directory: Path, **settings) -> Path:
+    """A checkpoint with other weights, whose settings differ in these."""
+    tensors, saved = load_checkpoint(checkpoint)
+    moved = {name: tensor + torch.randn_like(tensor) for name, tensor in tensors.items() if tensor.is_floating_point()}
+    config = {name: saved[name] for name in OF_THE_MODEL} | {"model": saved["model"] | settings}
+    save_checkpoint(directory, tensors | moved, config, "A card.", half=False)
+    return directory
+
+
+def test_checkpoints_of_two_runs_and_their_shares(tiny, tmp_path):
+    """Runs may differ in what they drop. 0.75 and 0.25 are the mean of the first and of the mean of both."""
+    second = other_run(tiny, tmp_path / "second" / "best", dropout=0.1, feature_dropout=0.3)
+    average_checkpoints([tiny, second], tmp_path / "both")
+    average_checkpoints([tiny, tmp_path / "both"], tmp_path / "twice")
+    average_checkpoints([tiny, second], tmp_path / "shares", [0.75, 0.25])
+    tensors, saved = load_checkpoint(tmp_path / "shares")
+    for name, tensor in load_checkpoint(tmp_path / "twice")[0].items():
+        torch.testing.assert_close(tensors[name], tensor, atol=4e-3, rtol=4e-3)  # stored in float16, twice
+    averaged = [{"checkpoint": f"{tiny.parent.name}/tiny", "share": 0.75}, {"checkpoint": "second/best", "share": 0.25}]
+    assert saved["training"]["averaged"] == averaged and saved["model"] == load_checkpoint(tiny)[1]["model"]
+    assert f"0.75 of {tiny.parent.name}/tiny, 0.25 of second/best" in (tmp_path / "shares" / "README.md").read_text()
+
+
+def test_checkpoints_of_two_architectures(tiny, tmp_path):
+    second = other_run(tiny, tmp_path / "second", attention="dot")
+    with pytest.raises(
+        ValueError, match=r"second and .*tiny differ in their model; expected checkpoints of one run, or"
+    ):
+        average_checkpoints([tiny, second], tmp_path / "mean")
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([0.5], "1 shares for 2 checkpoints; expected one share for each"),
+        ([0.8, 0.3], r"the shares 0\.8 0\.3 sum to 1\.1; expected numbers above 0 that sum to 1"),
+        ([1.2, -0.2], r"the shares 1\.2 -0\.2 sum to 1; expected numbers above 0"),
+        ([float("nan"), 0.5], "expected numbers above 0"),
+    ],
+)
+def test_shares_that_cannot_be(tiny, tmp_path, shares, message):
+    with pytest.raises(ValueError, match=message):
+        average_checkpoints([tiny, tiny], tmp_path / "mean", shares)
+    assert not (tmp_path / "mean").exists()

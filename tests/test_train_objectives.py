@@ -120,7 +120,7 @@ def test_the_best_model_is_the_average(toy, tmp_path, monkeypatch):
 
 
 def test_the_best_epochs_are_kept_and_averaged(toy, tmp_path, monkeypatch, capsys):
-    """kept/ has the best two of four epochs; their average is that of the weights by hand."""
+    """kept/ has the best two of four epochs; their mean is that of the weights by hand."""
     run = config(toy, tmp_path / "run", "decoder:4", keep_best=2, save_every=0)
     scores = iter([0.1, 0.4, 0.2, 0.3])
 
@@ -135,14 +135,17 @@ def test_the_best_epochs_are_kept_and_averaged(toy, tmp_path, monkeypatch, capsy
     assert saved["scores"]["CIDEr-D"] == 0.3
 
     output = tmp_path / "averaged"
-    monkeypatch.setattr("sys.argv", ["captioner", "average", *map(str, kept), "--output", str(output)])
+    monkeypatch.setattr(
+        "sys.argv", ["captioner", "average", *map(str, kept), "--shares", "0.8", "0.2", "-o", str(output)]
+    )
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 0 and "mean of 2 checkpoints" in capsys.readouterr().out
     means, saved = load_checkpoint(output)
-    assert saved["training"]["averaged"] == [folder.name for folder in kept]
+    averaged = [(each["checkpoint"], each["share"]) for each in saved["training"]["averaged"]]
+    assert averaged == [("kept/step-0000006", 0.8), ("kept/step-0000012", 0.2)]
     for name, tensor in load_checkpoint(kept[0])[0].items():
-        mean = (tensor.double() + tensors[name].double()) / 2
+        mean = 0.8 * tensor.double() + 0.2 * tensors[name].double()
         torch.testing.assert_close(means[name], mean.to(tensor.dtype), atol=1e-3, rtol=1e-3)  # stored in float16
     Captioner.load(output, "cpu")
 

@@ -86,6 +86,7 @@ def _captioner_card(saved: Mapping[str, Any]) -> str:
         f"- Initial weights of the CNN: {settings.get('weights', 'unknown')}",
         f"- Stages: {', '.join(settings.get('stages', [])) or 'unknown'}",
         f"- Duration: {_number(training.get('step'))} steps, {training.get('hours', 'unknown')} hours",
+        *_averaged(training),
         "",
         "All settings are in `config.json`.",
     ]
@@ -101,6 +102,12 @@ def _captioner_card(saved: Mapping[str, Any]) -> str:
             "the COCO caption evaluation.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _averaged(training: Mapping[str, Any]) -> list[str]:
+    """A line for a checkpoint of `captioner average`, whose other lines are those of the first that was averaged."""
+    parts = [f"{each['share']:.3g} of {each['checkpoint']}" for each in training.get("averaged", [])]
+    return [f"- The weights are a mean: {', '.join(parts)}. What stands above is of the first."] if parts else []
 
 
 def _describe(decoding: Mapping[str, Any]) -> str:

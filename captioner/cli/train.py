@@ -108,16 +108,19 @@ def average(
     ],
     /,
     output: Output,
+    shares: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE ...", help_behavior_hint="")] = (),
 ) -> int:
-    """Average the weights of checkpoints of one run, such as those that train --keep-best left.
+    """Average the weights of checkpoints: epochs of one run, or runs that began with the same weights.
 
     Args:
-        checkpoints: Their directories.
+        checkpoints: Directories of checkpoints of one architecture and vocabulary, such as those in RUN/kept. The new
+            one has the settings of the first.
         output: Directory of the new checkpoint.
+        shares: The share of each in the mean, such as 0.8 0.2; together they are 1. Equal ones if not given.
     """
     from captioner.training.averaging import average_checkpoints
 
-    average_checkpoints(checkpoints, output)
+    average_checkpoints(checkpoints, output, shares)
     print(f"{output}: mean of {len(checkpoints)} checkpoints. Score it: captioner evaluate --checkpoint {output} ...")
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +65,9 @@ def _set(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         weight.copy_(weights[name])
 
 
-def mean_weights(checkpoints: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The uniform mean of named tensors, computed in float64; integers come from the last checkpoint. Raises ValueError
-    if the checkpoints differ in names or shapes."""
+def mean_weights(checkpoints: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
+    """The mean of named tensors, weighted by the shares, which sum to 1, and computed in float64; integers come from
+    the last checkpoint. Raises ValueError if the checkpoints differ in names or shapes."""
     first = checkpoints[0]
     for number, checkpoint in enumerate(checkpoints[1:], 2):
         for name in sorted(first.keys() | checkpoint.keys()):
@@ -74,34 +75,60 @@ def mean_weights(checkpoints: Sequence[Mapping[str, Tensor]]) -> dict[str, Tenso
             if shapes[0] != shapes[1]:
                 raise ValueError(
                     f"{name} has the shape {shapes[0]} in checkpoint 1 and {shapes[1]} in checkpoint {number}; "
-                    "expected checkpoints of one model, such as epochs of one run."
+                    "expected checkpoints of one architecture."
                 )
+    weights = torch.tensor(shares, dtype=torch.float64)
     means = {}
     for name, tensor in first.items():
         tensors = [checkpoint[name] for checkpoint in checkpoints]
         if tensor.is_floating_point():
-            means[name] = torch.stack([each.double() for each in tensors]).mean(0).to(tensor.dtype)
+            stacked = torch.stack([each.double() for each in tensors])
+            means[name] = torch.tensordot(weights, stacked, 1).to(tensor.dtype)
         else:
             means[name] = tensors[-1].clone()
     return means
 
 
-def average_checkpoints(directories: Sequence[Path], output: Path) -> None:
-    """Write the checkpoint whose weights are the mean of these, which are epochs of one run. It has no scores yet.
+def average_checkpoints(directories: Sequence[Path], output: Path, shares: Sequence[float] = ()) -> None:
+    """Write the checkpoint whose weights are the mean of these, each weighted by its share (default: equal ones). It
+    has the settings and the training record of the first, and no scores yet.
 
-    Raises CheckpointError, and ValueError for checkpoints of different models.
+    They are epochs of one run, or of several runs of one architecture and vocabulary that began with the same weights
+    (Wortsman et al. 2022, "Model soups", https://arxiv.org/abs/2203.05482). The mean of models that began with
+    different random weights is useless. Raises CheckpointError, and ValueError for checkpoints of different models and
+    for shares that are not positive or do not sum to 1.
     """
     if not directories:
-        raise ValueError("no checkpoints to average; expected directories of one run, such as RUN/kept/*.")
+        raise ValueError("no checkpoints to average; expected their directories, such as RUN/kept/*.")
+    shares = shares or [1 / len(directories)] * len(directories)
+    check_shares(shares, len(directories))
     directories = [find_checkpoint(directory) for directory in directories]
     loaded = [load_checkpoint(directory) for directory in directories]
     first = loaded[0][1]
     for directory, (_, saved) in zip(directories, loaded, strict=True):
         for name in ("model", "preprocess", "vocabulary"):
-            if saved[name] != first[name]:
+            if _comparable(saved[name]) != _comparable(first[name]):
                 raise ValueError(
-                    f"{directory} and {directories[0]} differ in their {name}; expected checkpoints of one run."
+                    f"{directory} and {directories[0]} differ in their {name}; expected checkpoints of one run, or of "
+                    "runs of one architecture and vocabulary."
                 )
-    training = (first.get("training") or {}) | {"averaged": [directory.name for directory in directories]}
+    names = ["/".join(directory.resolve().parts[-2:]) for directory in directories]  # no paths of this machine
+    averaged = [{"checkpoint": name, "share": share} for name, share in zip(names, shares, strict=True)]
+    training = (first.get("training") or {}) | {"averaged": averaged}
     config = {name: first[name] for name in OF_THE_MODEL} | {"training": training, "scores": None}
-    save_checkpoint(output, mean_weights([tensors for tensors, _ in loaded]), config, model_card(config))
+    save_checkpoint(output, mean_weights([tensors for tensors, _ in loaded], shares), config, model_card(config))
+
+
+def check_shares(shares: Sequence[float], checkpoints: int) -> None:
+    if len(shares) != checkpoints:
+        raise ValueError(f"{len(shares)} shares for {checkpoints} checkpoints; expected one share for each.")
+    if not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+        given = " ".join(f"{share:g}" for share in shares)
+        raise ValueError(f"the shares {given} sum to {sum(shares):g}; expected numbers above 0 that sum to 1.")
+
+
+def _comparable(saved: Any) -> Any:
+    """A part of a checkpoint's config without what matters in training only, and may differ between runs."""
+    if isinstance(saved, Mapping):
+        return {name: value for name, value in saved.items() if name not in ("dropout", "feature_dropout")}
+    return saved
