@@ -113,8 +113,7 @@ def average(
     """Average the weights of checkpoints: epochs of one run, or runs that began with the same weights.
 
     Args:
-        checkpoints: Directories of checkpoints of one architecture and vocabulary, such as those in RUN/kept. The new
-            one has the settings of the first.
+        checkpoints: Their directories, all of one architecture and vocabulary. Settings are those of the first.
         output: Directory of the new checkpoint.
         shares: The share of each in the mean, such as 0.8 0.2; together they are 1. Equal ones if not given.
     """
