@@ -126,7 +126,7 @@ def test_the_graphs_hold_no_weights(plain):
 def test_what_is_dropped_in_training_is_not_in_the_graphs():
     programs = []
     for share in (0.0, 0.5):
-        model = build_model(ModelConfig("squeezenet1_1", dropout=share, feature_dropout=share), len(Vocabulary(WORDS)))
+        model = build_model(ModelConfig("squeezenet1_1", feature_dropout=share), len(Vocabulary(WORDS)))
         photo = graphs(model, 64)[0]
         programs.append(torch.export.export(photo.module, photo.example).graph_module.code)
     assert programs[0] == programs[1]
