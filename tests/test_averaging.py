@@ -7,7 +7,11 @@ import torch
 from torch import nn
 
 from captioner.checkpoint.tensors import load_checkpoint, save_checkpoint
+from captioner.config import RecurrentConfig
+from captioner.language_model import LanguageModel
+from captioner.model import build_language_model
 from captioner.training.averaging import OF_THE_MODEL, MovingAverage, average_checkpoints, mean_weights
+from captioner.vocabulary import Vocabulary
 
 
 def small() -> nn.Module:
@@ -99,7 +103,7 @@ def other_run(checkpoint: Path, directory: Path, **settings) -> Path:
     """A checkpoint with other weights, whose settings differ in these."""
     tensors, saved = load_checkpoint(checkpoint)
     moved = {name: tensor + torch.randn_like(tensor) for name, tensor in tensors.items() if tensor.is_floating_point()}
-    config = {name: saved[name] for name in OF_THE_MODEL} | {"model": saved["model"] | settings}
+    config = {name: saved[name] for name in OF_THE_MODEL if name in saved} | {"model": saved["model"] | settings}
     save_checkpoint(directory, tensors | moved, config, "A card.", half=False)
     return directory
 
@@ -116,6 +120,19 @@ def test_checkpoints_of_two_runs_and_their_shares(tiny, tmp_path):
     averaged = [{"checkpoint": f"{tiny.parent.name}/tiny", "share": 0.75}, {"checkpoint": "second/best", "share": 0.25}]
     assert saved["training"]["averaged"] == averaged and saved["model"] == load_checkpoint(tiny)[1]["model"]
     assert f"0.75 of {tiny.parent.name}/tiny, 0.25 of second/best" in (tmp_path / "shares" / "README.md").read_text()
+
+
+def test_language_models(tmp_path):
+    vocabulary, config = Vocabulary(["a", "dog"]), RecurrentConfig(embedding_size=4, hidden_size=4)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = LanguageModel(build_language_model(config, len(vocabulary)), vocabulary, config, "word", "line")
+        save_checkpoint(tmp_path / str(seed), model.decoder.state_dict(), model.to_config(), "A model.\n", half=False)
+    average_checkpoints([tmp_path / "0", tmp_path / "1"], tmp_path / "mean")
+    mean = LanguageModel.load(tmp_path / "mean").decoder.state_dict()
+    parts = [LanguageModel.load(tmp_path / seed).decoder.state_dict() for seed in "01"]
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, (parts[0][name] + parts[1][name]) / 2, atol=2e-3, rtol=2e-3)  # in float16
 
 
 def test_checkpoints_of_two_architectures(tiny, tmp_path):

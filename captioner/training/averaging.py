@@ -14,7 +14,8 @@ from captioner.checkpoint.card import model_card
 from captioner.checkpoint.manifest import find_checkpoint
 from captioner.checkpoint.tensors import load_checkpoint, save_checkpoint
 
-OF_THE_MODEL = ("model", "preprocess", "decoding", "vocabulary")  # entries of a checkpoint's config
+# Entries of a checkpoint's config, of a captioner or a language model.
+OF_THE_MODEL = ("kind", "model", "level", "document", "preprocess", "decoding", "vocabulary")
 
 
 class MovingAverage:
@@ -106,8 +107,8 @@ def average_checkpoints(directories: Sequence[Path], output: Path, shares: Seque
     loaded = [load_checkpoint(directory) for directory in directories]
     first = loaded[0][1]
     for directory, (_, saved) in zip(directories, loaded, strict=True):
-        for name in ("model", "preprocess", "vocabulary"):
-            if _comparable(saved[name]) != _comparable(first[name]):
+        for name in ("kind", "model", "level", "preprocess", "vocabulary"):
+            if _comparable(saved.get(name)) != _comparable(first.get(name)):
                 raise ValueError(
                     f"{directory} and {directories[0]} differ in their {name}; expected checkpoints of one run, or of "
                     "runs of one architecture and vocabulary."
@@ -115,7 +116,7 @@ def average_checkpoints(directories: Sequence[Path], output: Path, shares: Seque
     names = ["/".join(directory.resolve().parts[-2:]) for directory in directories]  # no paths of this machine
     averaged = [{"checkpoint": name, "share": share} for name, share in zip(names, shares, strict=True)]
     training = (first.get("training") or {}) | {"averaged": averaged}
-    config = {name: first[name] for name in OF_THE_MODEL} | {"training": training, "scores": None}
+    config = {name: first[name] for name in OF_THE_MODEL if name in first} | {"training": training, "scores": None}
     save_checkpoint(output, mean_weights([tensors for tensors, _ in loaded], shares), config, model_card(config))
 
 
