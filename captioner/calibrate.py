@@ -52,10 +52,10 @@ def calibrate(
     """Fit the confidence on data sets by name. A caption is right if its CIDEr-D is at least `bar`. Also returns, for
     each data set, the figures on the validation photos that it was fitted on.
 
-    A data set of n photos counts as sqrt(n): 60 photos of one kind are heard beside 1,000 of another, but do not weigh
-    as much. Data sets with a single reference per photo have a bias of their own, as a right caption often misses the
-    only reference; it is not used afterwards. Raises ValueError without validation photos, and ImageError for a photo
-    that cannot be read."""
+    A data set of n photos has the total weight sqrt(n), so that 60 photos of one kind matter beside 1,000 of another
+    without weighing as much. For data sets with a single reference per photo a separate bias is fitted, because a right
+    caption often misses the only reference; it is not used afterwards. Raises ValueError without validation photos, and
+    ImageError for a photo that cannot be read."""
     if not data or not all(each.validation for each in data.values()):
         raise ValueError("there are no validation photos. Calibrate on data with a split val.")
     paths = [record.path for each in data.values() for record in _spread(each.training, TRAINING_PHOTOS)]

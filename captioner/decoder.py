@@ -79,8 +79,8 @@ class Attention(nn.Module):
 def drop_channels(features: Features, dropout: nn.Dropout) -> Features:
     """Pooled (B, D_p) and grid (B, R, D) features -> the same, with the channels of each photo dropped in all its
     regions at once (SpatialDropout; Tompson et al. 2015, "Efficient Object Localization Using Convolutional Networks").
-    Pooled features with as many channels as the grid are its mean in most CNNs, so they lose the same channels; others
-    (VGG, AlexNet) lose channels of their own."""
+    In most CNNs the pooled features are the mean of the grid and lose the same channels; where their number differs
+    (VGG, AlexNet, MobileNetV3), they lose channels of their own."""
     if not (dropout.training and dropout.p):
         return features  # exported graphs hold nothing of this
     pooled, grid = features
@@ -117,8 +117,8 @@ class Decoder(nn.Module):
         """`attention` is a score of `Attention`, or `none` for the decoder of Show and Tell, which sees the photo once.
         With `pooled_size` and `grid_size` 0 it is a language model, which has no weights for photos.
         `tie_embeddings` predicts words with the transposed input embeddings (Press and Wolf 2017). `feature_dropout`
-        is the share of channels that `drop_channels` drops in training. Raises ValueError for an unknown name or a
-        wrong number of layers."""
+        is the probability with which `drop_channels` drops a channel in training. Raises ValueError for an unknown name
+        or a wrong number of layers."""
         super().__init__()
         if cell not in CELLS:
             raise ValueError(f"unknown recurrent cell {cell!r}; there are: {', '.join(CELLS)}")

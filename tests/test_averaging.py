@@ -147,8 +147,8 @@ def test_checkpoints_of_two_architectures(tiny, tmp_path):
     ("shares", "message"),
     [
         ([0.5], "1 shares for 2 checkpoints; expected one share for each"),
-        ([0.8, 0.3], r"the shares 0\.8 0\.3 sum to 1\.1; expected numbers above 0 that sum to 1"),
-        ([1.2, -0.2], r"the shares 1\.2 -0\.2 sum to 1; expected numbers above 0"),
+        ([0.8, 0.3], r"the shares 0\.8 0\.3 sum to 1\.1; expected 1\. For equal"),
+        ([1.2, -0.2], r"the shares are 1\.2 -0\.2; expected numbers above 0"),
         ([float("nan"), 0.5], "expected numbers above 0"),
     ],
 )

@@ -60,6 +60,7 @@ def _language_model_card(saved: Mapping[str, Any]) -> str:
         "",
         f"- Text: {training.get('data', 'unknown')}, {_number(training.get('tokens'))} {saved['level']}s",
         f"- Duration: {_number(training.get('step'))} steps, {training.get('hours', 'unknown')} hours",
+        *_averaged(training),
         "",
         "All settings are in `config.json`.",
     ]
@@ -107,7 +108,7 @@ def _captioner_card(saved: Mapping[str, Any]) -> str:
 def _averaged(training: Mapping[str, Any]) -> list[str]:
     """A line for a checkpoint of `captioner average`, whose other lines are those of the first that was averaged."""
     parts = [f"{each['share']:.3g} of {each['checkpoint']}" for each in training.get("averaged", [])]
-    return [f"- The weights are a mean: {', '.join(parts)}. What stands above is of the first."] if parts else []
+    return [f"- The weights are a mean: {', '.join(parts)}. The lines above describe the first."] if parts else []
 
 
 def _describe(decoding: Mapping[str, Any]) -> str:

@@ -123,13 +123,15 @@ def average_checkpoints(directories: Sequence[Path], output: Path, shares: Seque
 def check_shares(shares: Sequence[float], checkpoints: int) -> None:
     if len(shares) != checkpoints:
         raise ValueError(f"{len(shares)} shares for {checkpoints} checkpoints; expected one share for each.")
-    if not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        given = " ".join(f"{share:g}" for share in shares)
-        raise ValueError(f"the shares {given} sum to {sum(shares):g}; expected numbers above 0 that sum to 1.")
+    given = " ".join(f"{share:g}" for share in shares)
+    if not all(share > 0 for share in shares):
+        raise ValueError(f"the shares are {given}; expected numbers above 0.")
+    if abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"the shares {given} sum to {sum(shares):g}; expected 1. For equal shares, leave them out.")
 
 
 def _comparable(saved: Any) -> Any:
-    """A part of a checkpoint's config without what matters in training only, and may differ between runs."""
+    """A part of a checkpoint's config without the settings that only matter in training: runs may differ in these."""
     if isinstance(saved, Mapping):
         return {name: value for name, value in saved.items() if name not in ("dropout", "feature_dropout")}
     return saved

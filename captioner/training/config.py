@@ -63,7 +63,7 @@ class SelfCriticalConfig:
     bleu: float = 0.0
     """Weight of BLEU-4 in the reward, beside CIDEr-D."""
     wrong_object: float = 0.0
-    """What the reward loses for each kind of object (of the 80 COCO categories) that a drawn caption names and none of
+    """Penalty in the reward for each kind of object (of the 80 COCO categories) that a drawn caption names and none of
     the photo's training captions does."""
     cross_entropy: float = 0.1
     """Weight of the cross-entropy of people's captions, beside the reward."""
