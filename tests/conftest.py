@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -14,6 +15,10 @@ import pytest
 from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run side by side, one a core
+
+# A shell without job control lets its background jobs, and all that they start, ignore Ctrl-C. Some tests send it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
