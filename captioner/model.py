@@ -43,8 +43,10 @@ def build_model(config: ModelConfig, vocabulary_size: int, weights: str | None =
     """The model that the config describes. `weights` are the CNN's (see `Encoder`); the decoder starts at random."""
     encoder = Encoder(config.encoder, weights)
     sizes = (vocabulary_size, encoder.pooled_size, encoder.grid_size)
-    settings = recurrent_settings(config) | {"feature_dropout": config.feature_dropout}
-    return CaptionModel(encoder, Decoder(*sizes, attention=config.attention, **settings))
+    decoder = Decoder(
+        *sizes, attention=config.attention, feature_dropout=config.feature_dropout, **recurrent_settings(config)
+    )
+    return CaptionModel(encoder, decoder)
 
 
 def build_language_model(config: RecurrentConfig, vocabulary_size: int) -> Decoder:

@@ -90,6 +90,24 @@ def mean_weights(checkpoints: Sequence[Mapping[str, Tensor]], shares: Sequence[f
     return means
 
 
+def _check_shares(shares: Sequence[float], checkpoints: int) -> None:
+    """Raise ValueError unless there is a positive share for each checkpoint, and they sum to 1."""
+    if len(shares) != checkpoints:
+        raise ValueError(f"{len(shares)} shares for {checkpoints} checkpoints; expected one share for each.")
+    given = " ".join(f"{share:g}" for share in shares)
+    if not all(share > 0 for share in shares):
+        raise ValueError(f"the shares are {given}; expected numbers above 0.")
+    if abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"the shares {given} sum to {sum(shares):g}; expected 1. For equal shares, leave them out.")
+
+
+def _comparable(saved: Any) -> Any:
+    """A part of a checkpoint's config without the settings that only matter in training: runs may differ in these."""
+    if isinstance(saved, Mapping):
+        return {name: value for name, value in saved.items() if name not in ("dropout", "feature_dropout")}
+    return saved
+
+
 def average_checkpoints(directories: Sequence[Path], output: Path, shares: Sequence[float] = ()) -> None:
     """Write the checkpoint whose weights are the mean of these, each weighted by its share (default: equal ones). It
     has the settings and the training record of the first, and no scores yet.
@@ -102,7 +120,7 @@ def average_checkpoints(directories: Sequence[Path], output: Path, shares: Seque
     if not directories:
         raise ValueError("no checkpoints to average; expected their directories, such as RUN/kept/*.")
     shares = shares or [1 / len(directories)] * len(directories)
-    check_shares(shares, len(directories))
+    _check_shares(shares, len(directories))
     directories = [find_checkpoint(directory) for directory in directories]
     loaded = [load_checkpoint(directory) for directory in directories]
     first = loaded[0][1]
@@ -118,20 +136,3 @@ def average_checkpoints(directories: Sequence[Path], output: Path, shares: Seque
     training = (first.get("training") or {}) | {"averaged": averaged}
     config = {name: first[name] for name in OF_THE_MODEL if name in first} | {"training": training, "scores": None}
     save_checkpoint(output, mean_weights([tensors for tensors, _ in loaded], shares), config, model_card(config))
-
-
-def check_shares(shares: Sequence[float], checkpoints: int) -> None:
-    if len(shares) != checkpoints:
-        raise ValueError(f"{len(shares)} shares for {checkpoints} checkpoints; expected one share for each.")
-    given = " ".join(f"{share:g}" for share in shares)
-    if not all(share > 0 for share in shares):
-        raise ValueError(f"the shares are {given}; expected numbers above 0.")
-    if abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"the shares {given} sum to {sum(shares):g}; expected 1. For equal shares, leave them out.")
-
-
-def _comparable(saved: Any) -> Any:
-    """A part of a checkpoint's config without the settings that only matter in training: runs may differ in these."""
-    if isinstance(saved, Mapping):
-        return {name: value for name, value in saved.items() if name not in ("dropout", "feature_dropout")}
-    return saved

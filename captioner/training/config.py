@@ -272,10 +272,9 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
 
     def check(good: Callable[[Any], bool], expected: str, *names: str) -> None:
         for name in names:
-            try:
-                value = attrgetter(name)(config)
-            except AttributeError:
+            if not hasattr(config, name.split(".")[0]):
                 continue  # a setting of the other recipe
+            value = attrgetter(name)(config)
             if not good(value):
                 raise ValueError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}.")
 
@@ -297,7 +296,9 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
     check(lambda x: x > 0, "above 0", "learning_rate", "joint_learning_rate", "encoder_learning_rate")
     check(lambda x: x > 0, "above 0 (inf for no clipping)", "clip")
     check(lambda x: 0 <= x <= 1, "0 to 1", "warmup", "augment.colour")
-    check(lambda x: 0 <= x < 1, "0 or more and below 1", "label_smoothing", "model.dropout", "model.feature_dropout")
+    check(lambda x: 0 <= x < 1, "0 or more and below 1", "label_smoothing", "model.dropout")
+    if isinstance(config, TrainConfig):
+        check(lambda x: 0 <= x < 1, "0 or more and below 1", "model.feature_dropout")
     check(lambda x: 0 < x <= 1, "above 0 and at most 1 (no crop)", "augment.smallest_crop")
     check(lambda x: 0 <= x < 1, "0 or more and below 1, such as 0.999", "ema")
     check(lambda x: 0 <= x <= 1, "0 to 1", "scheduled_sampling.rate")
