@@ -163,7 +163,8 @@ def _observe(captioner: Captioner, photos: Sequence[Source], name: str) -> Obser
     features, signals, words = [], [], []
     for memory, count in _encoded(captioner, photos, name):
         features.append(captioner.backend.grid_mean(memory))
-        for best, *_ in search(captioner.backend.step(memory), count, decoding):
+        found = search(captioner.backend.step(memory), count, decoding, captioner.vocabulary.function_words)
+        for best, *_ in found:
             signals.append(word_signals(best))
             words.append(captioner.vocabulary.decode(best.words))
     return Observed(_joined(features), np.array(signals), words)

@@ -265,7 +265,7 @@ class Captioner:
         self, memory: Any, photos: int, decoding: Decoding, sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[Caption]:
         """The captions of photos whose `memory` is from `backend.encode`; `sizes` are the original (width, height)."""
-        found = search(self.backend.step(memory), photos, decoding)
+        found = search(self.backend.step(memory), photos, decoding, self.vocabulary.function_words)
         strangeness = None
         if self.confidence is not None:
             strangeness = self.confidence.strangeness(self.backend.grid_mean(memory), photos).tolist()

@@ -45,7 +45,11 @@ class Decoding:
         0.7, "Captions are ranked by log-probability / length ** this; higher favours longer ones.", ge=0, le=10
     )
     no_repeat_ngram: int = _setting(
-        0, "No sequence of this many words occurs twice in a caption; 0: off.", ge=0, le=1000
+        0,
+        "No sequence of this many words occurs twice in a caption. 1: no content word ('dog', not 'a') does, and no "
+        "pair of words. 0: off.",
+        ge=0,
+        le=1000,
     )
     temperature: float = _setting(1.0, "Sampling: below 1 favours probable words, above 1 rare ones.", gt=0, le=100)
     top_k: int = _setting(0, "Sampling: draw from the k most probable words only; 0: from all.", ge=0, le=10**9)
@@ -157,13 +161,14 @@ class _Candidates(NamedTuple):
     totals: np.ndarray  # (B, K·P) with the word; -inf: may not be chosen
 
 
-def search(step: Step, images: int, decoding: Decoding) -> list[list[Hypothesis]]:
+def search(step: Step, images: int, decoding: Decoding, function_words: Sequence[int] = ()) -> list[list[Hypothesis]]:
     """The `num_captions` best hypotheses of each of `images` photos, best first. Finished hypotheses come before those
     that were cut off. (There are fewer if the vocabulary is too small for so many different captions.)
 
     Each round calls the step and expands the live hypotheses by the words that it proposes. Candidates that end become
     finished hypotheses; of the others the best are selected as the new live ones, until the stop rule drops the photo.
-    In sampling, every row is an independent sample, and a step proposes one word for it."""
+    In sampling, every row is an independent sample, and a step proposes one word for it. `function_words` are the
+    words that may occur twice where `no_repeat_ngram` is 1."""
     streams = [np.random.default_rng((decoding.seed, k)) for k in range(decoding.rows)]
     uniforms = np.stack([stream.random(decoding.max_length + 1) for stream in streams], axis=1)  # (max_length + 1, K)
     ends: list[list[_End]] = [[] for _ in range(images)]  # FINISHED, and those cut off
@@ -171,7 +176,7 @@ def search(step: Step, images: int, decoding: Decoding) -> list[list[Hypothesis]
     state, live = None, _start(images)
     while len(live.images):
         length = live.prefixes.shape[2]
-        choose = _choose(live, decoding, uniforms[length])
+        choose = _choose(live, decoding, uniforms[length], function_words)
         words, rows = live.words.reshape(-1), live.rows.reshape(-1)  # (N,)
         choices, state = step(words, rows, state, live.images, choose)
         _check(choices, length)
@@ -192,7 +197,7 @@ def _start(images: int) -> _Live:
     return _Live(np.arange(images), np.full((images, 1), BOS), rows, zeros, zeros, np.empty((images, 1, 0), int))
 
 
-def _choose(live: _Live, decoding: Decoding, uniforms: np.ndarray) -> Choose:
+def _choose(live: _Live, decoding: Decoding, uniforms: np.ndarray, function_words: Sequence[int]) -> Choose:
     """What the step is asked to propose. Every photo gets the same uniform numbers (K,), so that the captions of a
     photo do not depend on the other photos of the batch."""
     B, K, length = live.prefixes.shape
@@ -205,16 +210,21 @@ def _choose(live: _Live, decoding: Decoding, uniforms: np.ndarray) -> Choose:
         top_k=decoding.top_k,
         top_p=decoding.top_p,
         suppressed=(PAD, BOS, UNK) if length else (PAD, BOS, UNK, EOS),  # a caption has at least one word
-        banned=_repeating(live.prefixes.reshape(B * K, length), decoding.no_repeat_ngram),
+        banned=_repeating(live.prefixes.reshape(B * K, length), decoding.no_repeat_ngram, function_words),
         alternatives=decoding.alternatives and decoding.alternatives + 1,  # the word itself may be among them
     )
 
 
-def _repeating(prefixes: np.ndarray, n: int) -> np.ndarray | None:
-    """Prefixes (N, length) -> for each row the words (N, any) that would repeat one of its n-grams, padded with PAD."""
+def _repeating(prefixes: np.ndarray, n: int, function_words: Sequence[int]) -> np.ndarray | None:
+    """Prefixes (N, length) -> for each row the words (N, any) that would repeat one of its n-grams, or, if n is 1, one
+    of its content words or pairs; padded with PAD."""
     length = prefixes.shape[1]
     if n == 0 or length < n:
         return None
+    if n == 1:
+        content = np.where(np.isin(prefixes, function_words), PAD, prefixes)
+        pairs = _repeating(prefixes, 2, ())
+        return content if pairs is None else np.concatenate([content, pairs], axis=1)
     ngrams = np.lib.stride_tricks.sliding_window_view(prefixes, n, axis=1)  # (N, length - n + 1, n)
     tail = prefixes[:, None, length - n + 1 :]  # (N, 1, n - 1)
     return np.where((ngrams[..., :-1] == tail).all(axis=-1), ngrams[..., -1], PAD)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -160,6 +161,17 @@ def detokenize(words: Sequence[str]) -> str:
     return text
 
 
+# Words that name nothing one can point at.
+_NOT_CONTENT = (
+    "a an the and or but of in on at to for from with by into onto over under near next through between behind beside "
+    "above below before after while as that this these those his her its their it he she they i you we who which what "
+    "where when is are be been being was were has have having had do does can will not no so just more most than then "
+    "them him himself there some other another one two three four five several many few each all both very up down out "
+    "off top side front back around across along inside outside toward towards against during about 's n't"
+)
+FUNCTION_WORDS = frozenset(_NOT_CONTENT.split())
+
+
 class Vocabulary:
     """The table between words and ids. Ids 0 to 3 are the specials (see `SPECIALS`); the words given follow from 4."""
 
@@ -184,6 +196,12 @@ class Vocabulary:
         counts = Counter(word for caption in captions for word in caption)
         frequent = [word for word, count in counts.items() if count >= min_count and word not in SPECIALS]
         return cls(sorted(frequent, key=lambda word: (-counts[word], word)))
+
+    @cached_property
+    def function_words(self) -> list[int]:
+        """The ids of words that are not content words: function words, numbers and signs."""
+        others = (index for index, word in enumerate(self._table) if not word.isalpha() or word in FUNCTION_WORDS)
+        return [index for index in others if index >= len(SPECIALS)]
 
     def encode(self, words: Iterable[str]) -> list[int]:
         """The ids of words, without BOS or EOS. Unknown words, and words equal to a special token, become UNK."""

@@ -33,7 +33,7 @@ RECIPE = TrainConfig(
     attention_supervision=0.5,
     self_critical=SelfCriticalConfig(wrong_object=0.7, learning_rate_scale=0.15),
     augment=AugmentConfig(smallest_crop=0.5, colour=0.3),
-    decoding=Decoding(no_repeat_ngram=2),
+    decoding=Decoding(no_repeat_ngram=1),
     patience=0,
 )
 

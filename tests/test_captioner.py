@@ -18,7 +18,7 @@ from captioner.backends.torch_backend import choose_words
 from captioner.checkpoint.manifest import CheckpointError
 from captioner.images import find_images, open_image
 from captioner.step import Choose
-from captioner.vocabulary import BOS, EOS, PAD, UNK
+from captioner.vocabulary import BOS, EOS, FUNCTION_WORDS, PAD, UNK
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,15 @@ def same(one, other):
     assert one.log_probability == pytest.approx(other.log_probability, abs=1e-5)
     np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
     assert one.finished == other.finished and one.box == other.box
+
+
+def test_no_content_word_comes_twice(captioner, paths):
+    settings = Decoding(method="sample", num_captions=50, no_repeat_ngram=1)
+    [best] = captioner.caption(paths[:1], settings)
+    repeated = {
+        word for caption in (best, *best.other_captions) for word in caption.words if caption.words.count(word) > 1
+    }
+    assert repeated and repeated <= FUNCTION_WORDS
 
 
 @pytest.mark.parametrize("method", ["beam", "sample"])

@@ -61,9 +61,9 @@ class Fake:
         return choose_words(self.logits(hidden, self.end[photo]), choose, attention), (hidden, photo, code)
 
 
-def run(model: Fake, decoding: Decoding) -> list[list[Hypothesis]]:
+def run(model: Fake, decoding: Decoding, function_words=()) -> list[list[Hypothesis]]:
     model.rows, model.seen = decoding.rows, []
-    return search(model, len(model.photos), decoding)
+    return search(model, len(model.photos), decoding, function_words)
 
 
 def same(one: list[Hypothesis], other: list[Hypothesis]) -> None:
@@ -72,7 +72,9 @@ def same(one: list[Hypothesis], other: list[Hypothesis]) -> None:
     np.testing.assert_allclose([h.score for h in one], [h.score for h in other], rtol=1e-9)
 
 
-def repeats(words, n: int) -> bool:
+def repeats(words, n: int, function_words=()) -> bool:
+    if n == 1 and function_words:
+        return repeats([w for w in words if w not in function_words], 1) or repeats(words, 2)
     ngrams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return n > 0 and len(set(ngrams)) < len(ngrams)
 
@@ -88,7 +90,7 @@ def bare(words, total: float, finished: bool, decoding: Decoding) -> Hypothesis:
     return Hypothesis(list(words), [], total if finished else None, score)
 
 
-def brute_force(model: Fake, photo: int, decoding: Decoding) -> list[Hypothesis]:
+def brute_force(model: Fake, photo: int, decoding: Decoding, function_words=()) -> list[Hypothesis]:
     """Every caption there is, scored."""
     finished, cut, prefixes = [], [], [((), 0.0)]
     for length in range(decoding.max_length + 1):
@@ -100,7 +102,8 @@ def brute_force(model: Fake, photo: int, decoding: Decoding) -> list[Hypothesis]
             if length == decoding.max_length:
                 cut.append(bare(words, total, False, decoding))
             longer += [((*words, w), total + p[w]) for w in range(WORDS, model.size)]
-        prefixes = [(words, total) for words, total in longer if not repeats(words, decoding.no_repeat_ngram)]
+        n = decoding.no_repeat_ngram
+        prefixes = [(words, total) for words, total in longer if not repeats(words, n, function_words)]
     return ranked(finished, cut, decoding.num_captions)
 
 
@@ -130,6 +133,15 @@ def test_wide_beam_is_brute_force(penalty, no_repeat, end):
     decoding = Decoding(beam_size=100, num_captions=4, max_length=4, length_penalty=penalty, no_repeat_ngram=no_repeat)
     for photo, found in enumerate(run(model, decoding)):
         same(found, brute_force(model, photo, decoding))
+
+
+def test_function_words_may_come_twice():
+    """Where no content word and no pair of words may."""
+    model, function_words = Fake(photos=[3, 5], size=WORDS + 3, end=-2.0), (WORDS, WORDS + 1)
+    decoding = Decoding(beam_size=100, num_captions=60, max_length=4, no_repeat_ngram=1)
+    for photo, found in enumerate(run(model, decoding, function_words)):
+        same(found, brute_force(model, photo, decoding, function_words))
+        assert any(repeats(h.words, 1) for h in found)
 
 
 @pytest.mark.parametrize("seed", range(4))

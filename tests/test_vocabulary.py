@@ -79,6 +79,11 @@ def test_ids():
     assert v == Vocabulary(("dog", "a")) and v != Vocabulary(["a", "dog"]) and v != ("dog", "a")
 
 
+def test_function_words():
+    vocabulary = Vocabulary(["a", "dog", "on", "2", "'s", "t-shirt", "above", "café"])
+    assert vocabulary.decode(vocabulary.function_words) == ["a", "on", "2", "'s", "t-shirt", "above"]
+
+
 def test_order_is_by_count_then_by_word():
     captions = [["b", "a"], ["c", "b", "a"], ["c", "<unk>", "<unk>"], ["rare"]]
     assert Vocabulary.build(captions, min_count=2).words == ("a", "b", "c")

@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from captioner.training.caption_run import CaptionRun
 
 SHARPNESS = 2.0  # of the targets, whose maps are standardised; the shipped model was taught with it
-# Words that name nothing one can point at.
-_NOT_TAUGHT = (
-    "a an the and or but of in on at to for from with by into onto over under near next through between behind beside "
-    "above below before after while as that this these those his her its their it he she they i you we who which what "
-    "where when is are be been being was were has have having had do does can will not no so just more most than then "
-    "them him himself there some other another one two three four five several many few each all both very up down out "
-    "off top side front back around across along inside outside toward towards against during about 's n't"
-)
-FUNCTION_WORDS = frozenset(_NOT_TAUGHT.split())
 
 
 class AttentionSupervision(nn.Module):
@@ -109,5 +100,6 @@ def build(run: CaptionRun) -> AttentionSupervision:
 
 def content_words(vocabulary: Vocabulary) -> Tensor:
     """(V,): which words can be pointed at."""
-    words = [word.isalpha() and word not in FUNCTION_WORDS for word in vocabulary.words]
-    return torch.tensor([False] * len(SPECIALS) + words)
+    content = torch.ones(len(vocabulary), dtype=torch.bool)
+    content[[*range(len(SPECIALS)), *vocabulary.function_words]] = False
+    return content
