@@ -73,6 +73,7 @@ def test_bad_photos_are_named_and_the_others_captioned(run, tiny, photos, tmp_pa
     [
         (["{empty}"], "no photos: "),
         ([], "no photos: nothing was given"),
+        (["--checkpoint", "flickr8k", "{photo}"], "Photos come before --checkpoint"),
         (["{photo}", "--beam-size", 0], "beam_size is 0; expected at least 1"),
         (["{photo}", "--temperature", 2], "temperature is 2.0, but only sampling uses it"),
         (["{photo}", "--device", "tpu"], "device 'tpu' cannot be used here"),

@@ -83,6 +83,9 @@ Model = Annotated[ModelOptions, tyro.conf.arg(name="")]
 SHIPPED = ModelOptions()
 
 
+NO_PHOTOS = "nothing was given. Photos come before --checkpoint, which takes every word after it as a model"
+
+
 def find_photos(paths: Iterable[str], recursive: bool) -> tuple[list[Path], int]:
     """The photos, and how many folders cannot be listed; these are reported. Raises ValueError if there is no photo."""
     from captioner.images import find_images
@@ -97,7 +100,7 @@ def find_photos(paths: Iterable[str], recursive: bool) -> tuple[list[Path], int]
     photos = find_images(given, recursive, report)
     if not photos:
         deeper = "" if recursive or not given else " Add --recursive to search subfolders, too."
-        raise ValueError(f"no photos: {', '.join(given) or 'nothing was given'}.{deeper}")
+        raise ValueError(f"no photos: {', '.join(given) or NO_PHOTOS}.{deeper}")
     return photos, len(unlisted)
 
 
