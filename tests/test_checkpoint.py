@@ -457,6 +457,13 @@ def test_the_card_names_only_the_settings_that_were_used() -> None:
     assert "Stages: decoder:2\n- Duration: 10 steps, 1.5 hours" in card and "Data: unknown, 6,000 photos" in card
     saved["decoding"] = asdict(Decoding("sample", beam_size=3, temperature=0.8, top_p=0.9, seed=4))
     assert "sampling, temperature 0.8, top-p 0.9, seed 4. Tokenization" in model_card(saved)
+    for n, told in (
+        (1, "no content word and no pair of words twice"),
+        (2, "no pair of words twice"),
+        (3, "no sequence of 3 words twice"),
+    ):
+        saved["decoding"] = asdict(Decoding(no_repeat_ngram=n))
+        assert f"length penalty 0.7, {told}. Tokenization" in model_card(saved)
     assert "Scores" not in model_card(saved | {"scores": None})
 
 

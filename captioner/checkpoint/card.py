@@ -114,10 +114,16 @@ def _averaged(training: Mapping[str, Any]) -> list[str]:
 def _describe(decoding: Mapping[str, Any]) -> str:
     """How captions were generated; only the settings that have an effect."""
     if decoding["method"] != "sample":
-        return f"beam search, beam size {decoding['beam_size']}, length penalty {decoding['length_penalty']}"
-    limits = [f"top-k {decoding['top_k']}"] if decoding["top_k"] else []
-    limits += [f"top-p {decoding['top_p']}"] if decoding["top_p"] < 1 else []
-    return ", ".join(["sampling", f"temperature {decoding['temperature']}", *limits, f"seed {decoding['seed']}"])
+        parts = ["beam search", f"beam size {decoding['beam_size']}", f"length penalty {decoding['length_penalty']}"]
+    else:
+        parts = ["sampling", f"temperature {decoding['temperature']}"]
+        parts += [f"top-k {decoding['top_k']}"] if decoding["top_k"] else []
+        parts += [f"top-p {decoding['top_p']}"] if decoding["top_p"] < 1 else []
+        parts += [f"seed {decoding['seed']}"]
+    if n := decoding["no_repeat_ngram"]:
+        names = {1: "content word and no pair of words", 2: "pair of words"}
+        parts += [f"no {names.get(n, f'sequence of {n} words')} twice"]
+    return ", ".join(parts)
 
 
 def _row(*cells: str) -> str:
