@@ -80,8 +80,8 @@ def test_models_that_cannot_be_one(members):
 
 def test_the_command_line(tiny, other, photos, members, capsys, monkeypatch):
     photo = str(photos / "b.jpg")
-    arguments = ["captioner", "caption", photo, "--checkpoint", str(tiny), str(other), "--backend", "torch"]
-    monkeypatch.setattr("sys.argv", [*arguments, "--device", "cpu"])
+    arguments = ["captioner", "caption", "--checkpoint", str(tiny), "--checkpoint", str(other), photo]
+    monkeypatch.setattr("sys.argv", [*arguments, "--device", "cpu", "--backend", "torch"])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 0

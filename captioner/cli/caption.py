@@ -17,7 +17,6 @@ import tyro
 
 from captioner.cli.options import (
     AS_SAVED,
-    NO_PHOTOS,
     SHIPPED,
     DecodingOptions,
     Model,
@@ -71,7 +70,7 @@ class ListingOptions:
         if (first := next(photos, None)) is None:
             shallow = not self.recursive and any(os.path.isdir(path) for path in paths)
             deeper = " Add --recursive to look into folders' folders, too." if shallow else ""
-            raise ValueError(f"no photos: {', '.join(paths) or NO_PHOTOS}.{deeper}")
+            raise ValueError(f"no photos: {', '.join(paths) or 'nothing was given'}.{deeper}")
         return chain([first], photos)
 
     def can_count(self, paths: Iterable[str]) -> bool:

@@ -60,11 +60,11 @@ class ModelOptions:
     """Which model captions, and what runs it."""
 
     checkpoint: Annotated[
-        tuple[Path, ...],
+        tyro.conf.UseAppendAction[tuple[Path, ...]],
         tyro.conf.arg(
-            metavar="MODEL ...",
+            metavar="MODEL",
             help="Directory of a model, the name of a shipped one (flickr8k), or hf://owner/name[@revision] on the "
-            "Hugging Face hub. Several are an ensemble: each word has the mean of their probabilities.",
+            "Hugging Face hub. Given several times, it is an ensemble: each word has the mean of their probabilities.",
             help_behavior_hint="",
         ),
     ] = ()
@@ -83,9 +83,6 @@ Model = Annotated[ModelOptions, tyro.conf.arg(name="")]
 SHIPPED = ModelOptions()
 
 
-NO_PHOTOS = "nothing was given. Photos come before --checkpoint, which takes every word after it as a model"
-
-
 def find_photos(paths: Iterable[str], recursive: bool) -> tuple[list[Path], int]:
     """The photos, and how many folders cannot be listed; these are reported. Raises ValueError if there is no photo."""
     from captioner.images import find_images
@@ -100,7 +97,7 @@ def find_photos(paths: Iterable[str], recursive: bool) -> tuple[list[Path], int]
     photos = find_images(given, recursive, report)
     if not photos:
         deeper = "" if recursive or not given else " Add --recursive to search subfolders, too."
-        raise ValueError(f"no photos: {', '.join(given) or NO_PHOTOS}.{deeper}")
+        raise ValueError(f"no photos: {', '.join(given) or 'nothing was given'}.{deeper}")
     return photos, len(unlisted)
 
 
