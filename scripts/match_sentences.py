@@ -3,7 +3,8 @@
 python scripts/match_sentences.py --data datasets/web --sentences sentences.txt --output datasets/web_matched
 
 The output folder is a data set of the same photos and splits. Its training photos have their own captions and the
-matched sentences; the other photos have their own captions only. It needs `pip install sentence-transformers`.
+matched sentences; the other photos have their own captions only. Photos that cannot be read are left out. It needs
+`pip install sentence-transformers`.
 
 The candidates of a photo are the sentences nearest to its own captions, by the cosine similarity of the embeddings of a
 sentence encoder (Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084). A captioner then checks them against the
@@ -26,6 +27,7 @@ import tyro
 from tqdm import tqdm
 
 from captioner import Captioner
+from captioner.cli.options import leave_out_damaged
 from captioner.data.readers import Record, read_captions, read_dataset, select
 from captioner.data.records import lines
 from captioner.vocabulary import tokenize
@@ -121,7 +123,7 @@ def main(arguments: Arguments) -> None:
     if file.exists():
         raise FileExistsError(f"{file} exists and is not overwritten. Remove it or name another folder.")
     encode, captioner = load_encoder(arguments.encoder), Captioner.load(arguments.checkpoint)
-    records = read_dataset(arguments.data)
+    records = leave_out_damaged(read_dataset(arguments.data))
     train = select(records, "train")
     sentences = read_sentences(arguments.sentences, (arguments.data, *arguments.exclude))
     matched = match(train, sentences, encode, captioner, arguments)

@@ -127,6 +127,14 @@ def test_other_data_sets_are_left_out(match: Any, tmp_path: Path) -> None:
     assert "a dog under a sofa" not in match("without", gain=-10.0, exclude=(other,))["c.jpg"][1]
 
 
+def test_damaged_photos_are_left_out(match: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = match("before", gain=-10.0)
+    (tmp_path / "data" / "images" / "a.jpg").write_bytes(b"no photo")
+    after = match("after", gain=-10.0)
+    assert "a.jpg" in capsys.readouterr().err and set(before) - set(after) == {"a.jpg"}
+    assert after["c.jpg"][1][: len(CAPTIONS["c.jpg"][1])] == CAPTIONS["c.jpg"][1]
+
+
 def test_nothing_is_overwritten(match: Any, tmp_path: Path) -> None:
     before = (tmp_path / "data" / "captions.jsonl").read_text(encoding="utf-8")
     with pytest.raises(FileExistsError, match=r"captions.jsonl exists and is not overwritten. Remove it or"):
