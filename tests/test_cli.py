@@ -53,6 +53,10 @@ def test_paths_on_standard_input(run, tiny, photos):
     assert [line.split(": ")[0] for line in out.splitlines()] == [str(photos / "b.jpg"), str(photos / "a.png")]
 
 
+def test_nothing_on_standard_input(run, tiny):
+    assert caption(run, tiny, "-", stdin="\n") == (2, "", "captioner: no photos: standard input is empty.\n")
+
+
 def test_bad_photos_are_named_and_the_others_captioned(run, tiny, photos, tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.png").write_text("no photo")
@@ -91,6 +95,16 @@ def test_photos_before_or_after_the_model_give_the_same(run, tiny, photos):
     photo = str(photos / "b.jpg")
     first, second = (run("caption", *line) for line in ((photo, "--checkpoint", tiny), ("--checkpoint", tiny, photo)))
     assert first == second and first[0] == 0 and first[1].startswith(f"{photo}: ")
+
+
+def test_without_arguments_it_prints_its_help(run):
+    status, out, err = run()
+    assert (status, err) == (0, "") and "usage: captioner" in out and "caption" in out
+
+
+def test_the_name_of_a_model_misspelt(run, photos):
+    status, _, err = run("caption", photos / "a.png", "--checkpoint", "flick8k")
+    assert status == 2 and err.endswith("a model that is shipped: everyday, flickr8k. Did you mean flickr8k?\n")
 
 
 def test_a_checkpoint_that_is_none(run, photos, tmp_path):

@@ -75,6 +75,8 @@ def test_search(run, caption, photos, tmp_path):
     status, out, _ = run("search", f"{word[:2]}*", file, "--limit", 1, "--json")
     (found,) = map(json.loads, out.splitlines())
     assert found.keys() == {"path", "caption", "confidence", "log_probability"}
+    status, _, err = run("search", file, word)
+    assert status == 2 and err.endswith(f"the words come before the file: captioner search {word} {file}\n")
     assert run("search", "zebra", file) == (1, "", "captioner: no caption has any of these words.\n")
 
 
@@ -116,7 +118,7 @@ def test_interrupted(caption, folder, tmp_path, monkeypatch):
     status, _, err = caption(folder, "-o", tmp_path / "captions.csv")
     assert status == 130
     assert err.startswith("captioner: interrupted: 3 captioned, 1 failed, 0 skipped, ")
-    assert err.endswith("s. The same command goes on.\n")
+    assert err.endswith("s. Run the same command to continue.\n")
 
 
 class Terminal(io.StringIO):

@@ -102,6 +102,18 @@ def test_a_healthy_model_passes(checkpoint, data, monkeypatch, capsys):
     assert entry["photos"] == 20 and not any(finding["advice"] for finding in entry["findings"])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "verdict"),
+    [([9, 3, 8, 4], "skipped"), ([3], "skipped"), ([6, 6, 6, 6.5], "good"), ([3.1, 3, 3, 3.1], "bad")],
+)
+def test_too_few_photos_to_tell_whether_it_looks(wrong, verdict):
+    def losses(nats):
+        return measure.Losses(np.array(nats, float), np.full(len(nats), 10))
+
+    right = losses([3] * len(wrong))
+    assert checks.looks_at_photo(losses(wrong), right, right).verdict == verdict
+
+
 def test_photos_elsewhere_one_of_them_damaged(tiny, data, tmp_path, monkeypatch, capsys):
     shutil.copytree(data, tmp_path / "photos", ignore=shutil.ignore_patterns("*.jsonl"))
     (tmp_path / "data").mkdir()

@@ -179,7 +179,7 @@ def test_an_interrupted_evaluation_goes_on(run, coco, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)
         status, out, err = run("--data", coco, "--results", "r.json", "--batch-size", 1)
-    told = "interrupted. The captions are kept in r.json.partial, and the same command goes on."
+    told = "interrupted. The captions are kept in r.json.partial. Run the same command to continue."
     assert (status, out, err) == (130, "", f"captioner: {told}\n")
     status, out, err = run("--data", coco, "--results", "r.json", "--beam-size", 2)
     assert (status, out, err.count("\n")) == (2, "", 1) and "r.json.partial has captions of an evaluation with" in err

@@ -381,6 +381,12 @@ def test_a_copy_in_the_cache_is_not_changed(hub, captioner, tmp_path):
     assert hub.requests == []
 
 
+def test_a_shipped_model_is_not_changed_by_its_name(captioner, tmp_path):
+    for line in (("export", "everyday"), ("calibrate", "everyday", "--data", tmp_path)):
+        status, _, err = captioner(*line)
+        assert status == 2 and "everyday is a model that is shipped, which is not changed here. Copy " in err
+
+
 def test_addresses():
     assert is_address("hf://a/b") and is_address(Path("hf://a/b")) and not is_address("hf/a/b")
     for wrong in ("hf://a", "hf://a/b/c", "hf://a/b@", "hf://../b?x"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from contextlib import closing
@@ -34,6 +35,8 @@ def search(file: Path, query: str, limit: int = 20) -> list[Found]:
         raise ValueError(f"the limit is {limit}; expected at least 1.")
     path = database_of(file)
     if not path.is_file():
+        if os.path.isfile(query) or os.path.isfile(f"{query}.sqlite"):
+            raise ValueError(f"the words come before the file: captioner search {file} {query}")
         raise FileNotFoundError(f"no such file: {path}. Write it with: captioner caption PATH -o {file}")
     terms = [term if term[0] == '"' else f'"{term}"' for term, _ in TERM.findall(query)]
     terms = [f"{term} {star}" for term, (_, star) in zip(terms, TERM.findall(query), strict=True)]

@@ -8,6 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +57,26 @@ def find_checkpoint(directory: str | Path = DEFAULT) -> Path:
     for name, place in shipped.items():
         if str(directory) in (name, name.partition("-")[0]):
             return place
+    names = [name.partition("-")[0] for name in shipped]
+    close = get_close_matches(str(directory), names, n=1)
     raise CheckpointError(
         f"{path} {'is a file' if path.exists() else 'does not exist'}; expected a checkpoint: a directory "
         f"with {CONFIG} and {WEIGHTS}, such as best/ of a training run, or a model that is shipped: "
-        f"{', '.join(shipped) or 'none here'}."
+        f"{', '.join(names) or 'none here'}.{f' Did you mean {close[0]}?' if close else ''}"
     )
 
 
 def find_own_checkpoint(directory: str | Path) -> Path:
-    """The same for a checkpoint that is to be changed, which a copy in the hub's cache must not be."""
+    """The same for a checkpoint that is to be changed, which a copy in the hub's cache and a model that is given by the
+    name of a shipped one must not be."""
     if is_address(directory):
         raise CheckpointError(
             "a model on the hub is not changed here. Download it first: hf download owner/name --local-dir DIRECTORY"
         )
-    return find_checkpoint(directory)
+    found = find_checkpoint(directory)
+    if not locate(directory).is_dir():
+        raise CheckpointError(f"{directory} is a model that is shipped, which is not changed here. Copy {found} first.")
+    return found
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def main() -> None:
     streams.prepare()
     status = 0
     try:
-        status = _run(sys.argv[1:])
+        status = _run(sys.argv[1:] or ["--help"])
         sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, less) was closed
         streams.discard()

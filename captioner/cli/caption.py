@@ -70,7 +70,8 @@ class ListingOptions:
         if (first := next(photos, None)) is None:
             shallow = not self.recursive and any(os.path.isdir(path) for path in paths)
             deeper = " Add --recursive to look into folders' folders, too." if shallow else ""
-            raise ValueError(f"no photos: {', '.join(paths) or 'nothing was given'}.{deeper}")
+            given = ["standard input is empty" if path == "-" else path for path in paths]
+            raise ValueError(f"no photos: {', '.join(given) or 'nothing was given'}.{deeper}")
         return chain([first], photos)
 
     def can_count(self, paths: Iterable[str]) -> bool:
@@ -283,7 +284,7 @@ def _write(
             report=lambda line: bar.print(f"captioner: {line}"),
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted: {bar.counts}. The same command goes on.") from None
+        raise KeyboardInterrupt(f"interrupted: {bar.counts}. Run the same command to continue.") from None
 
 
 def _write_on_ray(
@@ -313,7 +314,7 @@ def _write_on_ray(
             show=bar.show,
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted: {bar.counts}. The same command goes on.") from None
+        raise KeyboardInterrupt(f"interrupted: {bar.counts}. Run the same command to continue.") from None
 
 
 def _last_line(file: FileOptions, into_file: bool, bar: Bar) -> None:

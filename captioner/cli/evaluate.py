@@ -47,7 +47,7 @@ def evaluate(
         images: Folder of the photos, if they are not below the data set's folder.
         split: train, val (or dev), test or all. By default val, or all photos of a data set without splits.
         results: Write the captions to this file, in COCO's results format. If the command is interrupted or killed,
-            the same command goes on.
+            run it again to continue.
         scores: Write the scores to this file, with intervals and provenance, for captioner compare.
         training: Training captions (an annotation file or a data set), to count copies of them.
         pointing: Also measure how often attention and evidence point at the objects that words name.
@@ -81,7 +81,7 @@ def evaluate(
     try:
         found, looks, damaged, confidences = caption_records(captioner, records, decoding, batch_size, point, kept)
     except KeyboardInterrupt:
-        told = f"The captions are kept in {kept.path}, and the same command goes on." if kept else NOTHING_KEPT
+        told = f"The captions are kept in {kept.path}. Run the same command to continue." if kept else NOTHING_KEPT
         raise KeyboardInterrupt(f"interrupted. {told}") from None
     for problem in shortened(damaged, "photos"):
         print(f"captioner: {problem}", file=sys.stderr)

@@ -19,12 +19,12 @@ def search(
     limit: int = 20,
     json: bool = False,
 ) -> int:
-    """List photos by their captions, best first. Exit status 1: none was found.
+    """List photos by their captions, best first. The exit status is 1 if there are none.
 
     Args:
         query: Words, 'begin*' of words, '"a phrase"'. Photos with all of them, or else with some of them, are listed.
         file: What `captioner caption -o FILE` wrote.
-        limit: Photos to list at most.
+        limit: The largest number of photos to list.
         json: One JSON object per line, for programs.
     """
     from captioner.bulk.search import search

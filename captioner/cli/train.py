@@ -115,7 +115,7 @@ def average(
     Args:
         checkpoints: Their directories, all of one architecture and vocabulary. Settings are those of the first.
         output: Directory of the new checkpoint.
-        shares: Weight of each checkpoint in the mean, such as 0.8 0.2. They sum to 1; equal if not given.
+        shares: Weight of each checkpoint in the mean, such as 0.8 0.2. They sum to 1. Default: equal weights.
     """
     from captioner.training.averaging import average_checkpoints
 

@@ -79,7 +79,11 @@ def overfitting(losses: Losses, trained: Losses | None, frequencies: float) -> F
 def looks_at_photo(other: Losses, other_grid: Losses, losses: Losses) -> Finding:
     """Whether the photo matters: with the wrong photo, the words that depend on it get less probable."""
     (gap, error), (grid_gap, _) = other.above(losses), other_grid.above(losses)
-    verdict = "bad" if gap < CLEAR * error else _grade(-gap, -4 * MATTERS, -MATTERS)
+    unclear = gap < CLEAR * error
+    if len(losses.nats) < 2 or (unclear and gap > MATTERS):
+        figure = f"a wrong photo costs {gap:+.2f} nats per word, +/- {error:.2f}: too few photos to tell"
+        return _finding("looks at the photo", figure, "skipped")
+    verdict = "bad" if unclear else _grade(-gap, -4 * MATTERS, -MATTERS)
     return _finding(
         "looks at the photo",
         f"a wrong photo costs {gap:+.2f} nats per word; a wrong grid alone {grid_gap:+.2f}",
@@ -108,7 +112,9 @@ def preprocessing(now: Preprocess, encoder: Encoder, losses: dict[str, Losses]) 
         figure = f"mean {_triple(now.mean)}, std {_triple(now.std)}; {encoder.name} expects {_triple(encoder.mean)}, "
         advice = "Right if you trained the CNN so yourself; otherwise train with the mean and std that it expects."
         return _finding("preprocessing", figure + _triple(encoder.std), "look", advice, values)
-    return _finding("preprocessing", f"no other is better; the next, {best}: {-gain:+.2f} nats", "good", "", values)
+    return _finding(
+        "preprocessing", f"none is clearly better; the best other, {best}: {-gain:+.2f} nats", "good", "", values
+    )
 
 
 def batch_norm(drift: dict[str, tuple[float, float]], running: Losses | None, batch: Losses | None) -> Finding:
