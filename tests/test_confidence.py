@@ -123,6 +123,8 @@ def test_the_command_line_marks_and_leaves_out(calibrated, tiny, photos, run, tm
     text = Captioner.load(unsure).caption(photo).text
     assert out.removesuffix("\n").removesuffix(" (unsure)") in (f"{photo}: {text}", f"{photo}: {text} ...")
     assert out.endswith(" (unsure)\n")
+    _, out, _ = run("attend", photo, "--checkpoint", unsure, "-o", tmp_path / "a.json")
+    assert out == f"{photo}: {text} (unsure)\n{tmp_path / 'a.json'}\n"
     status, out, err = run("caption", photo, "--checkpoint", unsure, "--min-confidence", 0.5)
     assert (status, out) == (0, "") and f"{photo}: left out, confidence 0.00 is below 0.5" in err
     _, out, _ = run("caption", photo, "--checkpoint", unsure, "--min-confidence", 0.5, "--json")

@@ -296,6 +296,8 @@ def _write_on_ray(
     cluster: ClusterOptions,
     bar: Bar,
 ) -> None:
+    import ray  # noqa: F401 - a missing package is reported before anything is written
+
     from captioner.bulk.cluster import caption_on_ray
 
     try:

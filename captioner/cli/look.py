@@ -51,6 +51,7 @@ def attend(
         batch_size: Photos per batch.
     """
     from captioner.bulk.progress import Bar, Counts
+    from captioner.confidence import is_unsure
     from captioner.images import ImageError, printable
 
     if (cells or cell) and reads_text(model):
@@ -88,7 +89,8 @@ def attend(
                 bar.print(f"captioner: {error}")
             else:
                 counts.captioned += 1
-                print(f"{printable(photo)}: {printable(result.text)}\n{printable(path)}", flush=True)
+                mark = " (unsure)" if is_unsure(result.confidence) else ""
+                print(f"{printable(photo)}: {printable(result.text)}{mark}\n{printable(path)}", flush=True)
                 if result.attention_statistics is not None and result.attention_statistics.warning:
                     bar.print(f"captioner: {printable(photo)}: {result.attention_statistics.warning}")
             bar.show(counts)
