@@ -156,7 +156,7 @@ def test_settings_may_be_given_again_and_others_are_refused(toy, tmp_path, run):
     status, _, err = run("train", "--output", tmp_path / "none", "--resume")
     assert status == 2 and "so there is no run to resume. Check --output." in err
     status, _, err = run("train", "--output", tmp_path / "none")
-    assert status == 2 and "--data is ()" in err
+    assert status == 2 and "--data is missing; expected at least one folder" in err
 
 
 @pytest.mark.parametrize("better", [True, False], ids=["the added stage is better", "it is not"])

@@ -276,7 +276,8 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
                 continue  # a setting of the other recipe
             value = attrgetter(name)(config)
             if not good(value):
-                raise ValueError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}.")
+                found = "missing" if value == () else repr(value)
+                raise ValueError(f"--{name.replace('_', '-')} is {found}; expected {expected}.")
 
     check(lambda x: len(x) >= 1, "at least one stage, such as decoder:10", "stages")
     check(lambda x: len(x) >= 1, "at least one file", "text")
