@@ -72,11 +72,14 @@ def test_search(run, caption, photos, tmp_path):
     status, out, err = run("search", word, file)
     assert (status, err) == (0, "")
     assert sorted(out.splitlines()) == sorted(line for line in lines if word in line.split())
-    status, out, _ = run("search", f"{word[:2]}*", file, "--limit", 1, "--json")
-    (found,) = map(json.loads, out.splitlines())
+    _, begun, _ = run("search", f"{word[:2]}*", file, "--limit", 1, "--json")
+    (found,) = map(json.loads, begun.splitlines())
     assert found.keys() == {"path", "caption", "confidence", "log_probability"}
     status, _, err = run("search", file, word)
     assert status == 2 and err.endswith(f"the words come before the file: captioner search {word} {file}\n")
+    assert run("search", f"zebra {word}", file) == (
+        0, out, "captioner: no caption has all of these words; these have some of them.\n"
+    )  # fmt: skip
     assert run("search", "zebra", file) == (1, "", "captioner: no caption has any of these words.\n")
 
 

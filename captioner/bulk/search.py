@@ -25,12 +25,12 @@ class Found(NamedTuple):
     log_probability: float
 
 
-def search(file: Path, query: str, limit: int = 20) -> list[Found]:
-    """The photos whose captions have all the words of the query, best first: by BM25, which favours rare words and
-    short captions. Word endings do not count: `dogs` finds `dog`.
+def search(file: Path, query: str, limit: int = 20, some: bool = False) -> list[Found]:
+    """The photos whose captions have all the words of the query (with `some`: at least one), best first: by BM25, which
+    favours rare words and short captions. Word endings do not count: `dogs` finds `dog`.
 
-    A query is words, beginnings of words (`surf*`), and phrases (`"on a beach"`). If no caption has all of them, those
-    that have some are returned. `file` is the database, or the file that was written from it."""
+    A query is words, beginnings of words (`surf*`), and phrases (`"on a beach"`). `file` is the database, or the file
+    that was written from it."""
     if limit < 1:
         raise ValueError(f"the limit is {limit}; expected at least 1.")
     path = database_of(file)
@@ -44,8 +44,7 @@ def search(file: Path, query: str, limit: int = 20) -> list[Found]:
         raise ValueError("the query is empty; expected words, such as: dog beach.")
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as sqlite:
-            found = sqlite.execute(QUERY, (" AND ".join(terms), limit)).fetchall()
-            found = found or sqlite.execute(QUERY, (" OR ".join(terms), limit)).fetchall()
+            found = sqlite.execute(QUERY, ((" OR " if some else " AND ").join(terms), limit)).fetchall()
     except sqlite3.Error as error:
         raise ValueError(f"{path} cannot be searched ({error}); expected a file that captioner wrote.") from error
     return [Found(*row) for row in found]

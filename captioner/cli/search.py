@@ -32,6 +32,8 @@ def search(
     from captioner.images import printable
 
     found = search(file, query, limit)
+    if not found and (found := search(file, query, limit, some=True)):
+        print("captioner: no caption has all of these words; these have some of them.", file=sys.stderr)
     for photo in found:
         if json:
             print_json(photo._asdict())
