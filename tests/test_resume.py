@@ -175,8 +175,11 @@ def test_stages_added_to_a_finished_run(toy, tmp_path, monkeypatch, run, better)
     train(whole)
     running, parts = "parts", settings(toy, tmp_path / "parts", *stages)
     train(parts)
-    status, _, err = run("train", "--output", parts.output, "--resume", "--stages", *stages, *more)
+    best = parts.output / "best"
+    (best / "word.onnx").touch()
+    status, out, err = run("train", "--output", parts.output, "--resume", "--stages", *stages, *more)
     assert status == 0, err
+    assert f"Afterwards, run:\n  captioner export {best}\n" in out and not (best / "word.onnx").exists()
     assert_same_run(parts.output, whole.output)
     saved = [json.loads((run.output / "train.json").read_text())["stages"] for run in (parts, whole)]
     assert saved[0] == saved[1] == [*stages, *more]
