@@ -49,7 +49,7 @@ def test_a_reader_of_both_streams_that_leaves(command):
         (">/dev/full", 2, "captioner: [Errno 28] No space left on device"),
         ("2>&-", 0, ""),
         ("<&-", 0, ""),
-        ("- <&-", 2, "captioner: no photos: -."),
+        ("- <&-", 2, "captioner: no photos: standard input is empty."),
     ],
 )
 def test_closed_streams(photos, streams, status, err):

@@ -186,7 +186,7 @@ def test_it_stops_early(text, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"text": ()}, r"--text is \(\); expected at least one file"),
+        ({"text": ()}, "--text is missing; expected at least one file"),
         ({"bptt": 0}, "--bptt is 0; expected 1 or more"),
         ({"min_count": 10_000}, "no word occurs 10000 times"),
         ({"batch_size": 1000}, "a text of 1440 tokens cannot be cut into 1000 streams"),
