@@ -95,13 +95,6 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def made_after_training(directory: Path) -> list[str]:
-    """The verbs that have added to a checkpoint what belongs to its weights, and goes when they change."""
-    exported = any((directory / f"{graph}.onnx").is_file() for graph in GRAPHS)
-    calibrated = "confidence" in read_config(directory)
-    return ["export"] * exported + ["calibrate"] * calibrated
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file that anyone may have written. Raises CheckpointError."""
     _check_exists(path)

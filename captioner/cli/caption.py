@@ -88,7 +88,8 @@ class ListingOptions:
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Captions in a file. The same command again goes on where it was interrupted, and adds new and changed photos."""
+    """Captions in a file. Run the same command again to continue where it was interrupted; new and changed photos are
+    added."""
 
     output: Annotated[OptionalFile, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None
     """Write to this file: .jsonl, .csv, .parquet, .sqlite (which `captioner search` searches), or .html (a gallery)."""

@@ -51,7 +51,6 @@ def attend(
         batch_size: Photos per batch.
     """
     from captioner.bulk.progress import Bar, Counts
-    from captioner.confidence import is_unsure
     from captioner.images import ImageError, printable
 
     if (cells or cell) and reads_text(model):
@@ -89,7 +88,7 @@ def attend(
                 bar.print(f"captioner: {error}")
             else:
                 counts.captioned += 1
-                mark = " (unsure)" if is_unsure(result.confidence) else ""
+                mark = " (unsure)" if result.is_unsure else ""
                 print(f"{printable(photo)}: {printable(result.text)}{mark}\n{printable(path)}", flush=True)
                 if result.attention_statistics is not None and result.attention_statistics.warning:
                     bar.print(f"captioner: {printable(photo)}: {result.attention_statistics.warning}")

@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset
 
 from captioner import distributed
-from captioner.checkpoint.manifest import has_checkpoint, made_after_training
+from captioner.backends.choose import has_graphs
+from captioner.checkpoint.manifest import has_checkpoint, read_config
 from captioner.data.augment import Augmenter
 from captioner.data.cache import FeatureDataset, cached_features
 from captioner.data.datasets import PhotoDataset, batches, epoch_order
@@ -91,10 +92,10 @@ def _train(config: TrainConfig) -> Path:
 def reopen(run: CaptionRun, state: Mapping[str, Any]) -> None:
     """Take a finished run up again, where stages were added: `best/` is stored exactly, as while a run goes on, and the
     last objective is there, from which the next one may take trained parts."""
-    lost = [f"captioner {verb} {run.best}" for verb in made_after_training(run.best)]
-    if lost and distributed.is_main():
-        print(f"{run.best} is trained further, which its graphs and its calibration do not follow. Afterwards, run:")
-        print(*(f"  {line}" for line in lost), sep="\n")
+    made = ["export"] * has_graphs(run.best) + ["calibrate"] * ("confidence" in read_config(run.best))
+    if made and distributed.is_main():
+        print(f"{run.best} is trained further: what was made from its old weights must be made again. Afterwards, run:")
+        print(*(f"  captioner {verb} {run.best}" for verb in made), sep="\n")
     run.store_best(half=False)
     run.progress.stage -= 1
     start_stage(run)
