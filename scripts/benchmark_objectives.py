@@ -21,7 +21,7 @@ from captioner.checkpoint.manifest import find_checkpoint, read_config
 from captioner.config import ModelConfig
 from captioner.data.datasets import batches
 from captioner.training.caption_run import open_run
-from captioner.training.config import TrainConfig, parse_stage
+from captioner.training.config import DistillationConfig, TrainConfig, parse_stage
 from captioner.training.loop import train_step
 from captioner.training.optim import set_learning_rates
 from captioner.training.train import start_stage, training_dataset
@@ -33,6 +33,7 @@ STAGES = (
     "scheduled-sampling@decoder:1",
     "professor-forcing@decoder:1",
     "self-critical@decoder:1",
+    "distillation@decoder:1",
 )
 ROUNDS, BATCHES = 5, 2
 
@@ -49,7 +50,7 @@ def main() -> None:
         model = ModelConfig.from_dict(read_config(find_checkpoint(arguments.init))["model"])
         config = TrainConfig(
             (arguments.data,), Path(folder), replace(model, dropout=0.4), init=arguments.init, stages=STAGES,
-            limit=16 * BATCHES, device="cpu", workers=0,
+            limit=16 * BATCHES, device="cpu", workers=0, distillation=DistillationConfig((str(arguments.init),)),
         )  # fmt: skip
         run, _ = open_run(config, [parse_stage(text) for text in STAGES])
         parts = []

@@ -22,6 +22,7 @@ from captioner.training.objectives import Loss, WithTerms, professor_forcing
 from captioner.training.objectives.attention_supervision import AttentionSupervision
 from captioner.training.objectives.coverage import Coverage
 from captioner.training.objectives.cross_entropy import CrossEntropy
+from captioner.training.objectives.distillation import Distillation, Teacher
 from captioner.training.objectives.professor_forcing import Discriminator, ProfessorForcing
 from captioner.training.objectives.scheduled_sampling import ScheduledSampling
 from captioner.training.objectives.self_critical import SelfCritical
@@ -29,7 +30,7 @@ from captioner.training.optim import build_optimizer
 from captioner.training.parallel import parallel
 from captioner.training.run import Progress
 from captioner.training.sampling import draw
-from captioner.vocabulary import BOS, EOS, PAD
+from captioner.vocabulary import BOS, EOS, PAD, Vocabulary
 
 
 class Drawn(nn.Module):
@@ -52,6 +53,11 @@ def supervision() -> AttentionSupervision:
     return AttentionSupervision(0.5, 512, torch.arange(20) % 2 == 0, torch.full((20,), 0.2))
 
 
+def teacher() -> Teacher:
+    words = Vocabulary([f"w{number}" for number in range(16)])
+    return Teacher(build_model(ModelConfig("squeezenet1_1", embedding_size=8, hidden_size=10), 20), words, words)
+
+
 OBJECTIVES = {
     "cross-entropy": lambda: CrossEntropy(0.1),
     "attention-supervision": lambda: WithTerms(CrossEntropy(0.1), {"attention-supervision": supervision()}),
@@ -59,10 +65,11 @@ OBJECTIVES = {
     "scheduled-sampling": lambda: ScheduledSampling(0.8, "linear", 0.1),
     "self-critical": lambda: SelfCritical(reward, {i: i for i in range(9)}, 3, "others", 6, 0.6, 0.5),
     "professor-forcing": lambda: ProfessorForcing(Discriminator(12, 7), 1.0, 0.1, 6),
+    "distillation": lambda: Distillation([teacher()], 0.7),
 }
 
 
-CERTAIN, STEPS = ("cross-entropy", "attention-supervision", "coverage", "professor-forcing"), 8
+CERTAIN, STEPS = ("cross-entropy", "attention-supervision", "coverage", "professor-forcing", "distillation"), 8
 
 
 def batches() -> list[Batch]:

@@ -14,8 +14,11 @@ from torch.nn import functional as F
 from captioner.data.datasets import Batch
 from captioner.decoder import Decoder
 from captioner.encoder import Features
+from captioner.model import CaptionModel
 from captioner.training.config import SelfCriticalConfig, TrainConfig
 from captioner.training.objectives.coverage import coverage
+from captioner.training.objectives.cross_entropy import CrossEntropy
+from captioner.training.objectives.distillation import Distillation, Teacher
 from captioner.training.objectives.professor_forcing import (
     Discriminator,
     ProfessorForcing,
@@ -271,3 +274,64 @@ def test_the_bounds_of_accuracy(decoder, features, figures, fools, learns):
     ours, theirs = gradients(decoder, loss.sum), gradients(decoder, plain)
     assert fools != all(torch.allclose(one, other, atol=1e-6) for one, other in zip(ours, theirs, strict=True))
     assert learns == any(gradient.any() for gradient in gradients(objective, loss.sum))
+
+
+def teacher(words: str, vocabulary: str, seed: int) -> Teacher:
+    """A teacher with a vocabulary of one-letter words for a model with the vocabulary `vocabulary`."""
+    torch.manual_seed(seed)
+    decoder = Decoder(4 + len(words), 5, 4, embedding_size=6, hidden_size=8)
+    return Teacher(CaptionModel(torch.nn.Identity(), decoder), Vocabulary([*words]), Vocabulary([*vocabulary]))
+
+
+def test_distillation_by_hand(decoder, features):
+    """Word by word: -Σ q log p, where q is the mean of the teachers' probabilities, and of the word that people wrote.
+    The teachers stay as they are."""
+    people = torch.tensor([[BOS, 4, 5, EOS], [BOS, 5, EOS, PAD], [BOS, 4, 4, EOS], [PAD] * 4])
+    batch = Batch(features, people, ["a", "b"])
+    run = SimpleNamespace(model=CaptionModel(torch.nn.Identity(), decoder))
+    teachers = [teacher("ab", "ab", seed) for seed in (1, 2)]
+    objective = Distillation(teachers, 0.7)
+    assert not list(objective.parameters()) and not objective.state_dict()
+    loss = objective(run, batch)
+    loss.sum.backward()
+    assert all(p.grad is None for each in teachers for p in each.model.parameters())
+    total = 0.0
+    for row, tokens in enumerate(people[:3].tolist()):
+        photo = Features(features.pooled[row // 2, None], features.grid[row // 2, None])
+        for place, word in enumerate(tokens[1:], 1):
+            if word == PAD:
+                continue
+            read = torch.tensor([tokens[:place]])
+            ours, *theirs = (
+                model(photo, read)[0][0, -1].double() for model in (run.model, *(each.model for each in teachers))
+            )
+            wanted = 0.35 * (theirs[0].softmax(0) + theirs[1].softmax(0))
+            wanted[word] += 0.3
+            total -= (wanted * ours.log_softmax(0)).sum().item()
+    assert loss.sum.item() == pytest.approx(total, rel=1e-5)
+    assert loss.count == 8
+
+
+def test_distillation_without_a_share_is_cross_entropy(decoder, features):
+    batch = Batch(features, torch.tensor([[BOS, 4, 5, EOS], [BOS, 5, EOS, PAD]]), ["a", "b"])
+    run = SimpleNamespace(model=CaptionModel(torch.nn.Identity(), decoder))
+    ours, theirs = (
+        objective(run, batch).sum for objective in (Distillation([teacher("ab", "ab", 1)], 0.0), CrossEntropy())
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_teacher_with_other_words(features):
+    """The same teacher for a model with its words in another order, one of them missing and another one new: words
+    keep their probabilities, what is missing is unknown, and what is new never follows."""
+    inputs = torch.tensor([[BOS, 4, 6], [BOS, 5, 7]])  # a, c; b, d
+    real = torch.ones(2, 3, dtype=torch.bool)
+    same = teacher("abcd", "abcd", 3)(features, inputs, real)
+    others = torch.tensor([[BOS, 6, 4], [BOS, UNK, 5]])  # the same words where they are known
+    found = teacher("abcd", "cdae", 3)(features, others, real)
+    torch.testing.assert_close(found.sum(1), torch.ones(6))
+    unread = [0, 1, 2, 3]  # not what comes after the unknown word
+    torch.testing.assert_close(found[unread, 4:7], same[unread][:, [6, 7, 4]])  # c, d, a
+    assert (found[:, 7] == 0).all()  # e
+    torch.testing.assert_close(found[unread, UNK], same[unread, UNK] + same[unread, 5])  # and b
+    torch.testing.assert_close(found[unread][:, [PAD, BOS, EOS]], same[unread][:, [PAD, BOS, EOS]])

@@ -15,7 +15,7 @@ from captioner.decoding import Decoding
 from captioner.training import loop
 from captioner.training import train as training
 from captioner.training.averaging import MovingAverage
-from captioner.training.config import SelfCriticalConfig, TrainConfig
+from captioner.training.config import DistillationConfig, SelfCriticalConfig, TrainConfig
 from captioner.training.journal import read_log
 from captioner.training.loop import Interrupted
 from captioner.training.objectives import self_critical
@@ -69,13 +69,25 @@ RECIPES = {
         {"attention-supervision"},
     ),
     "coverage": ("cross-entropy+coverage@decoder:1", {}, {"coverage"}),
+    "distillation": ("distillation@decoder:1 distillation+coverage@features.12:1", {}, {"loss"}),
     "average": ("decoder:1 features.12:1", {"ema": 0.9}, set()),
 }
 
 
+@pytest.fixture(scope="module")
+def teacher(toy, tmp_path_factory):
+    """A complete run: best/ in half precision, last/ exact."""
+    run = config(toy, tmp_path_factory.mktemp("teacher") / "run", "decoder:1")
+    train(run)
+    return run.output
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_resumed_is_uninterrupted(toy, tmp_path, monkeypatch, name):
+def test_resumed_is_uninterrupted(toy, teacher, tmp_path, monkeypatch, name):
     stages, settings, figures = RECIPES[name]
+    if name == "distillation":
+        taught = DistillationConfig((str(teacher / "best"),))
+        settings = {"weights": str(teacher / "last"), "distillation": taught}
     whole = config(toy, tmp_path / "whole", stages, **settings)
     train(whole)
     rows = read_log(whole.output / "log.jsonl")
@@ -203,3 +215,24 @@ def test_coverage_needs_attention(toy, tmp_path):
     settings = config(toy, tmp_path / "run", "cross-entropy+coverage@decoder:1")
     with pytest.raises(ValueError, match="the model has none"):
         train(replace(settings, model=replace(settings.model, attention="none")))
+
+
+def test_a_checkpoint_keeps_the_name_of_its_teacher_and_not_its_place(toy, teacher, tmp_path):
+    run = config(toy, tmp_path / "run", "distillation@decoder:1")
+    train(replace(run, distillation=DistillationConfig((str(teacher / "best"), str(teacher / "last")), 1.0)))
+    settings = load_checkpoint(run.output / "best")[1]["training"]["settings"]
+    assert settings["distillation"] == {"teacher": ["best", "last"], "share": 1.0}
+
+
+def test_teachers_that_cannot_teach(toy, teacher, tmp_path):
+    """Each is told before the first step."""
+    run = config(toy, tmp_path / "run", "distillation@decoder:1")
+    best = str(teacher / "best")
+    with pytest.raises(ValueError, match=r"needs a teacher\. Pass --distillation.teacher"):
+        train(run)
+    with pytest.raises(ValueError, match="nowhere"):
+        train(replace(run, distillation=DistillationConfig(("nowhere",))))
+    with pytest.raises(ValueError, match="--image-size 64"):
+        train(replace(run, image_size=72, distillation=DistillationConfig((best,))))
+    with pytest.raises(ValueError, match=r"another one\. Begin with the teacher's CNN \(--weights .*best"):
+        train(replace(run, seed=1, distillation=DistillationConfig((best,))))

@@ -28,6 +28,7 @@ _TRAINING = {
     "Scheduled sampling: stages such as scheduled-sampling@decoder:5": "scheduled_sampling.*",
     "Self-critical training: stages such as self-critical@decoder:5": "self_critical.*",
     "Professor Forcing: stages such as professor-forcing@decoder:5": "professor_forcing.*",
+    "Distillation: stages such as distillation@decoder:5": "distillation.*",
     "Added terms: stages such as cross-entropy+coverage@decoder:5": "coverage attention_supervision",
     "Machine": "device workers cache deterministic seed",
 }

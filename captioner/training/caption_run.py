@@ -27,6 +27,7 @@ from captioner.images import Preprocess
 from captioner.model import CaptionModel, build_model
 from captioner.training.config import Stage, TrainConfig
 from captioner.training.initial import Initial
+from captioner.training.objectives.distillation import check_teachers
 from captioner.training.run import (
     Progress,
     Run,
@@ -66,6 +67,7 @@ class CaptionRun(Run):
         settings = settings_of_model(self.config)
         settings["weights"] = Path(self.config.weights).name
         settings["init"] = self.config.init and self.config.init.name
+        settings["distillation"]["teacher"] = [Path(name).name for name in self.config.distillation.teacher]
         shares = shares_of(self.config).items()
         training = {
             "data": ", ".join(name if share == 1 else f"{name} (share {share:g})" for name, share in shares),
@@ -91,6 +93,8 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
     else:
         captioner = build_captioner(config, training)
     _check_blocks(captioner.model.encoder, stages)
+    if any(stage.objective == "distillation" for stage in stages):
+        check_teachers(config.distillation, captioner.preprocess)
     write_settings(config, digest)  # of a resumed run, too: stages may have been added
     if is_main():
         check.save(config.output / "photos.json")

@@ -15,7 +15,7 @@ from captioner.data.augment import AugmentConfig
 from captioner.decoding import Decoding
 
 # Each is a file in training/objectives/.
-OBJECTIVES = ("cross-entropy", "scheduled-sampling", "self-critical", "professor-forcing")
+OBJECTIVES = ("cross-entropy", "scheduled-sampling", "self-critical", "professor-forcing", "distillation")
 TERMS = ("attention-supervision", "coverage")  # what can be added to an objective
 
 
@@ -80,6 +80,17 @@ class ProfessorForcingConfig:
 
 
 @dataclass(frozen=True)
+class DistillationConfig:
+    """Distillation: stages that begin with distillation@."""
+
+    teacher: tuple[str, ...] = ()
+    """Checkpoints, or names of shipped models, whose word probabilities are learned; of several, their mean."""
+    share: float = 0.7
+    """Share of the target that is the teacher's word probabilities. The rest is the word of the caption, without label
+    smoothing."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a model: CNN and RNN, in stages, on Flickr8k, Flickr30k, COCO or your own photos."""
 
@@ -139,6 +150,7 @@ class TrainConfig:
     scheduled_sampling: ScheduledSamplingConfig = field(default_factory=ScheduledSamplingConfig)
     self_critical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
     professor_forcing: ProfessorForcingConfig = field(default_factory=ProfessorForcingConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     train_batch_norm: bool = False
     """Train batch norm, too (only for a CNN with random initial weights)."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -302,7 +314,7 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
         check(lambda x: 0 <= x < 1, "0 or more and below 1", "model.feature_dropout")
     check(lambda x: 0 < x <= 1, "above 0 and at most 1 (no crop)", "augment.smallest_crop")
     check(lambda x: 0 <= x < 1, "0 or more and below 1, such as 0.999", "ema")
-    check(lambda x: 0 <= x <= 1, "0 to 1", "scheduled_sampling.rate")
+    check(lambda x: 0 <= x <= 1, "0 to 1", "scheduled_sampling.rate", "distillation.share")
     check(
         lambda x: x >= 0,
         "0 or more",

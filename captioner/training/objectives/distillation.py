@@ -1,0 +1,114 @@
+"""Knowledge distillation (Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network"): the model
+learns the word probabilities that a teacher gives after the same words, beside the words themselves. The teacher may be
+larger, or an ensemble, or a model of the same size from an earlier run (Furlanello et al. 2018, "Born-Again Neural
+Networks")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from captioner.captioner import Captioner
+from captioner.checkpoint.manifest import find_checkpoint, read_config
+from captioner.data.datasets import Batch
+from captioner.encoder import Encoder, Features
+from captioner.images import Preprocess
+from captioner.model import CaptionModel
+from captioner.training.config import DistillationConfig
+from captioner.training.objectives import Forward, Loss
+from captioner.vocabulary import PAD, SPECIALS, Vocabulary
+
+if TYPE_CHECKING:
+    from captioner.training.caption_run import CaptionRun
+
+
+class Teacher:
+    """A trained captioner that says, in another model's vocabulary, how probable each next word is."""
+
+    def __init__(self, model: CaptionModel, own: Vocabulary, vocabulary: Vocabulary):
+        """`own` is the teacher's vocabulary, `vocabulary` that of the model that learns."""
+        self.model = model.requires_grad_(False).eval()
+        self.to_own = translation(vocabulary, own)
+        self.from_own = translation(own, vocabulary)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor | Features, inputs: Tensor, real: Tensor) -> Tensor:
+        """Photos (B, 3, S, S), or their features; the words read (N, T), and which of them count -> probabilities
+        (n, V) of the words after these. A word that one of the two vocabularies lacks is its unknown word."""
+        logits, _, _ = self.model(images, self.to_own.to(inputs.device)[inputs], real)
+        probabilities = logits.float().softmax(1)
+        return probabilities.new_zeros(len(logits), len(self.to_own)).index_add_(
+            1, self.from_own.to(inputs.device), probabilities
+        )
+
+
+def translation(words: Vocabulary, others: Vocabulary) -> Tensor:
+    """(V,): the id in the vocabulary `others` of each word of the vocabulary `words`; UNK where it lacks the word."""
+    return torch.tensor([*range(len(SPECIALS)), *others.encode(list(words.words))])
+
+
+class Distillation(nn.Module):
+    """The cross-entropy of the mean of the teachers' word probabilities and of people's words, weighted by `share` and
+    1 - `share` and summed over the real tokens. At share 0 it is `cross_entropy` without label smoothing, for which
+    the teachers' probabilities stand in."""
+
+    def __init__(self, teachers: Sequence[Teacher], share: float):
+        super().__init__()
+        self.teachers = list(teachers)  # no modules of this one: they are not trained, and not saved with the run
+        self.share = share
+
+    def forward(self, run: CaptionRun, batch: Batch) -> Loss:
+        real = batch.targets != PAD  # (N, T)
+        features = run.model.features(batch.images)
+        memory = run.model.decoder.prepare(features)
+        hidden, attention, _ = run.model.decoder.hidden_states(batch.inputs, memory)  # (N, T, H)
+        logits = run.model.decoder.logits(hidden[real])  # (n, V)
+        words = batch.targets[real]  # (n,)
+        taught = torch.stack([teacher(batch.images, batch.inputs, real) for teacher in self.teachers]).mean(0)
+        targets = self.share * taught + (1 - self.share) * F.one_hot(words, logits.shape[1])
+        total = F.cross_entropy(logits.float(), targets, reduction="sum")
+        return Loss(total, real.sum(), forward=Forward(features, hidden, attention, logits, batch.targets, real))
+
+
+def build(run: CaptionRun) -> Distillation:
+    config = run.config.distillation
+    return Distillation([load_teacher(run, name) for name in config.teacher], config.share)
+
+
+def load_teacher(run: CaptionRun, name: str) -> Teacher:
+    """The captioner of that name or directory. Raises ValueError if it would read features of a CNN that it does not
+    know."""
+    teacher = Captioner.load(name, device=str(run.device), backend="torch")
+    if run.stage.block is None and not same_weights(teacher.model.encoder, run.model.encoder):
+        raise ValueError(
+            f"the stage {run.stage.name} reads features of the run's frozen CNN, but its teacher {name} has another "
+            f"one. Begin with the teacher's CNN (--weights {name}), or let the CNN learn, as in "
+            "distillation@features.14:3."
+        )
+    return Teacher(teacher.model, teacher.vocabulary, run.captioner.vocabulary)
+
+
+def check_teachers(config: DistillationConfig, preprocess: Preprocess) -> None:
+    """Raise ValueError, before the first stage, if there is no teacher or if one sees other images than the model."""
+    if not config.teacher:
+        raise ValueError("distillation needs a teacher. Pass --distillation.teacher with one or more checkpoints.")
+    for name in config.teacher:
+        theirs = Preprocess.from_dict(read_config(find_checkpoint(name))["preprocess"])
+        if theirs != preprocess:
+            raise ValueError(
+                f"the teacher {name} sees images as {theirs}, but this run as {preprocess}. Pass --image-size "
+                f"{theirs.size}, or choose another teacher."
+            )
+
+
+def same_weights(encoder: Encoder, other: Encoder) -> bool:
+    """Whether two CNNs are the same, but for the rounding of a checkpoint in half precision."""
+    ours, theirs = encoder.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        ours[key].shape == theirs[key].shape and torch.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-6)
+        for key in ours
+    )
