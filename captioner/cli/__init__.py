@@ -50,7 +50,15 @@ __all__ = [
     "write",
 ]
 
-DESCRIPTION = "Photos in, sentences out, and a picture of where the model looked for each word."
+DESCRIPTION = (
+    "Photos in, sentences out, and a picture of where the model looked for each word. captioner VERB --help explains a "
+    "verb, captioner --version prints the version."
+)
+VERBS = (  # as --help lists them: what most people come for first
+    *("caption", "attend", "search", "web", "evaluate", "score", "compare", "check", "train", "find-lr", "average"),
+    *("calibrate", "diagnose", "export", "push", "pretrain", "write", "toy", "gradients"),
+)
+app._subcommands = dict(sorted(app._subcommands.items(), key=lambda verb: VERBS.index(verb[0])))
 
 
 def main() -> None:

@@ -81,6 +81,7 @@ class CaptionRun(Run):
 
 def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict[str, Any]]:
     """A new run, or with `--resume` the one in `--output`, and the state that its `last/` holds (none of a new run)."""
+    _check_blocks(config.model.encoder, stages)
     if not config.resume:
         check_unused(config.output)
     parts, validation, check = read_splits(config)
@@ -92,7 +93,6 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
         captioner = Captioner.load(config.output / "last", device=config.device, backend="torch")
     else:
         captioner = build_captioner(config, training)
-    _check_blocks(captioner.model.encoder, stages)
     if any(stage.objective == "distillation" for stage in stages):
         check_teachers(config.distillation, captioner.preprocess)
     write_settings(config, digest)  # of a resumed run, too: stages may have been added
@@ -211,8 +211,10 @@ def place_vectors(model: CaptionModel, vocabulary: Vocabulary, path: Path) -> No
     print(f"vectors {path}: {share:.0%} of the words found ({len(ids)} of {len(vocabulary.words)})")
 
 
-def _check_blocks(encoder: Encoder, stages: Sequence[Stage]) -> None:
-    """A wrong name is an error before the first stage, not after it."""
+def _check_blocks(cnn: str, stages: Sequence[Stage]) -> None:
+    """A wrong name is an error before a photo is read or a weight downloaded."""
+    with torch.device("meta"):
+        encoder = Encoder(cnn, None)
     for stage in stages:
         encoder.check_block(stage.block)
 
