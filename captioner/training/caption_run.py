@@ -14,6 +14,7 @@ import torch
 
 from captioner.backends.torch_backend import TorchBackend
 from captioner.captioner import Captioner
+from captioner.checkpoint.manifest import find_checkpoint, read_config
 from captioner.data.checks import PhotoCheck, check_photos, note_on_copies, notes_on, shortened
 from captioner.data.datasets import encode_captions
 from captioner.data.readers import Record, select
@@ -25,9 +26,8 @@ from captioner.distributed import is_main
 from captioner.encoder import Encoder
 from captioner.images import Preprocess
 from captioner.model import CaptionModel, build_model
-from captioner.training.config import Stage, TrainConfig
+from captioner.training.config import DistillationConfig, Stage, TrainConfig
 from captioner.training.initial import Initial
-from captioner.training.objectives.distillation import check_teachers
 from captioner.training.run import (
     Progress,
     Run,
@@ -94,7 +94,7 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
     else:
         captioner = build_captioner(config, training)
     if any(stage.objective == "distillation" for stage in stages):
-        check_teachers(config.distillation, captioner.preprocess)
+        _check_teachers(config.distillation, captioner.preprocess)
     write_settings(config, digest)  # of a resumed run, too: stages may have been added
     if is_main():
         check.save(config.output / "photos.json")
@@ -217,6 +217,19 @@ def _check_blocks(cnn: str, stages: Sequence[Stage]) -> None:
         encoder = Encoder(cnn, None)
     for stage in stages:
         encoder.check_block(stage.block)
+
+
+def _check_teachers(config: DistillationConfig, preprocess: Preprocess) -> None:
+    """Raise ValueError, before the first stage, if there is no teacher or if one sees other images than the model."""
+    if not config.teacher:
+        raise ValueError("distillation needs a teacher. Pass --distillation.teacher with one or more checkpoints.")
+    for name in config.teacher:
+        theirs = Preprocess.from_dict(read_config(find_checkpoint(name))["preprocess"])
+        if theirs != preprocess:
+            raise ValueError(
+                f"the teacher {name} sees images as {theirs}, but this run as {preprocess}. Pass --image-size "
+                f"{theirs.size}, or choose another teacher."
+            )
 
 
 def _digest(records: Sequence[Record]) -> str:

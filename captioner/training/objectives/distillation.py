@@ -13,12 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captioner.captioner import Captioner
-from captioner.checkpoint.manifest import find_checkpoint, read_config
 from captioner.data.datasets import Batch
 from captioner.encoder import Encoder, Features
-from captioner.images import Preprocess
 from captioner.model import CaptionModel
-from captioner.training.config import DistillationConfig
 from captioner.training.objectives import Forward, Loss
 from captioner.vocabulary import PAD, SPECIALS, Vocabulary
 
@@ -90,19 +87,6 @@ def load_teacher(run: CaptionRun, name: str) -> Teacher:
             "distillation@features.14:3."
         )
     return Teacher(teacher.model, teacher.vocabulary, run.captioner.vocabulary)
-
-
-def check_teachers(config: DistillationConfig, preprocess: Preprocess) -> None:
-    """Raise ValueError, before the first stage, if there is no teacher or if one sees other images than the model."""
-    if not config.teacher:
-        raise ValueError("distillation needs a teacher. Pass --distillation.teacher with one or more checkpoints.")
-    for name in config.teacher:
-        theirs = Preprocess.from_dict(read_config(find_checkpoint(name))["preprocess"])
-        if theirs != preprocess:
-            raise ValueError(
-                f"the teacher {name} sees images as {theirs}, but this run as {preprocess}. Pass --image-size "
-                f"{theirs.size}, or choose another teacher."
-            )
 
 
 def same_weights(encoder: Encoder, other: Encoder) -> bool:
