@@ -458,9 +458,9 @@ def test_the_card_names_only_the_settings_that_were_used() -> None:
     saved["decoding"] = asdict(Decoding("sample", beam_size=3, temperature=0.8, top_p=0.9, seed=4))
     assert "sampling, temperature 0.8, top-p 0.9, seed 4. Tokenization" in model_card(saved)
     for n, told in (
-        (1, "no content word and no pair of words twice"),
-        (2, "no pair of words twice"),
-        (3, "no sequence of 3 words twice"),
+        (1, "no repeated content word or pair of words"),
+        (2, "no repeated pair of words"),
+        (3, "no repeated sequence of 3 words"),
     ):
         saved["decoding"] = asdict(Decoding(no_repeat_ngram=n))
         assert f"length penalty 0.7, {told}. Tokenization" in model_card(saved)

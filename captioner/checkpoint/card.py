@@ -121,8 +121,8 @@ def _describe(decoding: Mapping[str, Any]) -> str:
         parts += [f"top-p {decoding['top_p']}"] if decoding["top_p"] < 1 else []
         parts += [f"seed {decoding['seed']}"]
     if n := decoding["no_repeat_ngram"]:
-        names = {1: "content word and no pair of words", 2: "pair of words"}
-        parts += [f"no {names.get(n, f'sequence of {n} words')} twice"]
+        names = {1: "content word or pair of words", 2: "pair of words"}
+        parts += [f"no repeated {names.get(n, f'sequence of {n} words')}"]
     return ", ".join(parts)
 
 
