@@ -9,16 +9,17 @@ import torch
 from captioner.captioner import Captioner
 from captioner.checkpoint.tensors import load_checkpoint, load_state
 from captioner.cli import main
-from captioner.config import ModelConfig
+from captioner.config import ModelConfig, RecurrentConfig
 from captioner.data.toy import make_toy
 from captioner.decoding import Decoding
 from captioner.training import loop
 from captioner.training import train as training
 from captioner.training.averaging import MovingAverage
-from captioner.training.config import DistillationConfig, SelfCriticalConfig, TrainConfig
+from captioner.training.config import DistillationConfig, PretrainConfig, SelfCriticalConfig, TrainConfig
 from captioner.training.journal import read_log
 from captioner.training.loop import Interrupted
 from captioner.training.objectives import self_critical
+from captioner.training.pretrain import pretrain
 
 train = training.train
 
@@ -225,14 +226,32 @@ def test_a_checkpoint_keeps_the_name_of_its_teacher_and_not_its_place(toy, teach
 
 
 def test_teachers_that_cannot_teach(toy, teacher, tmp_path):
-    """Each is told before the first step."""
-    run = config(toy, tmp_path / "run", "distillation@decoder:1")
+    """Each is told before the first step of the first stage."""
+    run = config(toy, tmp_path / "run", "decoder:1 distillation@decoder:1")
     best = str(teacher / "best")
-    with pytest.raises(ValueError, match=r"needs a teacher\. Pass --distillation.teacher"):
-        train(run)
-    with pytest.raises(ValueError, match="nowhere"):
-        train(replace(run, distillation=DistillationConfig(("nowhere",))))
-    with pytest.raises(ValueError, match="--image-size 64"):
-        train(replace(run, image_size=72, distillation=DistillationConfig((best,))))
-    with pytest.raises(ValueError, match=r"another one\. Begin with the teacher's CNN \(--weights .*best"):
-        train(replace(run, seed=1, distillation=DistillationConfig((best,))))
+    language = pretrain(
+        PretrainConfig(
+            (toy,),
+            tmp_path / "text",
+            model=RecurrentConfig(embedding_size=8, hidden_size=8),
+            min_count=1,
+            epochs=1,
+            device="cpu",
+        )
+    )
+    for taught, message, changes in (
+        ((), r"--distillation.teacher is missing; expected one or more checkpoints", {}),
+        (("nowhere",), "nowhere does not exist", {}),
+        ((str(language),), "is a language model, which sees no photos", {}),
+        ((best,), "--image-size 64", {"image_size": 72}),
+        ((best,), rf"another one\. Begin with the teacher's CNN \(--weights {best}, without --init", {"seed": 1}),
+        ((str(teacher),), rf"--weights {best}, ", {"seed": 1}),
+        (
+            (best,),
+            "distillation@decoder comes after one in which the CNN learns",
+            {"stages": ("features.12:1", "distillation@decoder:1"), "weights": best},
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(replace(run, distillation=DistillationConfig(taught), **changes))
+        assert not (run.output / "last").exists()

@@ -14,7 +14,7 @@ import torch
 
 from captioner.backends.torch_backend import TorchBackend
 from captioner.captioner import Captioner
-from captioner.checkpoint.manifest import find_checkpoint, read_config
+from captioner.checkpoint.manifest import find_checkpoint
 from captioner.data.checks import PhotoCheck, check_photos, note_on_copies, notes_on, shortened
 from captioner.data.datasets import encode_captions
 from captioner.data.readers import Record, select
@@ -93,8 +93,8 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
         captioner = Captioner.load(config.output / "last", device=config.device, backend="torch")
     else:
         captioner = build_captioner(config, training)
-    if any(stage.objective == "distillation" for stage in stages):
-        _check_teachers(config.distillation, captioner.preprocess)
+    progress = Progress(**state.get("progress", {}))
+    _check_teachers(config.distillation, captioner, stages[progress.stage :])
     write_settings(config, digest)  # of a resumed run, too: stages may have been added
     if is_main():
         check.save(config.output / "photos.json")
@@ -108,7 +108,7 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
         config=config,
         stages=stages,
         model=captioner.model,
-        progress=Progress(**state.get("progress", {})),
+        progress=progress,
         selection=Selection("CIDEr-D" if config.select == "mean" else f"{config.select}/CIDEr-D"),
         shown=("loss", "CIDEr-D", *(f"{name}/CIDEr-D" for name in validation)) if several else SHOWN,
         captioner=captioner,
@@ -219,17 +219,40 @@ def _check_blocks(cnn: str, stages: Sequence[Stage]) -> None:
         encoder.check_block(stage.block)
 
 
-def _check_teachers(config: DistillationConfig, preprocess: Preprocess) -> None:
-    """Raise ValueError, before the first stage, if there is no teacher or if one sees other images than the model."""
-    if not config.teacher:
-        raise ValueError("distillation needs a teacher. Pass --distillation.teacher with one or more checkpoints.")
-    for name in config.teacher:
-        theirs = Preprocess.from_dict(read_config(find_checkpoint(name))["preprocess"])
-        if theirs != preprocess:
+def _check_teachers(config: DistillationConfig, captioner: Captioner, stages: Sequence[Stage]) -> None:
+    """Raise ValueError, before the first of the stages that a run has left, if one of them has a teacher that sees
+    other images than the model, or one that would read features of a CNN that it does not know."""
+    taught = [number for number, stage in enumerate(stages) if stage.objective == "distillation"]
+    frozen = [number for number in taught if stages[number].block is None]
+    if frozen and any(stage.block is not None for stage in stages[: frozen[-1]]):
+        raise ValueError(
+            f"the stage {stages[frozen[-1]].name} comes after one in which the CNN learns, so its teacher cannot read "
+            "the features of that CNN. Put it before that stage, or let the CNN learn in it, too, as in "
+            "distillation@features.14:3."
+        )
+    for name in config.teacher if taught else ():
+        teacher = Captioner.load(name, device="cpu", backend="torch")
+        if teacher.preprocess != captioner.preprocess:
             raise ValueError(
-                f"the teacher {name} sees images as {theirs}, but this run as {preprocess}. Pass --image-size "
-                f"{theirs.size}, or choose another teacher."
+                f"the teacher {name} sees images as {teacher.preprocess}, but this run as {captioner.preprocess}. Pass "
+                f"--image-size {teacher.preprocess.size}, or choose another teacher."
             )
+        if frozen and not _same_weights(teacher.model.encoder, captioner.model.encoder):
+            raise ValueError(
+                f"the stage {stages[frozen[0]].name} reads features of the run's frozen CNN, but its teacher {name} "
+                f"has another one. Begin with the teacher's CNN (--weights {find_checkpoint(name)}, without --init), "
+                "or let the CNN learn, as in distillation@features.14:3."
+            )
+
+
+def _same_weights(encoder: Encoder, other: Encoder) -> bool:
+    """Whether two CNNs are the same, but for the rounding of a checkpoint in half precision."""
+    ours, theirs = encoder.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        ours[key].shape == theirs[key].shape
+        and torch.allclose(ours[key].cpu(), theirs[key].cpu(), rtol=1e-3, atol=1e-6)
+        for key in ours
+    )
 
 
 def _digest(records: Sequence[Record]) -> str:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from captioner.captioner import Captioner
 from captioner.data.datasets import Batch
-from captioner.encoder import Encoder, Features
+from captioner.encoder import Features
 from captioner.model import CaptionModel
 from captioner.training.objectives import Forward, Loss
 from captioner.vocabulary import PAD, SPECIALS, Vocabulary
@@ -66,33 +66,14 @@ class Distillation(nn.Module):
         logits = run.model.decoder.logits(hidden[real])  # (n, V)
         words = batch.targets[real]  # (n,)
         taught = torch.stack([teacher(batch.images, batch.inputs, real) for teacher in self.teachers]).mean(0)
-        targets = self.share * taught + (1 - self.share) * F.one_hot(words, logits.shape[1])
+        targets = self.share * taught  # (n, V)
+        targets.scatter_add_(1, words[:, None], targets.new_full((len(words), 1), 1 - self.share))
         total = F.cross_entropy(logits.float(), targets, reduction="sum")
         return Loss(total, real.sum(), forward=Forward(features, hidden, attention, logits, batch.targets, real))
 
 
 def build(run: CaptionRun) -> Distillation:
     config = run.config.distillation
-    return Distillation([load_teacher(run, name) for name in config.teacher], config.share)
-
-
-def load_teacher(run: CaptionRun, name: str) -> Teacher:
-    """The captioner of that name or directory. Raises ValueError if it would read features of a CNN that it does not
-    know."""
-    teacher = Captioner.load(name, device=str(run.device), backend="torch")
-    if run.stage.block is None and not same_weights(teacher.model.encoder, run.model.encoder):
-        raise ValueError(
-            f"the stage {run.stage.name} reads features of the run's frozen CNN, but its teacher {name} has another "
-            f"one. Begin with the teacher's CNN (--weights {name}), or let the CNN learn, as in "
-            "distillation@features.14:3."
-        )
-    return Teacher(teacher.model, teacher.vocabulary, run.captioner.vocabulary)
-
-
-def same_weights(encoder: Encoder, other: Encoder) -> bool:
-    """Whether two CNNs are the same, but for the rounding of a checkpoint in half precision."""
-    ours, theirs = encoder.state_dict(), other.state_dict()
-    return ours.keys() == theirs.keys() and all(
-        ours[key].shape == theirs[key].shape and torch.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-6)
-        for key in ours
-    )
+    loaded = [Captioner.load(name, device=str(run.device), backend="torch") for name in config.teacher]
+    teachers = [Teacher(teacher.model, teacher.vocabulary, run.captioner.vocabulary) for teacher in loaded]
+    return Distillation(teachers, config.share)
