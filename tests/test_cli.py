@@ -54,7 +54,9 @@ def test_paths_on_standard_input(run, tiny, photos):
 
 
 def test_nothing_on_standard_input(run, tiny):
-    assert caption(run, tiny, "-", stdin="\n") == (2, "", "captioner: no photos: standard input is empty.\n")
+    expected = (2, "", "captioner: no photos: standard input is empty.\n")
+    assert caption(run, tiny, "-", stdin="\n") == expected
+    assert run("attend", "-", "-o", "{name}.png", "--checkpoint", tiny, stdin="\n") == expected
 
 
 def test_bad_photos_are_named_and_the_others_captioned(run, tiny, photos, tmp_path):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -282,6 +283,12 @@ def test_plain_folder_with_other_columns_separators_and_names(tmp_path: Path, de
     assert read_dataset(tmp_path) == expected
 
 
+def test_a_csv_header_in_upper_case(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    write(tmp_path / "captions.csv", "Image,Caption,SPLIT\na.jpg,A cat,val\n")
+    assert read_dataset(tmp_path) == [Record("a.jpg", tmp_path / "a.jpg", ("A cat",), "val")]
+
+
 def test_plain_folder_without_splits_hashes_names(tmp_path: Path) -> None:
     names = [f"{i}.png" for i in range(40)]
     touch(tmp_path / "images", *names)
@@ -347,8 +354,11 @@ def test_two_data_sets_in_one_folder(tmp_path: Path) -> None:
 
 def test_select_lists_the_splits() -> None:
     records = [Record(i, Path(f"{i}.jpg"), ("a",), "train") for i in range(3)]
-    with pytest.raises(ValueError, match=r"no split 'test'; it has: train \(3 images\)"):
+    with pytest.raises(ValueError, match=r"no split 'test'; it has: train \(3 images\)\.$"):
         select(records, "test")
+    by_name = [replace(record, hashed=True) for record in records]
+    with pytest.raises(ValueError, match=r"has: train \(3 images\)\. .* Add photos, or a column split with train, val"):
+        select(by_name, "val")
 
 
 def test_photos_missing(tmp_path: Path) -> None:

@@ -93,11 +93,13 @@ def find_photos(paths: Iterable[str], recursive: bool) -> tuple[list[Path], int]
         unlisted.append(line)
         print(f"captioner: {line}", file=sys.stderr)
 
+    paths = list(paths)
     given = list(_with_standard_input(paths))
     photos = find_images(given, recursive, report)
     if not photos:
         deeper = "" if recursive or not given else " Add --recursive to search subfolders, too."
-        raise ValueError(f"no photos: {', '.join(given) or 'nothing was given'}.{deeper}")
+        nothing = "standard input is empty" if "-" in paths else "nothing was given"
+        raise ValueError(f"no photos: {', '.join(given) or nothing}.{deeper}")
     return photos, len(unlisted)
 
 

@@ -166,13 +166,13 @@ def _csv_table(source: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Image, caption and split of each row. Columns may be separated by commas, semicolons or tabs, have any order and
-    the names of Hugging Face's ImageFolder (file_name, text). Other columns are ignored."""
+    """Image, caption and split of each row. Columns may be separated by commas, semicolons or tabs, be in any order and
+    case, and have the names of Hugging Face's ImageFolder (file_name, text). Other columns are ignored."""
     _, line = next(lines(source), (1, ""))
     delimiter = max(",;\t", key=line.count)
     table = _csv_table(source, delimiter)
     number, first = next(table, (1, []))
-    header = _our_columns([field.strip() for field in first])
+    header = _our_columns([field.strip().lower() for field in first])
     columns = {name: header.index(name) for name in ("image", "caption", "split") if header.count(name) == 1}
     if not {"image", "caption"} <= columns.keys():
         raise ValueError(

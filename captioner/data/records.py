@@ -69,7 +69,13 @@ def select(records: Sequence[RecordOrEntry], split: str) -> list[RecordOrEntry]:
     if not chosen:
         counts = Counter(record.split for record in records)
         there = ", ".join(f"{name} ({counts[name]} images)" for name in SPLITS if name in counts)
-        raise ValueError(f"the data set has no split {split!r}; it has: {there or 'no photos'}.")
+        remedy = ""
+        if records and all(record.hashed for record in records):
+            remedy = (
+                " Without a column split, photos are split by their names, about a tenth of them to val and a tenth "
+                "to test. Add photos, or a column split with train, val and test."
+            )
+        raise ValueError(f"the data set has no split {split!r}; it has: {there or 'no photos'}.{remedy}")
     return chosen
 
 
