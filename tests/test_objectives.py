@@ -16,6 +16,7 @@ from captioner.decoder import Decoder
 from captioner.encoder import Features
 from captioner.model import CaptionModel
 from captioner.training.config import SelfCriticalConfig, TrainConfig
+from captioner.training.objectives import professor_forcing
 from captioner.training.objectives.coverage import coverage
 from captioner.training.objectives.cross_entropy import CrossEntropy
 from captioner.training.objectives.distillation import Distillation, Teacher
@@ -274,6 +275,23 @@ def test_the_bounds_of_accuracy(decoder, features, figures, fools, learns):
     ours, theirs = gradients(decoder, loss.sum), gradients(decoder, plain)
     assert fools != all(torch.allclose(one, other, atol=1e-6) for one, other in zip(ours, theirs, strict=True))
     assert learns == any(gradient.any() for gradient in gradients(objective, loss.sum))
+
+
+def test_professor_forcing_draws_from_whole_features(features, monkeypatch):
+    """Channels are dropped from what is read, not from what the captions are drawn from."""
+    torch.manual_seed(0)
+    decoder = Decoder(6, 5, 4, embedding_size=6, hidden_size=8, feature_dropout=0.9)
+    found = []
+
+    def drawn(decoder, memory, samples, longest):
+        found.append(memory)
+        return torch.tensor([[4, EOS], [5, EOS]])
+
+    monkeypatch.setattr(professor_forcing, "draw", drawn)
+    run = SimpleNamespace(model=CaptionModel(torch.nn.Identity(), decoder), progress=Progress())
+    people = torch.tensor([[BOS, 4, 5, EOS], [BOS, 5, EOS, PAD]])
+    ProfessorForcing(Discriminator(8, 7), 0.5, 0.0, LONGEST)(run, Batch(features, people, ["a", "b"]))
+    torch.testing.assert_close(found[0].values, decoder.eval().prepare(features).values)
 
 
 def teacher(words: str, vocabulary: str, seed: int) -> Teacher:

@@ -86,7 +86,7 @@ class ProfessorForcing(nn.Module):
         total = cross_entropy(logits, batch.targets[real], self.label_smoothing)
 
         with without_dropout(decoder):
-            words = draw(decoder, memory, len(real) // len(batch.ids), self.max_length)
+            words = draw(decoder, decoder.prepare(features), len(real) // len(batch.ids), self.max_length)
         free, _, _ = decoder.hidden_states(inputs_of(words), memory)
         rows, drawn = real.any(1), through_end(words)
         sides = (hidden[rows], real[rows]), (free[rows], drawn[rows])
