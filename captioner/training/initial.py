@@ -1,5 +1,7 @@
 """A run that begins with the weights of a checkpoint of ours, a language model or a captioner. Tensors are matched by
-name, the rows of embedding and output by word: words that both models know keep them, new words start at random."""
+name, the rows of embedding and output by word: words that both models know keep them. New words start at random around
+the mean of these, with their spread and the lowest of their biases: with larger rows, or a bias of 0, they would be in
+every caption (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models")."""
 
 from __future__ import annotations
 
@@ -59,6 +61,7 @@ class Initial(NamedTuple):
         known = {word: row for row, word in enumerate((*SPECIALS, *self.saved["vocabulary"]))}
         both = [(row, known[word]) for row, word in enumerate((*SPECIALS, *vocabulary.words)) if word in known]
         ours, theirs = (list(rows) for rows in zip(*both, strict=True))
+        unknown = [row for row, word in enumerate(vocabulary.words, len(SPECIALS)) if word not in known]
         new: set[str] = set()
         with torch.no_grad():
             for name, tensor in decoder.state_dict().items():
@@ -66,7 +69,8 @@ class Initial(NamedTuple):
                 source = self.tensors.get(name)
                 if name in WORDS:
                     assert source is not None
-                    tensor[ours] = source[theirs].to(tensor.device)
+                    rows = tensor[ours] = source[theirs].to(tensor.device)
+                    tensor[unknown] = _like(rows[len(SPECIALS) :], tensor[unknown])
                 elif source is None or source.shape != tensor.shape or (part in PHOTOS and not photos):
                     new.add(part)
                 else:
@@ -89,3 +93,14 @@ class Initial(NamedTuple):
         print(f"init    {self.directory}, {kind}: {kept} words kept, {len(fresh)} new{such}")
         if new:
             print(f"        at random: {', '.join(new)}")
+
+
+def _like(known: Tensor, drawn: Tensor) -> Tensor:
+    """Random rows `drawn`, moved to the mean of the `known` ones and scaled to their spread; of biases, the lowest."""
+    if not (len(known) and len(drawn)):
+        return drawn
+    if known.dim() == 1:
+        return known.min().expand_as(drawn)
+    mean = known.mean(0)
+    spread = (known - mean).square().mean().sqrt() / drawn.square().mean().sqrt().clamp(min=1e-12)
+    return mean + spread * drawn
