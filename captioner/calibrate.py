@@ -1,5 +1,5 @@
 """Calibration: fits the `Confidence` of a model on validation photos, which it was not trained on, and on synthetic
-images, about which no caption is right. How the confidence is used is in `confidence`; nothing here imports torch."""
+images, for which no caption is right. The confidence is computed in `confidence`; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BATCH = 16
 
 
 class Observed(NamedTuple):
-    """What is known of N photos when they have been captioned."""
+    """What is known of N photos once they have been captioned."""
 
     features: np.ndarray | None  # (N, D)
     signals: np.ndarray  # (N, 3): weakest, total, peak
@@ -49,12 +49,12 @@ class DataSet(NamedTuple):
 def calibrate(
     captioner: Captioner, data: Mapping[str, DataSet], bar: float = BAR
 ) -> tuple[Confidence, dict[str, Calibration]]:
-    """Fit the confidence on data sets by name. A caption is right if its CIDEr-D is at least `bar`. Also returns, for
-    each data set, the figures on the validation photos that it was fitted on.
+    """Fit the confidence on data sets, given by name. A caption counts as right if its CIDEr-D is at least `bar`. Also
+    returns the calibration on each data set's validation photos, on which the confidence was fitted.
 
-    A data set of n photos has the total weight sqrt(n), so that 60 photos of one kind matter beside 1,000 of another
-    without weighing as much. For data sets with a single reference per photo a separate bias is fitted, because a right
-    caption often misses the only reference; it is not used afterwards. Raises ValueError without validation photos, and
+    A data set of n photos has the total weight sqrt(n), so that 1,000 photos of one kind do not drown out 60 of
+    another. Data sets with a single reference per photo get a bias of their own in the fit, because a right caption
+    often differs from the only reference; that bias is then discarded. Raises ValueError without validation photos, and
     ImageError for a photo that cannot be read."""
     if not data or not all(each.validation for each in data.values()):
         raise ValueError("there are no validation photos. Calibrate on data with a split val.")
@@ -93,15 +93,15 @@ def calibrate(
 
 
 def photo_weights(counts: Sequence[int]) -> np.ndarray:
-    """The weights of the photos of data sets with `counts` photos, one after the other: their mean is 1, and their sum
-    over a set is proportional to the square root of its count."""
+    """The weight of each photo of data sets with `counts` photos, in order. The mean weight is 1, and the sum over a
+    data set is proportional to the square root of its count."""
     weights = np.concatenate([np.full(count, count**-0.5) for count in counts])
     return weights / weights.mean()
 
 
 def fit_direction(training: np.ndarray, synthetic: np.ndarray, held_out: np.ndarray) -> tuple[np.ndarray, float]:
     """Linear discriminant analysis between the features of training photos and of synthetic images, each (N, D):
-    `direction` (D,) and `offset` of `Confidence`, with the centre and the unit of held-out photos."""
+    `direction` (D,) and `offset` of `Confidence`, with centre and scale taken from held-out photos."""
     covariance = (np.cov(training.T) + np.cov(synthetic.T)) / 2  # (D, D)
     size = len(covariance)
     covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / size * np.eye(size)
@@ -114,8 +114,8 @@ def fit_direction(training: np.ndarray, synthetic: np.ndarray, held_out: np.ndar
 def fit_logistic(
     signals: np.ndarray, right: np.ndarray, weights: np.ndarray, single: np.ndarray, photos: int
 ) -> np.ndarray:
-    """Logistic regression by Newton's method: signals (N, S), of which the first `photos` rows set the scale -> weights
-    and, last, the bias (S + 1,). Rows that are `single` have a second bias, which is not returned."""
+    """Logistic regression by Newton's method: signals (N, S) -> the weights, followed by the bias (S + 1,). The first
+    `photos` rows set the scale of the signals. Rows marked `single` get a second bias, which is not returned."""
     mean, scale = signals[:photos].mean(axis=0), signals[:photos].std(axis=0)
     scale[scale < 1e-6] = 1.0
     extra = single if single.any() and not single[:photos].all() else np.zeros(len(single))
@@ -141,7 +141,7 @@ def check_confidence(
     bar: float,
     wrong: Collection[int | str] = (),
 ) -> Calibration:
-    """The calibration on other photos. Captions of `wrong` ids are not right, whatever their score."""
+    """The calibration on other photos. Captions of the ids in `wrong` count as wrong, whatever their score."""
     known = [record for record in records if record.id in captions]
     scores = _scores([tokenize(captions[record.id]) for record in known], known)
     right = (scores >= bar) & np.array([record.id not in wrong for record in known])
@@ -149,7 +149,7 @@ def check_confidence(
 
 
 def save_confidence(checkpoint: str | Path, confidence: Confidence, about: Mapping[str, Any]) -> None:
-    """Add the confidence to a checkpoint's config.json, `about` says how it was fitted. The directory is replaced as a
+    """Add the confidence to a checkpoint's config.json; `about` says how it was fitted. The directory is replaced as a
     whole. Raises CheckpointError."""
     source = find_own_checkpoint(checkpoint)
     with replace_checkpoint(source) as writing:
@@ -180,14 +180,14 @@ def _joined(features: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 
 def _encoded(captioner: Captioner, photos: Sequence[Source], name: str) -> Iterator[tuple[Any, int]]:
-    """What the backend remembers of each batch of photos, and how many they are."""
+    """The backend's encoding of each batch of photos, and the number of photos in it."""
     waiting = iter(tqdm(photos, desc=name, unit="photo", disable=None))
     while batch := list(islice(waiting, BATCH)):
         yield captioner.backend.encode(np.stack([captioner.preprocess.read(photo)[0] for photo in batch])), len(batch)
 
 
 def _scores(words: Sequence[list[str]], records: Sequence[Record]) -> np.ndarray:
-    """The CIDEr-D of each caption; document frequencies are those of these records."""
+    """The CIDEr-D of each caption, with the document frequencies of these records."""
     scores = score_tokens(words, [[tokenize(caption) for caption in record.captions] for record in records])
     return scores.images()[:, list(scores.names).index("CIDEr-D")]
 

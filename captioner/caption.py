@@ -1,5 +1,5 @@
-"""A caption: the sentence, what the model thought at each word, and where it looked; and how it is shown and saved. How
-captions are found is in `captioner`."""
+"""A caption: its text, the probability and the attention map of each word, and how it is shown and saved. Captions are
+generated in `captioner`."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ class Caption:
 
     text: str
     words: list[str]
-    """T words, as they stand in the vocabulary."""
+    """T words, spelled as in the vocabulary."""
     log_probabilities: list[float] = field(repr=False)
     """One per word; natural logarithms."""
     log_probability: float
     """Of the whole caption, including its end token."""
     score: float
-    """What the search ranked it by: the log-probability, normalised by length."""
+    """The score that the search ranks by: the log-probability, normalised by length."""
     finished: bool
-    """True if the model ended the caption, False if it was cut off at the greatest length."""
+    """True if the model ended the caption, False if it was cut off at the maximum length."""
     confidence: float | None = None
     """The calibrated probability that the caption is right, from 0 to 1; None if the model was not calibrated
-    (`captioner calibrate`) or the caption is someone else's."""
+    (`captioner calibrate`) or the caption was not written by it."""
     attention: np.ndarray | None = field(default=None, repr=False)
     """(T, h, w): one map per word over the h·w = R regions, each summing to 1; None for a model without attention."""
     evidence: np.ndarray | None = field(default=None, repr=False)
-    """(T, h, w): how much the log-probability of each word falls without each region; only from
-    `Captioner.with_evidence`. Where it is there, it is shown in place of the attention."""
+    """(T, h, w): how much the log-probability of each word falls without each region. Only set by
+    `Captioner.with_evidence`; if set, it is shown in place of the attention."""
     box: tuple[float, float, float, float] | None = None
-    """What the grid covers: left, top, right, bottom in the original (upright) photo's pixels."""
+    """The part of the photo that the grid covers: left, top, right, bottom in pixels of the original (upright)
+    photo."""
     alternatives: list[list[tuple[str, float]]] | None = field(default=None, repr=False)
-    """For each word the most probable other words, with their log-probabilities, if asked for."""
+    """For each word, the most probable other words with their log-probabilities, if requested."""
     other_captions: tuple[Caption, ...] = field(default=(), repr=False)
-    """If more than one caption was asked for: the next best ones, or the other samples."""
+    """If more than one caption was requested: the next best ones, or the other samples."""
     photo: Source | None = field(default=None, repr=False)
     """The photo as it was given; it is opened again to show it."""
 
@@ -55,13 +56,13 @@ class Caption:
 
     @property
     def is_unsure(self) -> bool:
-        """Whether the caption is more probably wrong than right."""
+        """Whether the caption is more likely wrong than right."""
         return is_unsure(self.confidence)
 
     @property
     def attention_statistics(self) -> AttentionStatistics | None:
-        """Entropy, movement and coverage of the attention, and a warning if the maps carry no information; None without
-        maps."""
+        """Entropy, movement and coverage of the attention, and a warning if the maps carry no information; None if
+        there are no maps."""
         return None if self.attention is None else attention_statistics(self.attention)
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,16 +87,16 @@ class Caption:
         return entry
 
     def of(self, photo: Source) -> Caption:
-        """The same caption with its photo, which `save` and notebooks need."""
+        """The same caption with its photo attached, which `save` and notebooks need."""
         return replace(self, photo=photo, other_captions=tuple(other.of(photo) for other in self.other_captions))
 
     def view(self, width: int, height: int) -> dict[str, Any]:
-        """What the interactive page shows over a photo of that size: `captioner.visualize.view`."""
+        """The data that the interactive page shows over a photo of this size; see `captioner.visualize.view`."""
         return caption_view((width, height), **self._parts())
 
     def save(self, path: str | Path) -> None:
-        """Save the attention as a picture (.png, .svg, .pdf), a film (.gif, .webp), the interactive page (.html) or
-        data (.json, .npz); the ending of the name decides which. The photo is opened again for it."""
+        """Save the attention as a picture (.png, .svg, .pdf), an animation (.gif, .webp), the interactive page (.html)
+        or data (.json, .npz), depending on the file's suffix. The photo is opened again."""
         if self.photo is None:
             raise ValueError("this caption has no photo to draw on. Give it one: caption.of(photo).save(path).")
         save_caption(path, open_image(self.photo), **self._parts())
@@ -115,7 +116,7 @@ class Caption:
         }
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the interactive page, or the text if the photo cannot be opened any more."""
+        """For notebooks: the interactive page, or the text if the photo can no longer be opened."""
         try:
             image = open_image(cast("Source", self.photo))
         except (ImageError, TypeError, ValueError):  # ValueError: a file that was closed meanwhile

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from captioner.backends.torch_backend import TorchBackend
     from captioner.model import CaptionModel
 
-logger = logging.getLogger("captioner")  # at INFO it says which model, backend and device run
-WORKERS = 1 + min(os.cpu_count() or 1, 7)  # batches in progress at once; one more than cores, as one may wait for files
+logger = logging.getLogger("captioner")  # at INFO it logs the model, the backend and the device
+WORKERS = 1 + min(os.cpu_count() or 1, 7)  # batches in progress at once; more than cores, as one may wait for files
 
 
 class Captioner:
@@ -60,8 +60,8 @@ class Captioner:
         provenance: str = "in memory",
         confidence: Confidence | None = None,
     ):
-        """`provenance` says which model this is: a checkpoint's name and the SHA-256 of its weights. Without
-        `confidence`, which `captioner.calibrate` fits, captions have none."""
+        """`provenance` identifies the model: a checkpoint's name and the SHA-256 of its weights. `confidence` is fitted
+        by `captioner.calibrate`; without it, captions have no confidence."""
         self.backend = backend
         self.vocabulary = vocabulary
         self.preprocess = preprocess
@@ -78,10 +78,9 @@ class Captioner:
         """Load a model from its directory, by its name if it is shipped with captioner ("flickr8k"), or from the
         Hugging Face hub ("hf://owner/name" or "hf://owner/name@revision"); without any of these, the default model.
 
-        The ONNX runtime runs exported models on a CPU and needs no torch; torch runs any model on any device.
-        `auto` takes torch if it is installed and there is an NVIDIA GPU, or if the model is not exported; else the
-        ONNX runtime.
-        Raises `CheckpointError` (a ValueError) naming what is wrong with the directory.
+        The ONNX runtime runs exported models on a CPU and needs no torch; torch runs any model on any device. `auto`
+        chooses torch if the model is not exported, or if torch is installed and there is an NVIDIA GPU; otherwise the
+        ONNX runtime. Raises `CheckpointError` (a ValueError) naming what is wrong with the directory.
         """
         directory = find_checkpoint(checkpoint or DEFAULT)
         saved = read_config(directory)
@@ -112,8 +111,8 @@ class Captioner:
 
     @classmethod
     def ensemble(cls, members: Sequence[Captioner]) -> Captioner:
-        """Several models as one, which gives each word the mean of their probabilities. Preprocessing, decoding and
-        config are those of the first. Raises ValueError if vocabularies or preprocessing differ."""
+        """An ensemble of several models: the probability of each word is the mean of theirs. Preprocessing, decoding
+        settings and config come from the first model. Raises ValueError if vocabularies or preprocessing differ."""
         first = members[0]
         for member in members[1:]:
             for name in ("vocabulary", "preprocess"):
@@ -129,8 +128,8 @@ class Captioner:
 
     @property
     def model(self) -> CaptionModel:
-        """The torch module. Raises ValueError if the ONNX runtime runs the model or if this is an ensemble: neither has
-        such a module."""
+        """The torch module. Raises ValueError if the model runs on the ONNX runtime or is an ensemble, because neither
+        has such a module."""
         if isinstance(self.backend, EnsembleBackend):
             raise ValueError("an ensemble has no single torch module: load one of its checkpoints.")
         if isinstance(self.backend, OnnxBackend):
@@ -138,7 +137,7 @@ class Captioner:
         return self.backend.model
 
     def to_config(self) -> dict[str, Any]:
-        """What config.json of a checkpoint says about the model."""
+        """The entries of a checkpoint's config.json that describe the model."""
         return {
             "model": asdict(self.config),
             "preprocess": self.preprocess.to_dict(),
@@ -156,9 +155,9 @@ class Captioner:
     ) -> Caption | list[Caption]:
         """Caption a photo, or a list of photos: paths, bytes, open files, Pillow images or arrays.
 
-        `changes` are laid over the model's own settings by `Decoding.override`: `caption(photo, beam_size=5)`. At least
-        4 alternatives per word are reported unless `changes` say otherwise. `decoding` replaces the model's own
-        settings altogether. Raises `ImageError` for the first photo that cannot be read.
+        `changes` override single settings of the model (see `Decoding.override`): `caption(photo, beam_size=5)`. At
+        least 4 alternatives per word are reported unless `changes` say otherwise. `decoding` replaces all of the
+        model's settings. Raises `ImageError` for the first photo that cannot be read.
         """
         settings = (decoding or self.decoding.for_display()).override(**changes)
         if isinstance(photos, list | tuple):
@@ -193,7 +192,7 @@ class Captioner:
                 if not coming:
                     return
                 yield from coming.popleft().result()
-        finally:  # after an interrupt, too: no further photo is begun
+        finally:  # also after an interrupt: start no further photo
             stopped.set()
             pool.shutdown(cancel_futures=True)
 
@@ -222,9 +221,9 @@ class Captioner:
     def read(self, photo: Source, captions: Sequence[str]) -> list[Caption]: ...
 
     def read(self, photo: Source, captions: str | Sequence[str]) -> Caption | list[Caption]:
-        """Score given captions of a photo by forced decoding: the probability that the model gives to each word, the
-        words that it finds more probable, and the attention. `words` are those of the vocabulary: a word that it lacks
-        is "<unk>" and has the probability of that token.
+        """Score given captions of a photo by forced decoding. Each result has the probability that the model gives to
+        each word, the most probable alternatives, and the attention. A word that is not in the vocabulary becomes
+        "<unk>" and gets the probability of that token.
 
         Raises `ImageError` if the photo cannot be read, and ValueError for a caption without words."""
         if isinstance(captions, str):
@@ -239,12 +238,11 @@ class Captioner:
         return [replace(each, text=text) for each, text in zip(found, captions, strict=True)]
 
     def with_evidence(self, photo: Source, captions: Sequence[Caption]) -> list[Caption]:
-        """The captions of a photo, as `caption` or `read` gave them, with the evidence for each word: its
-        log-probability minus the one that it has if the attention cannot see a region, for each region of the grid.
-        The model reads the same words each time. What it knows of the photo before the first word stays the same, since
-        the CNN has seen all of it.
+        """Add evidence to captions of a photo from `caption` or `read`. The evidence of a region for a word is the
+        word's log-probability minus its log-probability when that region is hidden from the attention. The words are
+        fed by forced decoding. The state after the photo is not recomputed, so it still depends on the whole photo.
 
-        The difference is that of Li et al. 2016 (https://arxiv.org/abs/1612.08220), not divided by the log-probability.
+        This is the difference of Li et al. 2016 (https://arxiv.org/abs/1612.08220), not divided by the log-probability.
         Raises `ImageError` if the photo cannot be read, and ValueError for a model without attention."""
         if self.config.attention == "none":
             raise ValueError("this model has no attention, so no region can be left out.")

@@ -1,5 +1,5 @@
-"""Confidence: the calibrated probability that a caption is right, from what the model knows once it has written it. It
-is a logistic regression on four signals. `calibrate` fits it and config.json stores it; nothing here needs torch.
+"""Confidence: the calibrated probability that a caption is right, by logistic regression on four signals that are known
+once the caption is generated. `calibrate` fits it and config.json stores it; nothing here needs torch.
 
 Shapes: B photos, D feature size, S signals."""
 
@@ -17,9 +17,9 @@ import numpy as np
 
 from captioner.decoding import Hypothesis
 
-UNSURE = 0.5  # a caption with a lower confidence is more probably wrong than right
+UNSURE = 0.5  # a caption with a lower confidence is more likely wrong than right
 LOWEST = 3  # words
-LARGEST = 1e6  # a number of a fit is far below it
+LARGEST = 1e6  # numbers of a real fit are far smaller
 SIGNALS = ("weakest", "total", "peak", "strangeness")
 """weakest: the mean of the three lowest log-probabilities. total: the log-probability of the caption. peak: the mean
 over words of the logarithm of the largest attention weight; 0 without attention. strangeness: how far the photo's
@@ -27,12 +27,12 @@ features are from those of the training photos; see `Confidence.strangeness`."""
 
 
 def is_unsure(confidence: float | None) -> bool:
-    """Whether a caption is more probably wrong than right."""
+    """Whether a caption is more likely wrong than right."""
     return confidence is not None and confidence < UNSURE
 
 
 def why_left_out(confidence: float | None, least: float) -> str | None:
-    """The reason, if a caption needs a confidence of at least `least` and has a lower one."""
+    """The reason why a caption is left out if its confidence is below `least`; otherwise None."""
     if confidence is None or confidence >= least:
         return None
     return f"confidence {math.floor(100 * confidence) / 100:.2f} is below {least:g}"
@@ -47,11 +47,13 @@ class Confidence:
     bar: float  # a caption is right if its CIDEr-D is at least this
 
     def strangeness(self, features: np.ndarray | None, photos: int) -> np.ndarray:
-        """Mean grid features (B, D) of the photos, or None if they are unknown -> (B,): 0 for at least half of all
-        photos, and above it the distance towards images that are not photos, in standard deviations of photos.
+        """Mean grid features (B, D) of the photos, or None if they are unknown -> strangeness (B,): how far each image
+        lies from typical photos towards images that are not photos, in standard deviations of photos. It is cut off at
+        0, which is the value of at least half of all photos.
 
         The direction is that of linear discriminant analysis between training photos and drawings, screenshots,
-        documents and noise: the product is half the difference of two squared Mahalanobis distances."""
+        documents and noise: the product of features and direction is half the difference of two squared Mahalanobis
+        distances."""
         if features is None or not len(self.direction):
             return np.zeros(photos)
         if features.shape[1] != len(self.direction):
@@ -79,7 +81,7 @@ class Confidence:
         }
 
     def digest(self) -> str:
-        """Which calibration this is, in twelve characters."""
+        """A hash that identifies this calibration, twelve characters."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod

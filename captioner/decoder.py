@@ -1,6 +1,6 @@
 """The word decoder: a recurrent network whose first input is the photo and whose next inputs are words, with Luong's
 global attention over the photo's grid after every step. With `memory=None` it is a plain language model. The CNN and
-the search have files of their own.
+the search are elsewhere.
 
 Shapes: B photos, C captions (or hypotheses) per photo, N = B·C rows, T tokens, V vocabulary, R image regions, D feature
 size, E embedding size, H hidden size, L layers of a stack, Q = C·T queries of a photo.
@@ -25,10 +25,10 @@ EMBEDDING_SCALE = 0.5  # root mean square of new word vectors; with smaller valu
 
 
 class Memory(NamedTuple):
-    """What the decoder reads from B photos: computed once per photo and shared by all rows of the photo."""
+    """What the decoder needs of B photos, computed once per photo and shared by all its rows."""
 
-    values: Tensor  # (B, R, D) what the attention averages
-    keys: Tensor  # (B, R, H) what it compares the hidden state with
+    values: Tensor  # (B, R, D) averaged by the attention
+    keys: Tensor  # (B, R, H) compared with the hidden state
     image: Tensor  # (B, E) the image embedding, which is the first input of the recurrent network
 
     def select(self, images: Tensor) -> Memory:
@@ -44,8 +44,8 @@ class Attention(nn.Module):
         concat   v_aᵀ tanh(W_a [h; v])
 
     The first two are divided by the square root of the hidden size (Vaswani et al. 2017, section 3.2.1). Without this
-    scaling the softmax soon puts nearly all its weight on one region, and training is slow. What does not depend on h
-    is computed once per photo, in `project`.
+    scaling the softmax soon puts nearly all its weight on one region, and training is slow. Everything that does not
+    depend on h is computed once per photo, in `project`.
     """
 
     def __init__(self, score: str, feature_size: int, hidden_size: int):
@@ -65,8 +65,8 @@ class Attention(nn.Module):
         return (keys if self.score == "dot" else grid), keys
 
     def forward(self, hidden: Tensor, values: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states (B, Q, H) -> contexts (B, Q, D), weights (B, Q, R). Q = C·T: all hidden states of a photo
-        are one matrix product."""
+        """Hidden states (B, Q, H) -> contexts (B, Q, D), weights (B, Q, R). With Q = C·T, all hidden states of a photo
+        take one matrix product."""
         if self.score == "concat":
             summed = self.query(hidden)[:, :, None] + keys[:, None]  # (B, Q, R, H)
             scores = torch.tanh(summed) @ self.v  # (B, Q, R)
@@ -79,10 +79,10 @@ class Attention(nn.Module):
 def drop_channels(features: Features, dropout: nn.Dropout) -> Features:
     """Pooled (B, D_p) and grid (B, R, D) features -> the same, with the channels of each photo dropped in all its
     regions at once (SpatialDropout; Tompson et al. 2015, "Efficient Object Localization Using Convolutional Networks").
-    In most CNNs the pooled features are the mean of the grid and lose the same channels; where their number differs
-    (VGG, AlexNet, MobileNetV3), they lose channels of their own."""
+    In most CNNs the pooled features are the mean of the grid, so the same channels are dropped from both. If the sizes
+    differ (VGG, AlexNet, MobileNetV3), the pooled channels are dropped independently."""
     if not (dropout.training and dropout.p):
-        return features  # exported graphs hold nothing of this
+        return features  # keeps it out of exported graphs
     pooled, grid = features
     of_pooled = dropout(torch.ones_like(pooled))  # (B, D_p)
     of_grid = of_pooled if pooled.shape[1] == grid.shape[2] else dropout(torch.ones_like(grid[:, 0]))  # (B, D)
@@ -92,11 +92,11 @@ def drop_channels(features: Features, dropout: nn.Dropout) -> Features:
 class Decoder(nn.Module):
     """Recurrent layers, attention over the grid, recurrent layers again, and logits of the next word.
 
-    The order is that of Luong et al., section 3. The hidden state h of the layers *below* the attention gives a context
-    c, and h̃ = tanh(W_c [c; h]) (eq. 5) predicts the word. Layers *above* the attention take h̃ as their input, so their
-    state carries what was attended to before; their output is added to h̃ (a residual connection). Nothing of h̃ is fed
-    back to the layers below, so a stack reads a whole caption in one call.
-    The photo is the first input of the layers below, once, as in Vinyals et al. 2015 ("Show and Tell", eq. 10-12).
+    The order follows Luong et al., section 3. The hidden state h of the layers *below* the attention gives a context c,
+    and h̃ = tanh(W_c [c; h]) (eq. 5) predicts the word. Layers *above* the attention take h̃ as their input, so their
+    state carries what was attended to before; their output is added to h̃ (a residual connection). h̃ is not fed back
+    to the layers below, so a stack reads a whole caption in one call. The photo is fed once, as the first input of the
+    layers below, as in Vinyals et al. 2015 ("Show and Tell", eq. 10-12).
     """
 
     def __init__(
@@ -115,10 +115,10 @@ class Decoder(nn.Module):
         feature_dropout: float = 0.0,
     ):
         """`attention` is a score of `Attention`, or `none` for the decoder of Show and Tell, which sees the photo once.
-        With `pooled_size` and `grid_size` 0 it is a language model, which has no weights for photos.
-        `tie_embeddings` predicts words with the transposed input embeddings (Press and Wolf 2017). `feature_dropout`
-        is the probability with which `drop_channels` drops a channel in training. Raises ValueError for an unknown name
-        or a wrong number of layers."""
+        With `pooled_size` and `grid_size` 0 the decoder is a language model without weights for photos.
+        `tie_embeddings` uses the input embeddings as the output layer (Press and Wolf 2017). `feature_dropout` is the
+        probability with which `drop_channels` drops a channel in training. Raises ValueError for an unknown name or a
+        wrong number of layers."""
         super().__init__()
         if cell not in CELLS:
             raise ValueError(f"unknown recurrent cell {cell!r}; there are: {', '.join(CELLS)}")
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
 
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=PAD)
         if pooled_size:
-            self.first = nn.Linear(pooled_size, embedding_size)  # the image embedding; checkpoints name it so
+            self.first = nn.Linear(pooled_size, embedding_size)  # the image embedding; this name is in checkpoints
         self.below = stack(embedding_size, layers_below)
         reads_grid = bool(grid_size) and attention != "none"
         self.attention = Attention(attention, grid_size, hidden_size) if reads_grid else None
@@ -164,7 +164,7 @@ class Decoder(nn.Module):
                         getattr(stack, f"bias_hh_l{layer}")[forget] = 0.0
 
     def prepare(self, features: Features) -> Memory:
-        """Pooled (B, D) and grid (B, R, D) features -> what every step needs of the photos, computed once."""
+        """Pooled (B, D) and grid (B, R, D) features -> what every step needs of the photos."""
         features = drop_channels(features, self.feature_dropout)
         image = self.first(features.pooled)  # (B, E)
         if self.attention is None:
@@ -184,9 +184,10 @@ class Decoder(nn.Module):
 
         `memory` holds B photos, and N must be a multiple of B: rows i·N/B to (i+1)·N/B - 1 belong to photo i, as its
         captions or its hypotheses. Without a `state` the photo is the input before the tokens, and the first token is
-        BOS. With a `state` the tokens continue from it, so a caption fed word by word gives the same as in one call.
-        `real` (N, T) is true where logits are wanted, which is where there is no padding. With it, the logits are
-        (number of true positions, V), row by row. Without `memory` this is a language model: no photo, no attention.
+        BOS. With a `state` the tokens continue from it, so feeding a caption word by word gives the same result as one
+        call. `real` (N, T) is true where logits are wanted, normally at all positions that are not padding. If given,
+        the logits are (number of true positions, V), row by row. Without `memory` this is a language model: no photo,
+        no attention.
         """
         hidden, attention, state = self.hidden_states(tokens, memory, state)
         if real is not None:
@@ -196,7 +197,8 @@ class Decoder(nn.Module):
     def hidden_states(
         self, tokens: Tensor, memory: Memory | None = None, state: State | None = None
     ) -> tuple[Tensor, Tensor | None, State]:
-        """`forward` without its last layer: hidden states (N, T, H), of which `logits` makes logits, and the rest."""
+        """`forward` without its last layer: hidden states (N, T, H), to be passed to `logits`, then the attention and
+        the state."""
         if memory is not None:
             N, B = tokens.shape[0], memory.values.shape[0]
             assert N % B == 0, f"{N} rows over {B} photos; expected the same number per photo"
@@ -225,7 +227,8 @@ class Decoder(nn.Module):
     def _run_layers(
         self, inputs: Tensor, memory: Memory | None, state: State | None
     ) -> tuple[Tensor, Tensor | None, State]:
-        """Inputs (N, T, E) -> what the words are predicted from (N, T, H), attention, and the new state."""
+        """Inputs (N, T, E) -> the hidden states that words are predicted from (N, T, H), the attention, and the new
+        state."""
         state_below, state_above = self._split(state)
         hidden, state_below = self.below(self.dropout(inputs), state_below)
         attention = None
@@ -244,7 +247,7 @@ class Decoder(nn.Module):
         return hidden, attention, self._join(state_below, state_above)
 
     def _split(self, state: State | None) -> tuple:
-        """The flat state -> what torch's layers below and above take: (h, c) for an LSTM, h for the others."""
+        """The flat state -> the states of the torch layers below and above: (h, c) for an LSTM, h for the others."""
         if state is None:
             return None, None
         if isinstance(self.below, nn.LSTM):

@@ -1,5 +1,5 @@
-"""What Pillow's decoders need around them: a bound on the memory of all of them together, silence, and HEIC if its
-package is installed. Photos are opened in `images`."""
+"""Support for Pillow's decoders: a bound on the memory that all of them use together, no messages on standard error,
+and HEIC if pillow-heif is installed. Photos are opened in `images`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 14, "HEIF": 14, "TIFF": 12, "JPEG": 8}  #
 
 class _NoPillowLimit:
     """A context without Pillow's limit, which is a global of the process: it warns at 89 megapixels and refuses at 179.
-    Our limit is an argument that is checked before anything is decoded. Threads may be in it at the same time."""
+    Our limit is an argument that is checked before anything is decoded. Several threads may enter the context at
+    once."""
 
     def __init__(self) -> None:
         self._lock, self._inside, self._limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
@@ -36,8 +37,8 @@ class _NoPillowLimit:
 
 
 class _Memory:
-    """The bytes that all photos may take that are being decoded. A photo waits until there is room for it, and others
-    wait behind it. One that needs more than all of it is decoded alone."""
+    """The memory for photos that are being decoded, `size` bytes in all. A photo waits until there is room for it, and
+    later photos wait behind it. A photo that needs more than `size` is decoded alone."""
 
     def __init__(self, size: int):
         self._size = self._free = size
@@ -58,7 +59,7 @@ class _Memory:
 
 
 def bytes_to_decode(image: Image.Image) -> int:
-    """How much memory it takes to decode the photo."""
+    """The memory in bytes that decoding the photo takes at most."""
     return image.width * image.height * BYTES_PER_PIXEL.get(image.format or "", 5)
 
 
@@ -71,7 +72,7 @@ def register_heic() -> None:
 
 
 def _silence_libtiff() -> None:
-    """libtiff prints lines to standard error that do not name the photo. What fails is raised as an error anyway."""
+    """libtiff prints lines to standard error that do not name the photo. Failures are raised as errors anyway."""
     with suppress(AttributeError, OSError):  # a Pillow without libtiff, or a system that hides it
         library = ctypes.CDLL(Image.core.__file__)
         library.TIFFSetErrorHandler(None)

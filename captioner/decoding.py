@@ -1,9 +1,9 @@
 """Search: from a model's step function to captions, by beam search, greedily or by sampling, for many photos at once.
 Forced decoding is here, too: the captions are given, and the model scores them.
 
-The search knows no model. A backend gives it a `Step` (see step.py): a function that is called with the last word of
+The search does not depend on a model. A backend gives it a `Step` (see step.py): a function that takes the last word of
 every hypothesis, runs the model once, and proposes a few next words for each, with their log-probabilities. Words are
-ids here: text, tensors and photos are handled elsewhere.
+ids here; text, tensors and photos are handled elsewhere.
 
 Shapes: B photos under search, K hypotheses per photo (the beam, or the samples), N = B·K rows of a step, P words
 proposed per row, V vocabulary, R image regions, T words of a caption, A alternatives.
@@ -24,7 +24,7 @@ from captioner.step import Choices, Choose, Step, take
 from captioner.vocabulary import BOS, EOS, PAD, UNK
 
 ALTERNATIVES = 4  # per word, where captions are shown to people
-SAMPLING = ("temperature", "top_k", "top_p")  # settings that beam search has no use for
+SAMPLING = ("temperature", "top_k", "top_p")  # settings that beam search does not use
 NUMBERS: dict[type, Any] = {int: numbers.Integral, float: numbers.Real}  # NumPy's, too
 WORDS = {int: "a whole number", float: "a number", str: "a name"}
 BOUNDS = {"ge": (operator.ge, "at least"), "gt": (operator.gt, "above"), "le": (operator.le, "at most")}
@@ -89,15 +89,15 @@ class Decoding:
         return self.num_captions if self.method == "sample" else max(self.beam_size, self.num_captions)
 
     def override(self, **given: Any) -> Decoding:
-        """These settings, with the given ones in their place; None stands for a setting that is not given. If the
-        method changes, settings that only sampling uses return to their defaults unless they are given."""
+        """A copy with the given settings changed; None means not given. If the method changes, settings that only
+        sampling uses return to their defaults unless they are given."""
         given = {name: value for name, value in given.items() if value is not None}
         if given.get("method", self.method) != self.method:
             given = {name: getattr(Decoding, name) for name in SAMPLING} | given
         return replace(self, **given)
 
     def for_display(self) -> Decoding:
-        """The same with at least `ALTERNATIVES` alternatives per word, for a caption that is shown to people."""
+        """A copy with at least `ALTERNATIVES` alternatives per word, for captions that are shown to people."""
         return replace(self, alternatives=max(self.alternatives, ALTERNATIVES))
 
 
@@ -108,7 +108,7 @@ class Hypothesis:
     words: list[int]
     log_probabilities: list[float]  # one per word
     end_log_probability: float | None  # of the end token; None if the caption was cut off
-    score: float  # log_probability / length ** length_penalty, the end token counted; in forced decoding, the sum
+    score: float  # log_probability / length ** length_penalty, length with the end token; forced: the sum
     attention: np.ndarray | None = None  # (T, R)
     alternatives: list[list[tuple[int, float]]] | None = None  # at each word: (id, log-probability); may include EOS
 
@@ -123,7 +123,7 @@ class Hypothesis:
 
 
 class _Call(NamedTuple):
-    """One call of the step and its answer. `rows` are the back-pointers: the parents' rows in the previous call."""
+    """One call of the step and its result. `rows` are the back-pointers: the parents' rows in the previous call."""
 
     words: np.ndarray  # (N,)
     rows: np.ndarray  # (N,)
@@ -132,8 +132,8 @@ class _Call(NamedTuple):
 
 
 class _End(NamedTuple):
-    """Where a hypothesis ended: at row `row` of call number `call`. Calls count from 0 and each
-    adds a word, so the hypothesis has `call` words."""
+    """Where a hypothesis ended: at row `row` of call number `call`. Calls are numbered from 0 and each adds a word, so
+    the hypothesis has `call` words."""
 
     score: float
     call: int
@@ -163,12 +163,12 @@ class _Candidates(NamedTuple):
 
 def search(step: Step, images: int, decoding: Decoding, function_words: Sequence[int] = ()) -> list[list[Hypothesis]]:
     """The `num_captions` best hypotheses of each of `images` photos, best first. Finished hypotheses come before those
-    that were cut off. (There are fewer if the vocabulary is too small for so many different captions.)
+    that were cut off. There are fewer if the vocabulary is too small for that many different captions.
 
     Each round calls the step and expands the live hypotheses by the words that it proposes. Candidates that end become
-    finished hypotheses; of the others the best are selected as the new live ones, until the stop rule drops the photo.
-    In sampling, every row is an independent sample, and a step proposes one word for it. `function_words` are the
-    words that may occur twice where `no_repeat_ngram` is 1."""
+    finished hypotheses; the best of the others become the new live ones, until the stop rule drops the photo. In
+    sampling, every row is an independent sample, and a step proposes one word for it. If `no_repeat_ngram` is 1,
+    `function_words` may still occur more than once."""
     streams = [np.random.default_rng((decoding.seed, k)) for k in range(decoding.rows)]
     uniforms = np.stack([stream.random(decoding.max_length + 1) for stream in streams], axis=1)  # (max_length + 1, K)
     ends: list[list[_End]] = [[] for _ in range(images)]  # FINISHED, and those cut off
@@ -198,10 +198,11 @@ def _start(images: int) -> _Live:
 
 
 def _choose(live: _Live, decoding: Decoding, uniforms: np.ndarray, function_words: Sequence[int]) -> Choose:
-    """What the step is asked to propose. Every photo gets the same uniform numbers (K,), so that the captions of a
-    photo do not depend on the other photos of the batch."""
+    """The request to the step. Every photo gets the same uniform numbers (K,), so that its captions do not depend on
+    the other photos of the batch."""
     B, K, length = live.prefixes.shape
-    # In the first call a photo has one row, which draws for all samples (B, P = K); later each row draws once (N, 1).
+    # In the first call a photo has one row, which draws the first words of all samples (B, P = K). Later each row draws
+    # one word (N, 1).
     draws = np.tile(uniforms, (B, 1)).reshape(B * K, -1)
     return Choose(
         count=decoding.rows,
@@ -216,8 +217,8 @@ def _choose(live: _Live, decoding: Decoding, uniforms: np.ndarray, function_word
 
 
 def _repeating(prefixes: np.ndarray, n: int, function_words: Sequence[int]) -> np.ndarray | None:
-    """Prefixes (N, length) -> for each row the words (N, any) that would repeat one of its n-grams, or, if n is 1, one
-    of its content words or pairs; padded with PAD."""
+    """Prefixes (N, length) -> for each row, the words (N, any) that would repeat one of its n-grams or, if n is 1, one
+    of its content words or bigrams; padded with PAD."""
     length = prefixes.shape[1]
     if n == 0 or length < n:
         return None
@@ -247,9 +248,9 @@ def _expand(live: _Live, choices: Choices) -> _Candidates:
 
 
 def _finish(live: _Live, candidates: _Candidates, decoding: Decoding, ends: list[list[_End]]) -> np.ndarray:
-    """FINISH: adds to `ends` the candidates whose word is the end token, and the live hypotheses that are cut off,
-    because none of their candidates ends or can go on. Returns the totals (B, K·P) of the candidates that can go on,
-    -inf for all others."""
+    """FINISH: adds to `ends` the candidates whose word is the end token, and the live hypotheses that are cut off
+    because none of their candidates ends or can be continued. Returns the totals (B, K·P) of the candidates that can be
+    continued, -inf for all others."""
     (B, K, length), penalty = live.prefixes.shape, decoding.length_penalty
     is_end = candidates.words == EOS
     finished = is_end & np.isfinite(candidates.totals)
@@ -266,8 +267,8 @@ def _finish(live: _Live, candidates: _Candidates, decoding: Decoding, ends: list
 
 
 def _select(live: _Live, candidates: _Candidates, open_totals: np.ndarray, decoding: Decoding) -> _Live:
-    """SELECT: in beam search the K best open candidates of each photo live on, in sampling every open candidate. If a
-    photo has fewer than K, dead rows fill it up: they repeat a live row, with a total of -inf."""
+    """SELECT: beam search keeps the K best open candidates of each photo, sampling keeps every open candidate. If a
+    photo has fewer than K, it is filled up with dead rows, which repeat a live row with a total of -inf."""
     B, K = len(live.images), decoding.rows
     if decoding.method == "beam":
         kept = np.argsort(-open_totals, axis=1, kind="stable")[:, :K]  # (B, K), or fewer if V < K
@@ -286,8 +287,8 @@ def _select(live: _Live, candidates: _Candidates, open_totals: np.ndarray, decod
 
 
 def _going(live: _Live, decoding: Decoding, ends: list[list[_End]]) -> np.ndarray:
-    """STOP RULE: (B,) whether the search goes on for a photo. It does while a row is alive. Beam search
-    also stops once `num_captions` hypotheses are finished and no live one can score above the worst of these. Totals
+    """STOP RULE: whether the search continues for each photo (B,). It continues while a row is alive, except that beam
+    search stops once `num_captions` hypotheses are finished and no live one can score above the worst of these. Totals
     are never positive and only fall, so no score can exceed the present total / (max_length + 1) ** length_penalty."""
     going = np.isfinite(live.totals).any(axis=1)
     if decoding.method == "beam":
@@ -325,8 +326,8 @@ def _trace(calls: list[_Call], end: _End, alternatives: int) -> Hypothesis:
 
 
 def force(step: Step, captions: Sequence[Sequence[Sequence[int]]], alternatives: int = 0) -> list[list[Hypothesis]]:
-    """Forced decoding: instead of searching, the model reads given captions (word ids), the same number K per photo.
-    Each comes back with the log-probabilities of its words and of its end; its score is their sum."""
+    """Forced decoding: the model is fed given captions (word ids), the same number K per photo. Returns each with the
+    log-probabilities of its words and of its end token; its score is their sum."""
     B, K = len(captions), len(captions[0])
     given = [list(words) for each in captions for words in each]  # N captions
     lengths = np.array([len(words) for words in given])

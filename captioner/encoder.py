@@ -25,7 +25,7 @@ from captioner.pretrained import (
     select_tensors,
 )
 
-CONTAINERS = ("features", "layers", "trunk_output")  # modules that are not blocks themselves: their children are
+CONTAINERS = ("features", "layers", "trunk_output")  # modules whose children are the blocks
 
 
 class Features(NamedTuple):
@@ -45,7 +45,8 @@ def block_names(children: Iterable[tuple[str, nn.Module]]) -> Iterable[str]:
 
 
 def split_classifier(classifier: nn.Module) -> tuple[nn.Sequential, nn.Linear | nn.Conv2d]:
-    """The layers before the last classification layer, without the dropout directly before it; and that layer."""
+    """The layers before the last classification layer, without the dropout directly before it; and the last layer
+    itself."""
     if isinstance(classifier, nn.Linear):
         return nn.Sequential(), classifier
     assert isinstance(classifier, nn.Sequential)
@@ -61,11 +62,11 @@ def split_classifier(classifier: nn.Module) -> tuple[nn.Sequential, nn.Linear | 
 class Encoder(nn.Module):
     """A torchvision CNN without its classifier; its tensors keep torchvision's names (`features.0.0.weight`).
 
-    `weights` is `"DEFAULT"` or another member of the model's torchvision enum, such as `"IMAGENET1K_V1"` (downloaded
-    once); the path of a torchvision state dict (`.safetensors`, or `.pth` read with `weights_only=True`); the
-    directory of a captioner checkpoint with this CNN; or None for random weights. Under `torch.device("meta")`, None
-    allocates nothing; load the weights with `assign=True`. `mean`, `std` and `image_size` describe the images that the
-    weights were trained on. Everything is frozen until `unfreeze_from` is called. Raises ValueError or
+    `weights` is one of: `"DEFAULT"` or another member of the model's torchvision enum, such as `"IMAGENET1K_V1"`
+    (downloaded once); the path of a torchvision state dict (`.safetensors`, or `.pth` read with `weights_only=True`);
+    the directory of a captioner checkpoint with this CNN; or None for random weights. Under `torch.device("meta")`,
+    None allocates nothing; load the weights with `assign=True`. `mean`, `std` and `image_size` describe the images that
+    the weights were trained on. Everything is frozen until `unfreeze_from` is called. Raises ValueError or
     FileNotFoundError.
     """
 

@@ -26,13 +26,13 @@ from captioner.metrics.files.score_file import ScoreFile, score_results
 class Captioned(NamedTuple):
     results: Results
     attention: dict[str, float]  # means of the attention statistics
-    damaged: list[str]  # what is wrong with each photo that cannot be read; such photos have no caption
+    damaged: list[str]  # one line per photo that cannot be read; such photos have no caption
     confidences: dict[Id, float]  # of the captions, if the model is calibrated
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is needed of a caption once its words have been found."""
+    """What is kept of a caption for its evaluation."""
 
     caption: str
     finished: bool
@@ -47,15 +47,15 @@ class Entry:
 
 
 class Kept:
-    """The captions of an evaluation that is under way, as JSON lines in a file: first its settings, then one caption
-    per line. If the evaluation is killed, the same one goes on with them."""
+    """The captions of an evaluation in progress, as JSON lines in a file: first the settings, then one caption per
+    line. If the evaluation is killed, a later one with the same settings continues from them."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         """Raises ValueError if the file has captions of an evaluation with other settings, or something else."""
         self.path, self.entries = path, dict[str, Entry]()
         first = json.dumps(settings).encode()
         content = path.read_bytes() if path.is_file() else b""
-        *lines, _ = content.split(b"\n")  # a killed writer leaves half of a line
+        *lines, _ = content.split(b"\n")  # a killed writer leaves an incomplete line
         if lines and lines[0] != first:
             raise ValueError(
                 f"{path} has captions of an evaluation with other settings. Ask for the same, or remove it."
@@ -81,7 +81,7 @@ class Kept:
 
 
 def _stamp(record: Record) -> str:
-    """A photo and the state of its file."""
+    """A string that identifies a photo and the state of its file."""
     try:
         status = record.path.stat()
     except OSError:
@@ -135,7 +135,7 @@ def evaluate(
     captioner: Captioner, records: Sequence[Record], decoding: Decoding, split: str, batch_size: int = 32
 ) -> tuple[ScoreFile, dict[int | str, str]]:
     """Caption the records' photos and score the captions. Returns the scores, and the caption of each image by id.
-    Damaged photos are left out and noted in the scores; ValueError if they are more than a quarter."""
+    Damaged photos are left out and noted in the scores; raises ValueError if they are more than a quarter."""
     results, attention, damaged, _ = caption_records(captioner, records, decoding, batch_size)
     check_damaged(damaged, len(records))
     return score_split(captioner, results, attention, records, decoding, split), results.captions
@@ -153,8 +153,8 @@ def score_split(
     training: Iterable[str] | None = None,
 ) -> ScoreFile:
     """Score the results and attention statistics of `caption_records`, with intervals, slices and provenance.
-    `training` holds the training captions, among which copies are counted; `java` names scores that need Java;
-    `nltk` asks for BLEU as nltk computes it, too."""
+    `training` holds the training captions, for counting captions that copy one; `java` names the scores that need Java;
+    `nltk` also computes BLEU as nltk does."""
     provenance = {"decoding": asdict(decoding), "model": captioner.provenance}
     scored = score_results(
         results, references_of(records), split=split, training=training, java=java, nltk=nltk, provenance=provenance

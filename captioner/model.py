@@ -1,5 +1,5 @@
-"""The captioning model: a CNN encoder and a word decoder as one module, and how it, or its decoder alone as a language
-model, is built from a config. Search, training and files are not here."""
+"""The captioning model: a CNN encoder and a word decoder as one module. Also the functions that build it, or a language
+model (the decoder alone), from a config. Search, training and files are not here."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def build_model(config: ModelConfig, vocabulary_size: int, weights: str | None =
 
 
 def build_language_model(config: RecurrentConfig, vocabulary_size: int) -> Decoder:
-    """A decoder without weights for photos, at random; it is called without `memory`."""
+    """A randomly initialised decoder without weights for photos, to be called without `memory`."""
     return Decoder(vocabulary_size, 0, 0, **recurrent_settings(config))
 
 

@@ -1,1 +1,1 @@
-"""Inside the recurrent network: `units` what its units follow, `gradients` how far back a loss reaches."""
+"""Inside the recurrent network: `units` finds what its units respond to, `gradients` how far back a loss reaches."""

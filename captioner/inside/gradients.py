@@ -16,7 +16,7 @@ from captioner.data.readers import Record
 from captioner.decoder import Decoder, Memory
 from captioner.vocabulary import BOS, SPECIALS
 
-FEWEST = 20  # captions that a mean must be taken over
+FEWEST = 20  # a mean is taken over at least this number of captions
 
 
 def gradient_norms(decoder: Decoder, tokens: Tensor, memory: Memory | None = None) -> Tensor:
@@ -24,9 +24,9 @@ def gradient_norms(decoder: Decoder, tokens: Tensor, memory: Memory | None = Non
     input. The inputs are the image embedding (if there is a `memory`) and the embeddings of all tokens but the last,
     which is the word to predict. Tokens (N, 1+T), without padding.
 
-    The literature takes the gradient with respect to the hidden states (Bengio et al. 1994; Pascanu et al. 2013,
-    eq. 5). The gradient with respect to an input is that one carried through one more step, and every kind of cell has
-    it."""
+    The literature takes the gradient with respect to the hidden states (Bengio et al. 1994; Pascanu et al. 2013, eq.
+    5). The gradient with respect to an input is the same one propagated through one more step, and it exists for every
+    kind of cell."""
     inputs: list[Tensor] = []
 
     def catch(_: torch.nn.Module, arguments: tuple) -> tuple:

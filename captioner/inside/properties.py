@@ -1,6 +1,6 @@
-"""Properties of words and of characters that a unit of the recurrent network may follow. Each turns the tokens of a
-text into a number per token, which says what is known once the token is read. Deliberately simple: no parser, closed
-lists of words."""
+"""Properties of words and characters that a unit of the recurrent network may follow. Each maps the tokens of a text to
+one number per token, which depends on what is known once that token is read. Deliberately simple: closed lists of
+words, no parser."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def _to_line_end(characters: Sequence[str]) -> np.ndarray:
 
 
 def _inside(pattern: str) -> Callable[[Sequence[str]], np.ndarray]:
-    """1 from the first to the last but one character of each match: once the last is read, one is outside."""
+    """1 from the first to the second-to-last character of each match, because the match is over once its last character
+    is read."""
 
     def property(characters: Sequence[str]) -> np.ndarray:
         found = np.zeros(len(characters))
@@ -91,7 +92,7 @@ def _word_length(characters: Sequence[str]) -> np.ndarray:
     return (places - np.maximum.accumulate(np.where(inside, 0, places))).astype(float)
 
 
-# Quotation marks and brackets count if they are closed within the paragraph.
+# Quotation marks and brackets count only if they are closed within the paragraph.
 OF_CHARACTERS: Properties = {
     "position in the line": _line_position,
     "how near the end of the line is": _to_line_end,

@@ -1,6 +1,6 @@
-"""What the units of the recurrent network do while it writes or reads: their activations after each word or character,
-and the property of these that each unit follows. A *unit* is one number of the hidden or cell state. `visualize.units`
-draws them."""
+"""What the units of the recurrent network do while it generates or reads text: their activations after each word or
+character, and the property of words or characters that each unit follows. A *unit* is one number of the hidden or cell
+state. `visualize.units` draws them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Match:
     property: str
     correlation: float
     chance: float
-    """The correlation that the best of all units would reach by chance (see `find_matches`)."""
+    """The correlation that the best unit reaches by chance (see `find_matches`)."""
 
 
 @torch.inference_mode()
@@ -53,10 +53,10 @@ def caption_activations(
 ) -> list[Activations]:
     """The best caption of each photo, with the activations of the topmost recurrent layer below or above the attention.
 
-    `show` is called with the number of photos of each batch that is done. Only the best: the n-best captions share
-    their first words, which would be counted several times. A photo that cannot be read is left out if `report` takes
-    its ImageError, which is raised otherwise. Raises ValueError for a layer that the model does not have, and if no
-    photo can be read."""
+    Only the best caption is used, because the n-best captions share their first words, which would be counted several
+    times. `show` is called with the number of photos after each batch. If `report` is given, it is called with the
+    ImageError of each photo that cannot be read, and the photo is left out; otherwise the error is raised. Raises
+    ValueError for a layer that the model does not have, and if no photo can be read."""
     model = captioner.model.eval()
     if layer == "above" and model.decoder.above is None:
         raise ValueError("this model has no recurrent layer above the attention. Pass --layer below.")
@@ -113,13 +113,14 @@ def unit_activations(decoder: Decoder, tokens: Tensor, memory: Memory | None = N
 
 
 def find_matches(texts: Sequence[Activations], properties: Properties = OF_WORDS, seed: int = 0) -> list[Match]:
-    """The units that follow a property most closely, the highest correlation first; each unit and each property once.
+    """The units that follow a property most closely, highest correlation first; each unit and each property occurs
+    once.
 
     Karpathy, Johnson, Li 2015 ("Visualizing and Understanding Recurrent Networks", section 4.2) found such units by
     eye. Here the measure is the absolute Pearson correlation of the activation with the property over all tokens of all
-    texts. With hundreds of units and few tokens, some unit fits by accident: `chance` is the 95th percentile of the
-    best unit's correlation when the property's values are moved along the text by a random distance, which keeps how
-    slowly they vary. Do not believe a match below it."""
+    texts. With hundreds of units and few tokens, some unit fits by chance: `chance` is the 95th percentile of the best
+    unit's correlation when the property's values are shifted along the text by a random distance, which keeps their
+    autocorrelation. Do not trust a match below it."""
     correlations, chances = _correlations(texts, properties, seed)
     pairs = [
         Match(unit, name, float(values[unit]), chance)
@@ -136,7 +137,7 @@ def find_matches(texts: Sequence[Activations], properties: Properties = OF_WORDS
 def match_units(
     units: Sequence[int], texts: Sequence[Activations], properties: Properties = OF_WORDS, seed: int = 0
 ) -> list[Match]:
-    """For each of these units the property that it follows most closely. Raises ValueError for an unknown unit."""
+    """The property that each of these units follows most closely. Raises ValueError for an unknown unit."""
     width = texts[0].units.shape[1]
     wrong = [unit for unit in units if not 0 <= unit < width]
     if wrong:
@@ -151,8 +152,8 @@ def match_units(
 
 
 def excerpt(text: Activations, properties: Properties, lines: int) -> tuple[int, int]:
-    """Where the consecutive lines begin and end in which these properties vary most, none much more than it does in the
-    whole text. A line counts as 100 characters or fewer."""
+    """The start and end of the `lines` consecutive lines in which these properties vary most; variation beyond that of
+    the whole text does not count. The excerpt has at most 100 characters per line on average."""
     ends = [0, *(place for place, token in enumerate(text.tokens, 1) if token == "\n"), len(text.tokens)]
     values = _standard(np.stack([property(text.tokens) for property in properties.values()], axis=1))  # (T, P)
     spans = [
