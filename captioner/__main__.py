@@ -1,5 +1,5 @@
-"""The program: `captioner`, or `python -m captioner`. Ctrl-C ends it at once while the package is imported. After that
-the first Ctrl-C raises KeyboardInterrupt, and further ones are ignored while the program ends."""
+"""The program: `captioner`, or `python -m captioner`. While the package is being imported, Ctrl-C ends it at once.
+After that, the first Ctrl-C raises KeyboardInterrupt, and further ones are ignored while the program ends."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Which device a model runs on, and in which precision. What a machine can do is asked of the machine, never assumed.
+"""Which device a model runs on, and in which precision. The machine's capabilities are queried, never assumed.
 
-Captioning computes in float32. On a CPU and on Apple's MPS that is what torch does by default. On CUDA, cuDNN uses TF32
-(10 bits of mantissa instead of 23) unless `use_full_float32` is called. Even so, two devices add numbers in different
-orders, so their results agree to about six digits and not bit for bit.
+Captioning computes in float32. That is torch's default on a CPU and on Apple's MPS. On CUDA, cuDNN uses TF32 (10 bits
+of mantissa instead of 23) unless `use_full_float32` is called. Even so, devices add numbers in different orders, so
+their results agree to about six digits but not bit for bit.
 
-Two runs on one machine are equal bit for bit on a CPU with the same number of threads, and on CUDA after
-`make_deterministic`. MPS promises nothing, and it has no float64."""
+Two runs on one machine give the same bits on a CPU with the same number of threads, and on CUDA after
+`make_deterministic`. MPS gives no such guarantee, and has no float64."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def use_full_float32() -> None:
-    """Switch TF32 off for the whole process, so that float32 on CUDA means what it means on a CPU. bfloat16 autocast is
-    not affected. Convolutions and recurrent layers in float32 get slower."""
+    """Switch off TF32 for the whole process, so that float32 on CUDA has the precision that it has on a CPU. bfloat16
+    autocast is not affected. Convolutions and recurrent layers in float32 get slower."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def make_deterministic() -> None:
-    """Make the whole process repeatable bit for bit on CUDA, which an exact resume needs: deterministic algorithms, no
-    choice of algorithms by timing. Training gets slower. An operation without a deterministic form gives a warning.
+    """Make the whole process reproducible bit for bit on CUDA, as an exact resume requires: deterministic algorithms,
+    not chosen by timing. Training gets slower. An operation without a deterministic form gives a warning.
 
     Call it before the first operation on CUDA: cuBLAS reads its workspace setting only once.
     (https://pytorch.org/docs/stable/notes/randomness.html)"""

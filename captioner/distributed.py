@@ -1,5 +1,5 @@
-"""Several processes that work as one, started by torchrun: each takes its share, and one of them, the main process,
-writes. How they train one model is in `training.parallel`."""
+"""Several processes started by torchrun: each takes a share of the work, and one of them, the main process, writes the
+files. How they train one model is in `training.parallel`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import torch
 import torch.distributed as processes
 from torch.distributed.rendezvous import rendezvous
 
-PATIENCE = timedelta(hours=12)  # others wait while one reads a data set; a process that dies ends all by torchrun
-ARRIVAL = timedelta(minutes=10)  # within which all processes have to come
+PATIENCE = timedelta(hours=12)  # others wait while one reads a data set; if a process dies, torchrun ends all
+ARRIVAL = timedelta(minutes=10)  # within which all processes must join
 
 
 @contextmanager
 def joined(device: str) -> Iterator[bool]:
-    """Join the processes of torchrun; without torchrun, do nothing. Gives whether torchrun has started them again: one
-    of them died (--max-restarts), or a machine came or went."""
+    """Join the processes of torchrun; without torchrun, do nothing. Yields whether torchrun has restarted them, because
+    one died (--max-restarts) or a machine joined or left."""
     if started() == 1 or processes.is_initialized():
         yield int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         return
@@ -37,12 +37,13 @@ def joined(device: str) -> Iterator[bool]:
     )  # fmt: skip
     with deaths_named():
         yield start > 1
-    processes.destroy_process_group()  # not after an error: the others are not there to take leave
+    processes.destroy_process_group()  # not after an error, as it would wait for the others
 
 
 @contextmanager
 def deaths_named() -> Iterator[None]:
-    """A connection that breaks means that another process is gone; raises ConnectionError, in one line."""
+    """Turn the error of a broken connection, which means that another process is gone, into a one-line
+    ConnectionError."""
     try:
         yield
     except RuntimeError as error:
@@ -54,9 +55,9 @@ def deaths_named() -> Iterator[None]:
 
 
 def agree_on_start(store: processes.Store, own: int, size: int) -> int:
-    """Which start of the processes this is, counted from 1; the same for all `size` of them, of which this has the rank
-    `own`. torchrun (2.14) keeps its store when it starts processes again, and what is left in it of dead ones would be
-    taken for news: such a start hung. So each process asks with a ticket that nobody has seen before."""
+    """The number of this start of the processes, counted from 1. All `size` processes agree on it; this one has the
+    rank `own`. torchrun (2.14) keeps its store when it restarts processes, so entries of dead processes could be
+    mistaken for new ones, and such a start hung. So each process asks with a fresh ticket."""
     if own:
         ticket = uuid4().hex
         store.set(f"captioner/asks/{own}", ticket)
@@ -75,7 +76,7 @@ def agree_on_start(store: processes.Store, own: int, size: int) -> int:
 
 
 def started() -> int:
-    """How many processes torchrun has started; 1 without it. `count` says how many have joined."""
+    """The number of processes that torchrun has started; 1 without it. `count` is the number that have joined."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -92,12 +93,12 @@ def is_main() -> bool:
 
 
 def share(items: Sequence[Any]) -> list[Any]:
-    """What this process takes of the items; all of them together take each once."""
+    """This process's share of the items. Each item is in the share of exactly one process."""
     return list(items[rank() :: count()])
 
 
 def join(shares: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
-    """A tensor from the shares that the processes have of it: what `share` does, undone."""
+    """The whole tensor from the shares of all processes: the inverse of `share`."""
     whole = list(shares[0].shape)
     whole[dim] = sum(part.shape[dim] for part in shares)
     joined = shares[0].new_empty(whole)
@@ -107,7 +108,7 @@ def join(shares: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all processes, in order. Any value that can be pickled."""
+    """The values of all processes, in order of rank. The values must be picklable."""
     if count() == 1:
         return [value]
     values: list[Any] = [None] * count()
@@ -116,13 +117,13 @@ def gather(value: Any) -> list[Any]:
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes have called this."""
     gather(None)
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The main process goes first through this context, then the others: they find what it has written."""
+    """The main process runs this context first, then the others, which find what it has written."""
     if not is_main():
         wait()
     yield

@@ -1,5 +1,5 @@
-"""The optional dependencies. `pip install captioner` captions, scores and shows; training and the web page need more.
-An import of a package that is absent becomes one line that names the extra to install."""
+"""The optional dependencies. `pip install captioner` captions, scores and shows; training and the web page need more. A
+failed import of one becomes a one-line error that names the extra to install."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ EXTRAS = {  # the name that is imported: the extra that brings it
 
 
 class MissingExtraError(ModuleNotFoundError):
-    """A package is needed that an extra of captioner brings."""
+    """A package that comes with an extra of captioner is missing."""
 
 
 @contextmanager
 def name_missing_extras() -> Iterator[None]:
-    """Inside this context a failed import of such a package raises MissingExtraError. The command line and the public
-    Python functions that import it late run in it."""
+    """Inside this context, a failed import of a package in `EXTRAS` raises MissingExtraError. The command line runs in
+    it, and so do public functions that import such packages when called."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -19,7 +19,8 @@ from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 from captioner.decoders import MEMORY, bytes_to_decode, memory, no_pillow_limit, register_heic
 from captioner.pixels import BAND, from_array, scale_transparent_colour, to_rgb
 
-# Only these decoders may open a file: some others of Pillow's run external programs (EPS) or are not for photos.
+# Only these decoders may open a file: some of Pillow's other decoders run external programs (EPS) or are not for
+# photos.
 FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
@@ -44,7 +45,7 @@ Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
 
 ADDRESS = re.compile(r"(https?|ftp|s3|gs|data|file):/?/?[^/]", re.IGNORECASE)
 JPEG_END = b"\xff\xd9"
-TURNS = {  # EXIF orientation: what makes it upright
+TURNS = {  # EXIF orientation: the operation that makes the photo upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -62,7 +63,7 @@ def supported_formats() -> list[str]:
 
 
 class ImageError(ValueError):
-    """A photo cannot be used. The message has the file, what happened and what was expected."""
+    """A photo cannot be used. The message names the file, what happened and what was expected."""
 
 
 class UnknownFormatError(ImageError):
@@ -74,12 +75,12 @@ class TooManyPixelsError(ImageError):
 
 
 class _CutJpegError(Exception):
-    """A JPEG ends too early. Perhaps only its end mark is missing."""
+    """A JPEG ends too early. Possibly only its end marker is missing."""
 
 
 def printable(name: object) -> str:
-    """A file's name, or a caption, for people: with escapes for control characters and for bytes that could not be
-    decoded."""
+    """A file name or a caption in printable form: control characters and bytes that could not be decoded are
+    escaped."""
     text = str(name)
     return text if text.isprintable() else "".join(map(_escape, text))
 
@@ -93,8 +94,8 @@ def find_images(
 ) -> list[Path]:
     """The given files, in order, with each folder replaced by its photos (recognised by ending), sorted by name.
 
-    A path that does not exist is kept, so that opening it gives the error. Hidden files in folders are skipped.
-    `report` is given one line for each folder that cannot be listed."""
+    A path that does not exist is kept; opening it raises the error. Hidden files in folders are skipped. `report` is
+    called with one line for each folder that cannot be listed."""
 
     def tell(error: OSError) -> None:
         report(f"{printable(error.filename)}: the folder cannot be listed ({error.strerror}); its photos are missing.")
@@ -112,8 +113,8 @@ def find_images(
 
 
 def open_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The photo as an upright 8-bit RGB image: EXIF orientation is applied, transparency is shown over white, 16-bit
-    values are scaled to 8 bits, and an animation gives its first frame.
+    """The photo as an upright 8-bit RGB image: EXIF orientation is applied, transparency is composited over white,
+    16-bit values are scaled to 8 bits, and of an animation the first frame is taken.
 
     `source` is a path, the bytes of a file, a binary file, a Pillow image, or an array of integers, or floats in 0..1,
     with shape (height, width) or (height, width, 1, 3 or 4). Raises `ImageError` for a file that is missing, empty,
@@ -123,8 +124,8 @@ def open_image(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def open_reduced(source: Source, side: int, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
     """The photo as `open_image` gives it, or a smaller copy, and its original (width, height). A large JPEG is decoded
-    at 1/2, 1/4 or 1/8 of its size, which is faster, and a photo of many pixels is scaled down while it is converted,
-    which takes less memory, as long as both sides keep at least `side` pixels."""
+    at 1/2, 1/4 or 1/8 of its size, which is faster. A photo with many pixels is scaled down while it is converted,
+    which takes less memory. Neither reduces a side below `side` pixels."""
     return _open(source, max_pixels, side)
 
 
@@ -149,7 +150,7 @@ def _as_stream(source: str | Path | bytes | BinaryIO) -> tuple[BinaryIO, str]:
     """An open, seekable, non-empty file, and its name for errors."""
     if isinstance(source, str | Path):
         if ADDRESS.match(str(source)):
-            address = re.sub(":/+", "://", printable(source), count=1)  # pathlib makes one slash of two
+            address = re.sub(":/+", "://", printable(source), count=1)  # pathlib turns two slashes into one
             raise ImageError(f"{address}: a web address; expected a file. Download the photo first.")
         return _open_path(Path(source)), printable(source)
     if isinstance(source, bytes):
@@ -194,7 +195,7 @@ def _open_path(path: Path) -> BinaryIO:
 
 
 def _identify(stream: BinaryIO, name: str) -> Image.Image:
-    """The image with its header read and no pixel decoded."""
+    """The image with only its header read; no pixels are decoded."""
     start = stream.read(32)
     is_heic = start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS
     Image.init()
@@ -236,8 +237,8 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 def _decode(
     image: Image.Image, name: str, max_pixels: int, side: int | None = None
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """The upright RGB photo, whose sides may be reduced to `side` pixels, and its original width and height. All that
-    takes memory happens in here."""
+    """The upright RGB photo, whose sides may be reduced to `side` pixels, and its original width and height. Everything
+    that takes much memory happens here."""
     _check_size(image, name, max_pixels)
     width, height = image.size
     format = image.format
@@ -245,13 +246,13 @@ def _decode(
         with memory.room(bytes_to_decode(image)), no_pillow_limit:
             scale_transparent_colour(image)
             if side is not None:
-                image.draft("", (side, side))  # affects only JPEG; an empty mode keeps the photo's
+                image.draft("", (side, side))  # affects only JPEG; "" keeps the photo's mode
             image.load()
             turn = _turn(image)
             across, down = (1, 1) if side is None else _factors(image, side)
             reduced = to_rgb(image, across, down)
             upright = reduced if turn is None else reduced.transpose(turn)
-            upright.info.clear()  # its EXIF data would turn it again
+            upright.info.clear()  # its EXIF orientation would be applied again
     except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error, MemoryError, ...
         if format == "JPEG" and "truncated" in str(error):
             raise _CutJpegError(str(error)) from error
@@ -260,7 +261,7 @@ def _decode(
 
 
 def _factors(image: Image.Image, side: int) -> tuple[int, int]:
-    """By how much a large photo is scaled down, across and down."""
+    """The factors by which a large photo is scaled down, horizontally and vertically."""
     width, height = image.size
     if width * height <= BAND and max(width, height) <= REDUCED_FROM:
         return 1, 1
@@ -270,8 +271,8 @@ def _factors(image: Image.Image, side: int) -> tuple[int, int]:
 def _decode_with_end_mark(
     stream: BinaryIO, name: str, max_pixels: int, side: int | None
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """A JPEG that is cut off, as `_decode` gives it, if only its end mark is missing. Otherwise its pixels depend on
-    the bytes that are put in the place of the missing ones."""
+    """Like `_decode`, for a truncated JPEG of which only the end marker is missing. If more is missing, the pixels
+    depend on the bytes that are appended."""
     stream.seek(0)
     data = stream.read()
     found = []
@@ -290,7 +291,7 @@ def _damaged(name: str, error: Exception) -> ImageError:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How the photo must be turned or mirrored to be upright."""
+    """The rotation or reflection that makes the photo upright."""
     try:
         return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF is no reason to refuse the photo
@@ -324,8 +325,8 @@ class Preprocess:
             raise ValueError(f"std is {self.std}; expected numbers above 0.")
 
     def open(self, source: Source, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
-        """The photo as `open_reduced` gives it, with sides of at least twice the CNN's size (so that the resize still
-        has pixels to average), and its original width and height."""
+        """The photo as `open_reduced` gives it, with sides of at least twice the CNN's input size, so that the resize
+        still averages pixels, and its original width and height."""
         return open_reduced(source, 2 * self.size, max_pixels)
 
     def read(self, source: Source, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, tuple[int, int]]:
@@ -340,12 +341,13 @@ class Preprocess:
         planes = np.ascontiguousarray(np.asarray(self.square(image)).transpose(2, 0, 1))  # (3, S, S)
         mean, std = 255 * np.asarray([self.mean, self.std], dtype=np.float32)[:, :, None, None]
         pixels = planes.astype(np.float32)
-        pixels -= mean  # in place and plane by plane: ten times faster than one expression
+        pixels -= mean  # in place, plane by plane: ten times faster than one expression
         pixels /= std
         return pixels
 
     def square(self, image: Image.Image) -> Image.Image:
-        """The photo resized for the CNN, before normalisation. A photo of this size is returned unchanged."""
+        """The photo resized for the CNN, before normalisation. A photo that already has this size is returned
+        unchanged."""
         if image.size == (self.size, self.size):
             return image
         if self.resize == "pad":

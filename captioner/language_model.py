@@ -1,5 +1,5 @@
-"""A language model: the decoder without photos, and the words or characters that it reads and writes. `captioner
-pretrain` trains it; `captioner train --init` begins a captioner from it."""
+"""A language model: the decoder without photos, and its vocabulary of words or characters. `captioner pretrain` trains
+it; `captioner train --init` starts a captioner from it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LanguageModel:
 
     @classmethod
     def build(cls, saved: Mapping[str, Any], source: Path) -> LanguageModel:
-        """The model that a config.json describes, its weights at random."""
+        """The model that a config.json describes, with random weights."""
         try:
             config, vocabulary = RecurrentConfig.from_dict(saved["model"]), Vocabulary(saved["vocabulary"])
             level, document = saved["level"], saved["document"]
@@ -61,7 +61,7 @@ class LanguageModel:
         return cls(build_language_model(config, len(vocabulary)), vocabulary, config, level, document)
 
     def to_config(self) -> dict[str, Any]:
-        """What config.json of a checkpoint says about the model."""
+        """The entries of a checkpoint's config.json that describe the model."""
         return {
             "kind": LANGUAGE_MODEL,
             "model": asdict(self.config),
@@ -80,10 +80,10 @@ class LanguageModel:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> str:
-        """Sample `length` tokens (words and line ends, or characters) that follow the prompt. Returns the prompt and
-        what follows it. A new document begins where one ends.
+        """Sample `length` tokens (words and line ends, or characters) that continue the prompt. Returns the prompt and
+        its continuation. When a document ends, a new one begins.
 
-        Raises ValueError for numbers that no sampling can use, and for a prompt with unknown words or characters.
+        Raises ValueError for sampling settings out of range, and for a prompt with unknown words or characters.
         """
         for name, value, good in (
             ("length", length, length >= 1),
@@ -109,7 +109,7 @@ class LanguageModel:
 
     @property
     def _ends_lines(self) -> bool:
-        """Whether EOS is the end of a line, after which the document goes on."""
+        """Whether EOS ends a line, after which the document continues."""
         return self.level == "word" and self.document == "file"
 
     def _encode(self, prompt: str) -> list[int]:
@@ -132,7 +132,7 @@ class LanguageModel:
 
 
 def sample(logits: Tensor, choose: Choose) -> int:
-    """Logits (1, V) -> a token. What is no text (padding, BOS, the unknown word) is not sampled."""
+    """Logits (1, V) -> a token. PAD, BOS and UNK are never sampled."""
     logits = logits.clone()
     logits[:, [PAD, BOS, UNK]] = -torch.inf
     return int(choose_words(logits, choose).words[0, 0])

@@ -1,4 +1,4 @@
-"""A lock that the operating system holds for one process, and drops when the process ends, however it ends."""
+"""A lock that the operating system holds for one process and releases when the process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ else:
 
 @contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold `path`, a file that is made for this purpose and removed afterwards. A file that a killed process left is no
-    obstacle. Another process that holds it is waited for, or raises BlockingIOError."""
+    """Hold a lock on `path`, a file that is created for it and removed afterwards. A file left by a killed process is
+    taken over. If another process holds the lock, wait for it if `wait`, else raise BlockingIOError."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -34,7 +34,7 @@ def lock(path: Path, wait: bool = False) -> Iterator[None]:
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # its holder removed it between our two calls: make a new one
+        os.close(file)  # its holder removed it between our two calls: create a new one
     try:
         yield
     finally:

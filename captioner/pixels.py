@@ -1,6 +1,6 @@
-"""From an image in any of Pillow's modes, or an array, to 8-bit RGB: 16-bit values are scaled, transparency is shown
-over white. Large images are converted in bands of rows, so that they need little memory beside their own pixels. Files
-are opened in `images`."""
+"""Conversion of an image in any of Pillow's modes, or of an array, to 8-bit RGB: 16-bit values are scaled, transparency
+is composited over white. Large images are converted in bands of rows, which needs little memory beyond their own
+pixels. Files are opened in `images`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from PIL import Image
 
 BAND = 4_000_000  # pixels that are converted at a time
 
-# From the samples of a PNG to those of the decoded image. Pillow scales the pixels, but not the transparent colour.
+# Factors from the samples of a PNG to those of the decoded image. Pillow scales the pixels, but not the transparent
+# colour.
 TRANSPARENT_SCALES = {"1": 255.0, "L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}
 
 
 def to_rgb(image: Image.Image, across: int = 1, down: int = 1) -> Image.Image:
-    """The image as 8-bit RGB, smaller by these whole factors: each pixel is the mean of across x down pixels."""
+    """The image as 8-bit RGB, reduced by integer factors: each pixel is the mean of across x down pixels."""
     scale = _scale(image)
     width, height = image.size
     rows = max(1, BAND // (width * down)) * down
@@ -30,8 +31,8 @@ def to_rgb(image: Image.Image, across: int = 1, down: int = 1) -> Image.Image:
 
 
 def scale_transparent_colour(image: Image.Image) -> None:
-    """Give the transparent colour of a PNG in the scale of the decoded pixels. To be called before the image is loaded,
-    as only then it knows its bits per sample."""
+    """Convert the transparent colour of a PNG to the scale of the decoded pixels. Call it before the image is loaded,
+    because only then are its bits per sample known."""
     colour, tiles = image.info.get("transparency"), getattr(image, "tile", None)
     if colour is None or not tiles or (scale := TRANSPARENT_SCALES.get(str(tiles[0][3]))) is None:
         return
@@ -77,9 +78,9 @@ def _band_to_rgb(image: Image.Image, scale: tuple[float, float] | None) -> Image
 
 
 def _scale(image: Image.Image) -> tuple[float, float] | None:
-    """The values that are shown as black and white, for grey of more than 8 bits; None for other images. Files of
-    32-bit integers or floats do not say which value is white. It is the smallest of 1 (floats only), 255 and 65535 that
-    is at least every value; if there is none, or a value is negative, black is the smallest value and white the
+    """The values that are shown as black and as white, for greyscale of more than 8 bits; None for other images. Files
+    of 32-bit integers or floats do not say which value is white. White is the smallest of 1 (floats only), 255 and
+    65535 that no value exceeds. If all are exceeded or a value is negative, black is the smallest value and white the
     largest."""
     if image.mode.startswith("I;16"):
         return 0.0, 65535.0

@@ -1,5 +1,5 @@
-"""torchvision's classification CNNs: their names, their weights, and the images these weights expect. How a CNN becomes
-an encoder is in `encoder`."""
+"""torchvision's classification CNNs: their names, their weights, and the images that these weights expect. How a CNN
+becomes an encoder is in `encoder`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAMILIES = (
     *("alexnet", "vgg", "resnet", "resnext", "wide_resnet", "densenet", "googlenet", "inception"),
     *("mobilenet", "shufflenet", "squeezenet", "mnasnet", "efficientnet", "regnet", "convnext"),
 )
-WITH_AUXILIARY = ("googlenet", "inception_v3")  # with auxiliary heads in training, and images in [-1, 1]
+WITH_AUXILIARY = ("googlenet", "inception_v3")  # have auxiliary heads in training, and take images in [-1, 1]
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 Triple = tuple[float, float, float]
@@ -46,13 +46,13 @@ def check_name(name: str) -> None:
 
 
 def build_cnn(name: str) -> nn.Module:
-    """The whole torchvision model, classifier and all, with random weights and without auxiliary heads."""
+    """The whole torchvision model including its classifier, with random weights and without auxiliary heads."""
     options = {"aux_logits": False, "init_weights": True} if name in WITH_AUXILIARY else {}
     return torchvision.models.get_model(name, weights=None, **options)
 
 
 def outline_cnn(name: str) -> nn.Module:
-    """The same on the meta device: shapes without memory, and without time spent on random numbers."""
+    """The same model on the meta device, which has shapes only and takes no memory or initialisation time."""
     computes_widths = name.startswith("regnet")  # its constructor computes with tensors, which must be real
     with torch.device("cpu" if computes_widths else "meta"):
         return build_cnn(name).to("meta")
@@ -108,7 +108,7 @@ def read_weights(name: str, weights: str | Path | None) -> dict[str, Tensor]:
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """A state dict from a `.safetensors` file, or from a `.pth` file whose pickle holds tensors only."""
+    """A state dict from a `.safetensors` file, or from a `.pth` file that holds only tensors."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a torchvision state dict (.safetensors or .pth).")
     try:
@@ -133,10 +133,10 @@ def select_tensors(
 ) -> dict[str, Tensor]:
     """The `wanted` tensors among those `found` in `source`, in float32.
 
-    `full` has the shapes of the model with its classifier; a name that is neither there nor of an auxiliary head is an
-    error. Raises ValueError.
+    `full` has the shapes of the model with its classifier; a name that is neither in it nor part of an auxiliary head
+    is an error. Raises ValueError.
     """
-    # Old DenseNet files say norm.1 for norm1; files from before 2018 have no batch counters.
+    # Old DenseNet files have norm.1 for norm1; files from before 2018 have no batch counters.
     old_name = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
     counters = {key: torch.tensor(0) for key in wanted if key.endswith("num_batches_tracked")}
     found = counters | {old_name.sub(r"\1\2", key): tensor for key, tensor in found.items()}
@@ -150,9 +150,9 @@ def select_tensors(
         shape = found[key].shape
         if shape != tensor.shape:
             raise ValueError(f"{expected}, but {key} has shape {[*shape]}, not {[*tensor.shape]}.")
-        if not found[key].isfinite().all():  # torchvision's VGG16_Weights.IMAGENET1K_FEATURES, for one
+        if not found[key].isfinite().all():  # such as torchvision's VGG16_Weights.IMAGENET1K_FEATURES
             raise ValueError(f"{expected}, but {key} holds NaN or infinity. Choose other weights.")
-    # Copies: memory mapped from a file may be aligned differently, which changes the last bits of results on a CPU.
+    # Copied, because memory-mapped tensors may be aligned differently, which changes the last bits of results on a CPU.
     return {
         key: found[key].to(torch.float32 if found[key].is_floating_point() else torch.int64, copy=True)
         for key in wanted

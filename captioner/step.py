@@ -1,5 +1,6 @@
-"""One step of a search, where search and model meet: what the search asks for and what the model proposes. Choosing
-words from logits is here, too, for backends whose logits are NumPy arrays; the torch backend does it on its device.
+"""One step of a search, the interface between search and model: what the search asks for and what the model proposes.
+It also has the choice of words from logits for backends whose logits are NumPy arrays; the torch backend does this on
+its device.
 
 Shapes: N rows (hypotheses), P words proposed per row, V vocabulary, R image regions, A alternatives.
 """
@@ -18,8 +19,8 @@ class Choose:
     """Which words a step proposes for each of its N rows, P per row, in one of three ways:
 
     - the `count` most probable ones, the most probable first (P = count, or V if that is smaller);
-    - one sample per given uniform number: the words divide [0, 1) among them, the most probable first, in proportion to
-      their probabilities after temperature, top_k and top_p; the sample is the word in whose part the number lies;
+    - one sample per given uniform number, by inverse transform sampling: the sample is the word at which the cumulative
+      distribution (the most probable word first, after temperature, top_k and top_p) exceeds the number;
     - the `wanted` words.
     """
 
@@ -30,7 +31,7 @@ class Choose:
     top_k: int = 0
     top_p: float = 1.0
     suppressed: Sequence[int] = ()  # words that no row may propose
-    banned: np.ndarray | None = None  # (N, any) words that this row may not propose, filled up with PAD
+    banned: np.ndarray | None = None  # (N, any) words that this row may not propose, padded with PAD
     alternatives: int = 0  # A: also report this many of the most probable words
 
 
@@ -46,14 +47,14 @@ class Choices(NamedTuple):
 
 
 class Step(Protocol):
-    """Advances every row by one word. It takes the state that the previous call returned, which the search never looks
-    into, and returns the new one.
+    """Advances every row by one word. Takes the state that the previous call returned and returns the new one; the
+    state is opaque to the search.
 
     words (N,): the last word of each row. rows (N,): for each row, the row of the previous call that it continues.
     state: None in the first call, which has one row per photo, with the word BOS. images (B,): indices of the photos
-    under search, ascending, a subset of those of the previous call. Later calls have K rows per photo, side by side and
-    in the order of the photos, so N = B·K. The rows of a photo can share its features, which have to be copied only
-    when photos have left. (Some rows may be dead and repeat another; a step need not know.)"""
+    under search, ascending, a subset of those of the previous call. Later calls have K adjacent rows per photo, in the
+    order of the photos, so N = B·K. The rows of a photo can share its features, which need to be copied only when
+    photos have finished. Some rows may be dead and repeat another; a step need not know which."""
 
     def __call__(
         self, words: np.ndarray, rows: np.ndarray, state: Any, images: np.ndarray, choose: Choose
@@ -61,7 +62,7 @@ class Step(Protocol):
 
 
 def choose_words(logits: np.ndarray, choose: Choose, attention: np.ndarray | None = None) -> Choices:
-    """Logits (N, V) -> what `choose` asks for. A backend whose logits are on a device does the same there."""
+    """Logits (N, V) -> the words that `choose` asks for."""
     logits = logits - logits.max(axis=1, keepdims=True)
     allowed = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))  # log-probabilities
     allowed[:, list(choose.suppressed)] -= np.inf  # NaN stays NaN, for the search to see

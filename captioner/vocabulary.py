@@ -1,8 +1,8 @@
 """Words: the tokenizer that training, scoring and rewards share, and the vocabulary, which maps words to ids and back.
 
 `tokenize` gives the tokens of the COCO caption evaluation: Penn Treebank rules as in Stanford's PTBTokenizer, lower
-case, no punctuation. It was written from the observed output of that program and needs neither Java nor a download.
-Files, padding and tensors are not handled here.
+case, no punctuation. It was written from that program's observed output and needs neither Java nor a download. Files,
+padding and tensors are not handled here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _ABBREVIATIONS = (
     "assoc attys calif comdr lieut profs thurs treas messrs bancorp"
 )
 _ABBREVIATED_NAMES = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"  # only capitalised: "Pa.", but not "her pa."
-# After a single letter and a full stop, these words begin a sentence, so the stop in "vitamin C. The" ends one.
+# After a single letter and a full stop, these words begin a new sentence, so the stop in "vitamin C. The" ends a
+# sentence.
 _SENTENCE_STARTS = (
     "A About After All An And As At But He Her Here However If In It Last Many More Now Once One Other Our She "
     "Since So Some Such That The Their Then There These They This We What When While Yet You"
@@ -45,7 +46,7 @@ def _any(words: str) -> str:
     return "(?:" + words.replace(" ", "|") + ")"
 
 
-# Combining accents and vowel signs are parts of words, but \w does not match them.
+# Combining accents and vowel signs are part of words, but \w does not match them.
 _MARKS = (
     r"\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05c1\u05c2\u0610-\u061a\u064b-\u065e\u0670\u06d6-\u06dc\u06df-\u06e4"
     r"\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3"
@@ -60,7 +61,8 @@ _SILENT = (
     r"\x00-\x20'\"`.,:;?!\-\x7f-\xa0\xab\xad\xbb\u200b-\u200f\u2010-\u2015\u2018-\u201b\u201c\u201d\u2026\u2028-\u202f"
     r"\u2039\u203a\u2060-\u206f\u20a1-\u20a3\u20a5-\u20ab\u20ad-\u20cf\ue000-\uf8ff\ufe00-\ufe0f\ufeff\U00010000-\U0010ffff"
 )
-# The order of the alternatives stands in for the longest match. Characters that no alternative matches are dropped.
+# The alternatives are ordered so that the first match is the longest. Characters that no alternative matches are
+# dropped.
 _TOKEN = re.compile(
     rf"""
     (?:https?://|www\.)[^\s<>"'()|]*[^\s<>"'()|.,!?;:-] | {_W}[\w.-]{{0,64}}@{_W}[\w-]*(?:\.\w[\w-]*)*  # addresses
@@ -120,7 +122,8 @@ def tokenize(caption: str) -> list[str]:
     return words
 
 
-# Scripts that are written without spaces between words, and a mean length that words of them do not reach.
+# Scripts that are written without spaces between words, each with a mean word length that only unsegmented text
+# reaches.
 _UNSPACED = (
     (re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"), 3),  # kana, Han
     (re.compile(r"[\u0e00-\u0eff\u0f40-\u0fbc\u1000-\u109f\u1780-\u17ff]"), 9),  # Thai, Lao, Tibetan, Burmese, Khmer
@@ -132,8 +135,8 @@ UNSEPARATED = (
 
 
 def words_are_separated(captions: Iterable[str]) -> bool:
-    """Whether captions in scripts without spaces, such as Chinese, have spaces between their words: judged by the mean
-    length of the words in these scripts."""
+    """Whether captions in scripts without spaces, such as Chinese, have been segmented with spaces between words,
+    judged by the mean word length."""
     letters, words = [0, 0], [0, 0]
     for caption in captions:
         if caption.isascii():
@@ -161,7 +164,7 @@ def detokenize(words: Sequence[str]) -> str:
     return text
 
 
-# Words that name nothing one can point at.
+# Words that do not name anything one can point at.
 _NOT_CONTENT = (
     "a an the and or but of in on at to for from with by into onto over under near next through between behind beside "
     "above below before after while as that this these those his her its their it he she they i you we who which what "
@@ -173,7 +176,8 @@ FUNCTION_WORDS = frozenset(_NOT_CONTENT.split())
 
 
 class Vocabulary:
-    """The table between words and ids. Ids 0 to 3 are the specials (see `SPECIALS`); the words given follow from 4."""
+    """The mapping between words and ids. Ids 0 to 3 are the specials (see `SPECIALS`); `words` have the ids from 4
+    on."""
 
     def __init__(self, words: Sequence[str]):
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):

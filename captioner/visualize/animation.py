@@ -48,8 +48,8 @@ def save_animation(
 
 
 def _with_256_colours(frame: Image.Image) -> Image.Image:
-    """A frame with its own palette. Two steps, because Pillow dithers only to a given palette, and because an octree
-    keeps rare colours, such as the hottest, which the median cut loses."""
+    """A frame with its own palette. It takes two steps, because Pillow dithers only to a given palette, and the palette
+    comes from an octree, which keeps rare colours, such as the hottest, that median cut loses."""
     table = frame.quantize(256, Image.Quantize.FASTOCTREE)
     return frame.quantize(256, palette=table, dither=Image.Dither.FLOYDSTEINBERG)
 
@@ -63,8 +63,8 @@ def frames(
     kind: Kind = "attention",
 ) -> list[Image.Image]:
     """T + 1 pictures of equal size: the photo, then the photo under the map of each word, with that word marked in the
-    caption below. `attention` (T, h, w) holds maps of this `kind`. `box` is the part of the photo that the grid covers,
-    in the photo's pixels; by default the whole photo."""
+    caption below. `attention` (T, h, w) holds maps of `kind`. `box` is the part of the photo that the grid covers, in
+    the photo's pixels; by default the whole photo."""
     picture = _fitting(photo.convert("RGB"))
     pixels = np.asarray(picture)
     across, down = picture.width / photo.width, picture.height / photo.height
@@ -161,7 +161,7 @@ def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def _characters() -> dict[str, frozenset[int]]:
-    """The font files and the characters that each has."""
+    """The characters that each font file has."""
     from matplotlib.font_manager import findfont
     from matplotlib.ft2font import FT2Font
 

@@ -45,11 +45,11 @@ def attention_figure(
 ) -> Figure:
     """The photo, then one panel per word: a small copy of the photo under the word's heat map, and its probability.
 
-    `attention` holds maps of this `kind`: (T, h, w), or (T, R) with `grid` = (h, w); the default grid is a square.
-    `box` is the part of the photo that the grid covers, in the photo's pixels (`Preprocess.box`); by default the whole
-    photo. All maps share one colour scale, whose legend is below the photo. `columns` is the number of panels per row;
-    by default it is chosen to fill a page about as wide as a screen. Raises ValueError if words, maps and probabilities
-    do not match."""
+    `attention` holds maps of `kind`: (T, h, w), or (T, R) with `grid` = (h, w); the default grid is a square. `box` is
+    the part of the photo that the grid covers, in the photo's pixels (`Preprocess.box`); by default the whole photo.
+    All maps share one colour scale, whose legend is below the photo. `columns` is the number of panels per row; by
+    default it is chosen to fill a page about as wide as a screen. Raises ValueError if words, maps and probabilities do
+    not match."""
     picture = photo if isinstance(photo, Image.Image) else Image.fromarray(photo)
     picture = picture.convert("RGB")
     maps = _as_maps(attention, len(words), grid, kind)
@@ -99,8 +99,8 @@ def _as_maps(attention: np.ndarray, words: int, grid: tuple[int, int] | None, ki
 
 
 class _Layout:
-    """The layout of the page. The photo takes two columns and two rows. Each word's panel takes one of each, first to
-    the right of the photo, then below it."""
+    """The layout of the page. The photo takes two columns and two rows. Each word's panel takes one column and one row,
+    first to the right of the photo, then below it."""
 
     MARGIN, GAP, LABEL, LEGEND = 0.3, 0.16, 0.56, 0.76
     TITLE_SIZE = 15
@@ -130,7 +130,7 @@ class _Layout:
         return max(2, -(-(words + 4) // columns)) if columns > 2 else 2 + -(-words // 2)
 
     def _columns(self, words: int) -> int:
-        """The number that gives the page the shape of a screen and leaves few panels empty."""
+        """The number of columns that gives the page the shape of a screen and leaves few panels empty."""
 
         def cost(columns: int) -> float:
             rows = self._rows(words, columns)
@@ -150,7 +150,7 @@ class _Layout:
         return x, y, self.panel_width, self.panel_height
 
     def on_page(self, x: float, y: float) -> tuple[float, float]:
-        """As fractions of the page from its bottom left, which is how matplotlib places axes."""
+        """The position as fractions of the page from its bottom left, as matplotlib expects."""
         return (x + self.MARGIN) / self.width, 1 - (y + self.MARGIN) / self.height
 
 

@@ -32,9 +32,9 @@ def save_curves(path: str | Path, log: Iterable[Mapping[str, Any]], title: str |
 
 
 def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) -> Figure:
-    """Training and validation loss, below them the validation scores, over all epochs of the run; and below these, if
-    a stage drew captions in training, their mean reward and the share of them that was distinct. Vertical lines mark
-    the stages.
+    """Training and validation loss over the epochs of the run, and below them the validation scores. If a stage sampled
+    captions in training, a third panel shows their mean reward and the share of distinct ones. Vertical lines mark the
+    stages.
 
     `log` has the rows of a run in order: {"kind": "step" or "validation", "step", "epoch" (within its stage), "stage",
     "loss", "CIDEr-D", "BLEU-4", ...}. Missing and non-finite values are left out."""
@@ -65,7 +65,7 @@ def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) 
     for start, name in stages:
         _note(axes_loss, name, (start, 1), (4, 4), 8, FAINT, xycoords=axes_loss.get_xaxis_transform())
 
-    x, losses = values("step", "loss", without="reward")  # what a reward weights is no cross-entropy
+    x, losses = values("step", "loss", without="reward")  # a reward-weighted loss is no cross-entropy
     thin = slice(None, None, 1 + len(x) // 2000)
     axes_loss.plot(x[thin], losses[thin], color=TRAIN, lw=0.6, alpha=0.3)
     axes_loss.plot(x[thin], _smooth(losses)[thin], color=TRAIN, lw=1.6)
@@ -79,7 +79,7 @@ def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) 
     if len(losses) and len(valid[1]) and valid[1][-1] < _smooth(losses)[-1]:
         figure.text(0.08, 1 - 0.14 / panels, LOWER, size=8, color=FAINT, va="top", family=fonts())
 
-    # Of several data sets there are the mean of their scores, and one score of each, such as coco/CIDEr-D.
+    # With several data sets there is the mean of their scores, and one score for each, such as coco/CIDEr-D.
     own = list(dict.fromkeys(name for row in rows for name in row if name.endswith("/CIDEr-D")))
     colours = SCORES | {name: SETS[number % len(SETS)] for number, name in enumerate(own)}
     scores = {name: (colour, values("validation", name)) for name, colour in colours.items()}
@@ -89,7 +89,7 @@ def training_curves(log: Iterable[Mapping[str, Any]], title: str | None = None) 
         if len(y) > 1 and name not in own:
             best = int(np.argmin(y) if name in SMALLER_IS_BETTER else np.argmax(y))
             axes_scores.plot(x[best], y[best], "o", ms=9, mfc="none", mec=colour, clip_on=False)
-            if best < len(y) - 1:  # the last value is written at the end of the line
+            if best < len(y) - 1:  # the last value is labelled at the end of the line
                 _note(axes_scores, f"best {y[best]:.3f}", (x[best], y[best]), (0, 9), 8, colour, ha="center")
     axes_scores.set_ylim(0, 1.12 * axes_scores.get_ylim()[1])
     labels = {name: f"mean {name}" if own else name for name in SCORES}

@@ -22,7 +22,7 @@ def save_caption(path: str | Path, photo: Image.Image, **parts: Any) -> None:
     """Write the caption of an upright RGB photo: a picture (.png, .svg, .pdf), an animation (.gif, .webp), the
     interactive page (.html) or data (.json, .npz).
 
-    `parts` are the arguments of `caption_view` without `size`. Evidence, where it is given, is shown in place of the
+    `parts` are the arguments of `caption_view` without `size`. If evidence is given, it is shown in place of the
     attention. Raises ValueError for another suffix, and for a picture or animation of a caption without attention."""
     page.check_path(path, ENDINGS)
     view = caption_view(photo.size, **parts)

@@ -56,7 +56,7 @@ def gradients_figure(norms: Mapping[str, np.ndarray]) -> Figure:
     axes.grid(axis="y", color=RULE, lw=0.5)
     axes.tick_params(which="both", length=0, labelsize=8, labelcolor=FAINT, labelfontfamily=fonts())
     axes.minorticks_off()
-    axes.invert_xaxis()  # the last word at the left, so that lines end at their names
+    axes.invert_xaxis()  # the last word at the left, so that lines end at their labels
     axes.set_xlabel("distance from the last word read, in words", size=9, color=FAINT, family=fonts())
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 

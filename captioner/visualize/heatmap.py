@@ -20,8 +20,8 @@ def heat_map(weights: np.ndarray, width: int, height: int, box: Box | None = Non
     """One map (h, w) as a smooth (height, width) array over the photo's pixels, zero outside the grid. `box`
     is the part of the photo that the grid covers, in its pixels (`Preprocess.box`); None is the whole photo.
 
-    Cubic convolution (Keys 1981, a = -1/2) interpolates the square roots of the weights, because the colour scale shows
-    square roots. The result is exact at the centre of each region, never negative, and has no visible edge at zero."""
+    The square roots of the weights, which the colour scale shows, are interpolated by cubic convolution (Keys 1981, a =
+    -1/2). The result is exact at the centre of each region, never negative, and has no visible edge at zero."""
     left, top, right, bottom = box or (0.0, 0.0, float(width), float(height))
     rows = _cubic_weights(height, weights.shape[0], top, bottom)  # (height, h)
     columns = _cubic_weights(width, weights.shape[1], left, right)  # (width, w)
@@ -49,9 +49,9 @@ def _cubic_weights(pixels: int, regions: int, start: float, stop: float) -> np.n
 
 
 def scale_top(maps: np.ndarray, kind: Kind = "attention") -> float:
-    """The weight at the top of the colour scale of a caption's maps (T, h, w): the largest weight. It is at least six
-    times the uniform weight 1 / (h w) of attention, and 0.1 nats of evidence. Otherwise nearly uniform attention and
-    negligible evidence would look sharp."""
+    """The weight at the top of the colour scale of a caption's maps (T, h, w): the largest weight, but at least six
+    times the uniform weight 1 / (h w) for attention, and at least 0.1 nats for evidence. Otherwise nearly uniform
+    attention and negligible evidence would look sharp."""
     return float(max(maps.max(), 0.1 if kind == "evidence" else min(1.0, 6 / maps[0].size)))
 
 

@@ -56,7 +56,7 @@ def save(figure: Figure, path: str | Path) -> None:
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name in the same folder with the same suffix, and rename it to `path` when the block succeeds.
-    So a file is never left half-written. The folder is made if it does not exist."""
+    A file is never left half-written. The folder is created if it does not exist."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")

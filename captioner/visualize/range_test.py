@@ -26,8 +26,8 @@ def save_range_test(
 
 
 def range_test_figure(rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray, marks: Mapping[str, float]) -> Figure:
-    """The loss of each step, faint, and its smoothed curve over the learning rate, all (n,). `marks` are rates that are
-    named in the picture."""
+    """The loss of each step, drawn faintly, and the smoothed loss over the learning rate, all (n,). `marks` maps labels
+    to the learning rates that are marked."""
     figure = new_figure(8, 4.2)
     axes = figure.add_axes((0.08, 0.14, 0.88, 0.66))
     figure.text(0.08, 0.96, "Learning-rate range test", size=13, color=INK, va="top", family=fonts())
@@ -43,7 +43,7 @@ def range_test_figure(rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray,
     axes.plot(rates, smooth, color=TRAIN, lw=1.8)
     before = losses[: int(np.argmin(smooth)) + 1]
     margin = 0.1 * (before.max() - before.min() or 1)
-    axes.set_ylim(before.min() - margin, before.max() + margin)  # where it diverges, it leaves the picture
+    axes.set_ylim(before.min() - margin, before.max() + margin)  # a diverging loss leaves the picture
     axes.set_xlim(rates[0], rates[-1])
     for number, (name, rate) in enumerate(sorted(marks.items(), key=lambda mark: mark[1])):
         axes.axvline(rate, color=MARK, lw=1, ls=(0, (4, 3)), zorder=1)

@@ -1,5 +1,5 @@
-"""The pictures of units: captions as rows of words, or a text line by line, each word or character coloured by the
-activation of one unit of the network after it. Takes words and arrays, never a model."""
+"""The pictures of units: captions as rows of words, or a text line by line. Each word or character is coloured by the
+activation of one unit after reading it. Takes words and arrays, never a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from captioner.visualize.page import FAINT, INK, check_path, fonts, new_figure, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# From -1 over 0 to 1. Blue and orange are safe for colour-blind readers, and words stay legible on both.
+# From -1 through 0 to 1. Blue and orange are safe for colour-blind readers, and words stay legible on both.
 COLOURS = ((84, 142, 214), (178, 207, 242), (255, 255, 255), (252, 205, 147), (240, 138, 36))
 MARGIN, ROW, TITLE, AFTER, PADDING = 0.3, 0.26, 0.34, 0.22, 0.06  # inches
 SIZE = 9.5  # points
@@ -36,7 +36,7 @@ def save_text_units(path: str | Path, *args: Any, **kwargs: Any) -> None:
 
 
 def units_figure(captions: Sequence[Sequence[str]], units: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Figure:
-    """One panel per unit: a title, then one row per caption. `units` has for each panel its title, and for each caption
+    """One panel per unit: a title, then one row per caption. `units` has the title of each panel and, for each caption,
     the activations (T,) after its words. White is 0; the strongest colours are the panel's largest absolute value."""
     for title, values in units:
         if [len(row) for row in values] != [len(words) for words in captions]:
@@ -62,8 +62,9 @@ def units_figure(captions: Sequence[Sequence[str]], units: Sequence[tuple[str, S
 
 
 def text_figure(text: str, units: Sequence[tuple[str, np.ndarray]]) -> Figure:
-    """One panel per unit: a title, then the text in lines, as in Karpathy, Johnson, Li 2015, figure 2. `units` has for
-    each panel its title and the activations (T,) after the characters. The end of a line is a box without a sign."""
+    """One panel per unit: a title, then the text in lines, as in Karpathy, Johnson, Li 2015, figure 2. `units` has the
+    title of each panel and the activations (T,) after the characters. The end of a line is a box without a
+    character."""
     for title, values in units:
         if len(values) != len(text):
             raise ValueError(f"{title}: expected one activation for each character.")
@@ -96,7 +97,7 @@ def text_figure(text: str, units: Sequence[tuple[str, np.ndarray]]) -> Figure:
 
 
 def rows_of(text: str) -> list[tuple[int, int]]:
-    """Where the rows of a text begin and end: at line ends, and where a line is too long."""
+    """The start and end of each row of a text. Rows end at line ends, and long lines are cut into several."""
     rows, start = [], 0
     for line in text.splitlines(keepends=True):
         stop = start + len(line)

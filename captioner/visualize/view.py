@@ -1,4 +1,5 @@
-"""A caption as plain data: for the interactive page, the web service, .json and .npz files. Pictures are not here."""
+"""A caption as plain data, for the interactive page, the web service, and .json and .npz files. Pictures are not
+here."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def caption_view(
 
     `size` is the upright photo's (width, height) in pixels. `attention` is (T, h, w), or None for a model without
     attention. `box` is the part of the photo that the grid covers, in the photo's pixels; by default the whole photo.
-    `alternatives` has for each word other words and their log-probabilities. `confidence` is the probability that the
+    `alternatives` has, for each word, other words and their log-probabilities. `confidence` is the probability that the
     caption is right, None if it is unknown. With `evidence` (T, h, w) the view also has an entry "evidence", whose maps
     are shown in place of the attention's. Raises ValueError if the lengths or shapes do not match."""
     attention = _checked(len(words), log_probabilities, attention, alternatives)
@@ -81,7 +82,7 @@ def _checked(
     attention: np.ndarray | None,
     alternatives: Alternatives | None,
 ) -> np.ndarray | None:
-    """The attention as an array, after all lengths were compared."""
+    """The attention as an array, once all lengths have been checked."""
     for name, values in {"log-probabilities": log_probabilities, "lists of alternatives": alternatives}.items():
         if values is not None and len(values) != words:
             raise ValueError(f"{len(values)} {name} for {words} words; expected one per word.")
