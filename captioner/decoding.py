@@ -38,7 +38,7 @@ def _setting(default: Any, help: str, **bounds: float) -> Any:
 class Decoding:
     """How captions are found. The command line and the web service take the same settings, made from these fields."""
 
-    method: Literal["beam", "sample"] = _setting("beam", "Search for the most probable caption, or draw at random.")
+    method: Literal["beam", "sample"] = _setting("beam", "Beam search for the most probable caption, or sampling.")
     beam_size: int = _setting(3, "Beam search: hypotheses kept per photo; 1 is greedy.", ge=1, le=10_000)
     max_length: int = _setting(20, "Longest caption, in words.", ge=1, le=1000)
     length_penalty: float = _setting(
@@ -46,8 +46,8 @@ class Decoding:
     )
     no_repeat_ngram: int = _setting(
         0,
-        "No sequence of this many words occurs twice in a caption. 1: no content word ('dog', not 'a') does, and no "
-        "pair of words. 0: off.",
+        "No n-gram of this length occurs twice in a caption. 1: no content word ('dog', not 'a') and no pair of words "
+        "occurs twice. 0: off.",
         ge=0,
         le=1000,
     )
@@ -61,7 +61,7 @@ class Decoding:
     )
     num_captions: int = _setting(
         1,
-        "Captions per photo, best first. A number above beam_size widens the beam, which can change the best.",
+        "Captions per photo, best first. More than beam_size widens the beam, which can change the best one.",
         ge=1,
         le=100_000,
     )

@@ -56,7 +56,7 @@ def test_options_as_they_are_typed():
     assert options["freeze_embeddings"] == (
         "freeze_embeddings",
         "--freeze-embeddings",
-        "Keep the word vectors as they are.",
+        "Do not train the word vectors.",
     )
 
 

@@ -52,7 +52,7 @@ __all__ = [
 
 DESCRIPTION = (
     "Photos in, sentences out, and a picture of where the model looked for each word. captioner VERB --help explains a "
-    "verb, captioner --version prints the version."
+    "verb; captioner --version prints the version."
 )
 VERBS = (  # as --help lists them: what most people come for first
     *("caption", "attend", "search", "web", "evaluate", "score", "compare", "check", "train", "find-lr", "average"),

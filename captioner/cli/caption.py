@@ -43,11 +43,11 @@ class ListingOptions:
     """Which photos there are."""
 
     recursive: Annotated[bool, tyro.conf.arg(aliases=["-r"])] = False
-    """Look into the folders' folders, too."""
+    """Include photos in subfolders."""
     follow_links: bool = False
-    """Look into folders behind symbolic links, too."""
+    """Follow symbolic links to folders."""
     null: Annotated[bool, tyro.conf.arg(aliases=["-0"])] = False
-    """The list on standard input is separated by NUL, as find -print0 writes it."""
+    """Paths on standard input are separated by NUL, as written by find -print0."""
 
     def photos(self, paths: Iterable[str], report: Report) -> Iterator[Photo]:
         """Raises ValueError if there is no photo."""
@@ -69,7 +69,7 @@ class ListingOptions:
         photos = found()
         if (first := next(photos, None)) is None:
             shallow = not self.recursive and any(os.path.isdir(path) for path in paths)
-            deeper = " Add --recursive to look into folders' folders, too." if shallow else ""
+            deeper = " Add --recursive to include subfolders." if shallow else ""
             given = ["standard input is empty" if path == "-" else path for path in paths]
             raise ValueError(f"no photos: {', '.join(given) or 'nothing was given'}.{deeper}")
         return chain([first], photos)
@@ -94,17 +94,17 @@ class FileOptions:
     output: Annotated[OptionalFile, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = None
     """Write to this file: .jsonl, .csv, .parquet, .sqlite (which `captioner search` searches), or .html (a gallery)."""
     redo: bool = False
-    """Start over, and forget the captions in the file."""
+    """Start over, and discard the captions in the file."""
     retry_errors: bool = False
-    """Try the photos again that could not be captioned."""
+    """Retry photos that could not be captioned."""
     embed: bool = False
-    """A gallery with small copies of the photos in it, which can be moved and sent."""
+    """Embed small copies of the photos in the gallery, so that it can be moved and shared."""
     sidecar: Annotated[Literal["txt"] | None, tyro.conf.arg(metavar="txt", help_behavior_hint="")] = None
     """Write PHOTO.txt beside each photo, unless there is one already."""
     overwrite: bool = False
     """Write PHOTO.txt even if there is one already."""
     quiet: bool = False
-    """No progress bar and no last line."""
+    """Print no progress bar and no summary."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,15 @@ class ClusterOptions:
     engine: Literal["local", "ray"] = "local"
     """local: this process. ray: worker processes, on this machine or a cluster."""
     address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
-    """The cluster's address, or auto; without it, Ray is started on this machine."""
+    """Address of the cluster, or auto. By default, Ray is started on this machine."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one per CPU or GPU)")] = (
         None
     )
-    """Worker processes, each of which loads the model once."""
+    """Number of worker processes; each loads the model once."""
     gpus: float = 0.0
-    """GPUs for each worker."""
+    """GPUs per worker."""
     part_size: int = 1000
-    """Photos that a worker captions at a time, and rows of a file in parts/."""
+    """Photos per worker task, and rows per file in parts/."""
 
 
 @app.command
@@ -138,12 +138,12 @@ def caption(
     options: Options = AS_SAVED,
     batch_size: int = 32,
 ) -> int:
-    """Write a sentence about each photo. (unsure) after it: the model gives it less than even odds of being right.
+    """Write a sentence about each photo. (unsure) marks a sentence that is more likely wrong than right.
 
     Args:
-        paths: Photos, folders, .tar shards, their addresses (https://, s3://), or -: a photo or list on standard input.
+        paths: Photos, folders, .tar shards, URLs (https://, s3://), or - for a photo or a list on standard input.
         json: One JSON object per line, for programs.
-        min_confidence: Leave out captions whose confidence is below this, from 0 to 1; the file or a line says so.
+        min_confidence: Leave out captions whose confidence is below this (0 to 1), and say so in the file or output.
         batch_size: Photos per batch.
     """
     from captioner.bulk.progress import Bar

@@ -18,14 +18,14 @@ def calibrate(
     bar: float = 0.4,
     device: str = "auto",
 ) -> int:
-    """Give the captions of a model a confidence: the probability that a caption is right, which the checkpoint's
-    config.json then stores. Run it after training.
+    """Calibrate the confidence of a model: the probability that a caption is right. The result is stored in the
+    checkpoint's config.json. Run it after training.
 
     Args:
         checkpoint: Directory of the model.
-        data: Folders of data sets with train and val photos. The val photos must not have been trained on. They should
-            have several captions each: a right caption often differs from a single one.
-        bar: A caption is right if its CIDEr-D is at least this. Of captions below 0.4, most are wrong to a person.
+        data: Folders of data sets with train and val photos. The model must not have been trained on the val photos.
+            They should have several captions each: a right caption often differs from a single reference.
+        bar: A caption counts as right if its CIDEr-D is at least this. People find most captions below 0.4 wrong.
         device: auto, cpu, cuda, mps.
     """
     from captioner.calibrate import DataSet, save_confidence

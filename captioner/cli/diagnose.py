@@ -27,15 +27,15 @@ def diagnose(
     json: bool = False,
     device: str = "auto",
 ) -> int:
-    """Why are my captions bad? Check a model on a data set; each check gives a figure, a verdict and what to try.
+    """Why are my captions bad? Check a model on a data set; each check gives a figure, a verdict and advice.
 
     Args:
         checkpoint: Directory of the model.
-        data: Folder of the data set; the format is recognised from the files in it.
+        data: Folder of the data set; the format is detected from its files.
         images: Folder of the photos, if they are not below the data set's folder.
         split: train, val (or dev), test or all; by default val, or all photos of a data set without splits. Use photos
             that the model was not trained on.
-        limit: Largest number of photos, spread evenly over the split, and over the training split; 0 for all.
+        limit: Maximum number of photos from the split, and from the training split, evenly spaced; 0 for all.
         json: Print one JSON object, for programs.
         device: auto, cpu, cuda, mps.
     """

@@ -43,18 +43,18 @@ def evaluate(
     are listed and left out; the exit status is then 1.
 
     Args:
-        data: Folder of the data set, whose format is recognised from its files, or a caption file.
+        data: Folder of the data set (the format is detected from its files), or a caption file.
         images: Folder of the photos, if they are not below the data set's folder.
         split: train, val (or dev), test or all. By default val, or all photos of a data set without splits.
         results: Write the captions to this file, in COCO's results format. If the command is interrupted or killed,
             run it again to continue.
         scores: Write the scores to this file, with intervals and provenance, for captioner compare.
-        training: Training captions (an annotation file or a data set), to count copies of them.
+        training: Training captions (an annotation file or a data set), to count captions copied from them.
         pointing: Also measure how often attention and evidence point at the objects that words name.
         submit: Write a submission for COCO's server to the current folder. --split test uses test2014.
         java: Also compute METEOR or SPICE, which need Java.
-        nltk: Also compute BLEU by nltk's corpus_bleu, which many tutorials print.
-        limit: Use only the first photos, this many; 0 uses all.
+        nltk: Also compute BLEU with nltk's corpus_bleu, which many tutorials report.
+        limit: Use only this number of photos, the first ones; 0 uses all.
         batch_size: Photos per batch.
     """
     from captioner.calibrate import check_confidence

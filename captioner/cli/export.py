@@ -19,17 +19,17 @@ def export(
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIRECTORY", help_behavior_hint="")] = None,
     force: bool = False,
 ) -> int:
-    """Add graphs to a checkpoint, so that it runs without torch and faster on a CPU.
+    """Add exported graphs to a checkpoint, so that it runs without torch, and faster on a CPU.
 
     Args:
         checkpoint: Directory of the model.
-        format: onnx: small graphs beside the weights, which captioner runs from then on. pt2: for other programs, as
-            torch.export saves them.
-        int8: Make the decoder compute with eight-bit integers, which takes a little less memory and time. With photos
-            (or folders) to calibrate on, the CNN too, which makes captions worse: run captioner evaluate on the result
-            before you use it. With --output, the copy has no other weights, and torch cannot run it.
-        output: Leave the checkpoint as it is, and add the graphs to a copy there.
-        force: Replace a checkpoint that is in --output already.
+        format: onnx: small graphs beside the weights, which captioner then uses. pt2: torch.export files, for other
+            programs.
+        int8: Quantize the decoder to 8-bit integers, which takes a little less memory and time. Given photos (or
+            folders) to calibrate on, also quantize the CNN, which makes captions worse: run captioner evaluate on the
+            result before you use it. With --output, the copy has only the graphs, and torch cannot run it.
+        output: Write a copy with the graphs to this directory, and leave the checkpoint unchanged.
+        force: Replace an existing checkpoint in --output.
     """
     from captioner.backends.export import export as run
 

@@ -39,8 +39,8 @@ _RUN = {
 PAGES: Mapping[str, tuple[type, str, Mapping[str, str]]] = {
     "train": (
         TrainConfig,
-        "Train a captioner, in stages: the decoder over a frozen CNN, then both. The data are Flickr8k, Flickr30k, "
-        "COCO or photos of your own.",
+        "Train a captioner in stages, the decoder over a frozen CNN, then both, on Flickr8k, Flickr30k, COCO or your "
+        "own photos.",
         {
             "The ten settings that matter most": "data output stages model.encoder weights init batch_size "
             "learning_rate min_count resume",
@@ -50,7 +50,7 @@ PAGES: Mapping[str, tuple[type, str, Mapping[str, str]]] = {
     ),
     "find-lr": (
         FindConfig,
-        "Find a learning rate: the range test on the settings of train, and its curve. No run is made or changed.",
+        "Find a learning rate: plot the range test for the settings of train. No run is created or changed.",
         {
             "The test": "data picture stages lowest highest steps",
             "The settings of train that matter most": "model.encoder weights init batch_size min_count",
@@ -60,8 +60,8 @@ PAGES: Mapping[str, tuple[type, str, Mapping[str, str]]] = {
     ),
     "pretrain": (
         PretrainConfig,
-        "Train a language model, the decoder without photos, on text. captioner train --init begins a captioner with "
-        "it.",
+        "Train a language model (the decoder without photos) on text. captioner train --init starts a captioner "
+        "from it.",
         {
             "The ten settings that matter most": "text output validation level document epochs batch_size bptt "
             "learning_rate resume",

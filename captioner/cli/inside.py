@@ -128,7 +128,7 @@ def gradients(
     words: int = 20,
     device: str = "auto",
 ) -> int:
-    """Show how far back the loss of a caption's last word reaches: the vanishing gradient of rnn, gru and lstm.
+    """Show how far back the gradient of a caption's last word reaches: vanishing gradients in rnn, gru and lstm.
 
     Measures untrained decoders of the three kinds on random captions and, with --data, also a trained model.
 
@@ -138,7 +138,7 @@ def gradients(
         data: Data set with photos and captions for the trained model.
         images: Folder of the photos, if they are not below the data set's folder.
         split: train, val (or dev), test or all; by default val, or all photos of a data set without splits.
-        limit: Largest number of photos.
+        limit: Maximum number of photos.
         words: Number of words to go back.
         device: auto, cpu, cuda, mps.
     """

@@ -36,18 +36,18 @@ def attend(
     """Show where the model looked for each word: a picture, an animation, an interactive page, or data.
 
     Args:
-        paths: Photos, folders of photos, or - for a list of paths on standard input; text files for --cells of a model
-            of characters.
-        output: The file to write: .png .jpg .svg .pdf .gif .webp .html .npz .json. {name} stands for each
-            photo's name. Folders are made.
+        paths: Photos, folders of photos, or - for a list of paths on standard input. Text files for --cells with a
+            character model.
+        output: The file to write: .png .jpg .svg .pdf .gif .webp .html .npz .json. {name} stands for each photo's name.
+            Missing folders are created.
         recursive: Include photos in subfolders.
-        map: attention: where the model looked. evidence: how much the log-probability of the word falls without each
-            region of the photo. It is exact and takes longer; pictures show no evidence against a word.
+        map: attention: where the model looked. evidence: how much the word's log-probability falls if a region of the
+            photo is left out; exact but slower. Pictures do not show evidence against a word.
         text: Show this caption instead of the model's own: its attention and probabilities under teacher forcing.
-        cells: Show units of the recurrent network: the captions, each word coloured by a unit's activation; or, if the
-            checkpoint is a model of characters, the text, each character coloured.
+        cells: Show units of the recurrent network: each word of the captions (or, with a character model, each
+            character of the text) is coloured by the unit's activation.
         cell: Show these units, counted from 0, instead of the most interpretable ones.
-        layer: The recurrent layers of the units: below or above the attention (the topmost of several).
+        layer: Take the units from the recurrent layer below or above the attention (the topmost if there are several).
         batch_size: Photos per batch.
     """
     from captioner.bulk.progress import Bar, Counts

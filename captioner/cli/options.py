@@ -64,7 +64,7 @@ class ModelOptions:
         tyro.conf.arg(
             metavar="MODEL",
             help="Directory of a model, the name of a shipped one (flickr8k), or hf://owner/name[@revision] on the "
-            "Hugging Face hub. Given several times, it is an ensemble: each word has the mean of their probabilities.",
+            "Hugging Face Hub. Repeat the option for an ensemble, which averages the word probabilities.",
             help_behavior_hint="",
         ),
     ] = ()
@@ -97,7 +97,7 @@ def find_photos(paths: Iterable[str], recursive: bool) -> tuple[list[Path], int]
     given = list(_with_standard_input(paths))
     photos = find_images(given, recursive, report)
     if not photos:
-        deeper = "" if recursive or not given else " Add --recursive to search subfolders, too."
+        deeper = "" if recursive or not given else " Add --recursive to include subfolders."
         nothing = "standard input is empty" if "-" in paths else "nothing was given"
         raise ValueError(f"no photos: {', '.join(given) or nothing}.{deeper}")
     return photos, len(unlisted)

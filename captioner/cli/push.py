@@ -17,15 +17,15 @@ def push(
     /,
     private: bool = False,
 ) -> int:
-    """Put a model on the Hugging Face hub. Others then load it by its address, hf://OWNER/NAME.
+    """Upload a model to the Hugging Face Hub. Others can then load it as hf://OWNER/NAME.
 
-    The model card, README.md, becomes the repository's page, with the pictures in it. State the licence in its first
-    lines before you push.
+    The model card (README.md) and its pictures become the repository's page. State the licence in its first lines
+    before you push.
 
     Args:
         checkpoint: Directory of the model.
-        repository: Repository on the hub. It is made if it does not exist.
-        private: Make a new repository private.
+        repository: Repository on the Hub, created if it does not exist.
+        private: Create the repository as private.
     """
     from captioner.checkpoint.card import pictures, with_metadata
     from captioner.checkpoint.hub import upload

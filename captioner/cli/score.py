@@ -30,16 +30,16 @@ def score(
     """Score the captions of any model as the COCO evaluation does, without Java.
 
     Args:
-        references: COCO's annotation file, a data set that captioner reads, whose photos are not needed, or text files
-            with one caption per line.
+        references: COCO's annotation file, a data set that captioner reads (without its photos), or text files with one
+            caption per line.
         results: The captions: [{"image_id": 42, "caption": "a dog"}, ...], what captioner caption --json or -o writes,
             a CSV table (image_id or path, caption), or a text file with one caption per line.
         people: Score people instead: the first caption of each image against its other captions.
-        split: The split that the results are of, or all. By default val, or all photos of a data set without splits.
-        training: Training captions (an annotation file or a data set), to count copies of them.
+        split: Split of the results, or all. By default val, or all photos of a data set without splits.
+        training: Training captions (an annotation file or a data set), to count captions copied from them.
         java: Also compute METEOR or SPICE, which need Java.
-        nltk: Also compute BLEU by nltk's corpus_bleu, which many tutorials print.
-        allow_missing: Score the captions that are there if some images have none.
+        nltk: Also compute BLEU with nltk's corpus_bleu, which many tutorials report.
+        allow_missing: If some images have no caption, score the others.
         output: Write the scores to this file, with intervals and provenance, for captioner compare.
     """
     from captioner.metrics.files.score_file import score_files, score_people
@@ -76,13 +76,13 @@ def compare(
     split: OptionalSplit = None,
     json: bool = False,
 ) -> int:
-    """Is B better than A, or is the difference chance? Differences, 95 % intervals and p-values.
+    """Is B better than A, or is the difference due to chance? Prints differences, 95 % intervals and p-values.
 
     Args:
         a: A score file (captioner score -o), or a results file.
-        b: Another file, of the same images.
+        b: Another file for the same images.
         references: The references, if A or B is a results file.
-        split: The split that the references are of, or all, as in captioner score.
+        split: Split of the references, or all, as in captioner score.
         json: Print one JSON list, for programs.
     """
     from captioner.metrics.files.score_file import compare_files
@@ -101,7 +101,7 @@ def check(file: tyro.conf.Positional[Path], /, val: OptionalFile = None, test: O
     """Would COCO's evaluation server accept this file? If not, print the reasons.
 
     Args:
-        file: captions_val2014_NAME_results.json, the same of test2014, or a zip of both.
+        file: captions_val2014_NAME_results.json, the same for test2014, or a zip of both.
         val: COCO's captions_val2014.json, to find missing and unknown images.
         test: COCO's image_info_test2014.json, for the same purpose.
     """

@@ -19,12 +19,12 @@ def search(
     limit: int = 20,
     json: bool = False,
 ) -> int:
-    """List photos by their captions, best first. The exit status is 1 if there are none.
+    """Find photos by words in their captions, best match first. The exit status is 1 if there are none.
 
     Args:
-        query: Words, 'begin*' of words, '"a phrase"'. Photos with all of them, or else with some of them, are listed.
-        file: What `captioner caption -o FILE` wrote.
-        limit: The largest number of photos to list.
+        query: Words, prefixes ('begin*') or phrases ('"a phrase"'). Lists photos with all of them, or else with some.
+        file: A file written by `captioner caption -o FILE`.
+        limit: Maximum number of photos to list.
         json: One JSON object per line, for programs.
     """
     from captioner.bulk.search import search

@@ -70,7 +70,7 @@ def _read_again(kind: type[Config], defaults: Config) -> Config:
 
 @app.command(name="find-lr")
 def find_lr(config: Annotated[FindConfig, tyro.conf.arg(name="")] = FIND) -> int:
-    """Find a learning rate: the range test on the settings of train, and its curve. No run is made or changed."""
+    """Find a learning rate: plot the range test for the settings of train. No run is created or changed."""
     from captioner.training.learning_rate_finder import find_learning_rate
     from captioner.visualize.page import check_path
     from captioner.visualize.range_test import save_range_test
@@ -110,10 +110,10 @@ def average(
     output: Output,
     shares: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE ...", help_behavior_hint="")] = (),
 ) -> int:
-    """Average the weights of checkpoints: epochs of one run, or runs that began with the same weights.
+    """Average the weights of checkpoints: epochs of one run, or runs that started from the same weights.
 
     Args:
-        checkpoints: Their directories, all of one architecture and vocabulary. Settings are those of the first.
+        checkpoints: Checkpoint directories with the same architecture and vocabulary. Settings are those of the first.
         output: Directory of the new checkpoint.
         shares: Weight of each checkpoint in the mean, such as 0.8 0.2. They sum to 1. Default: equal weights.
     """
@@ -126,7 +126,7 @@ def average(
 
 @app.command
 def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PRETRAIN) -> int:
-    """Train a language model, the decoder without photos, on text; train --init begins a captioner from it."""
+    """Train a language model (the decoder without photos) on text; train --init starts a captioner from it."""
     _set_up_torchrun()
     from captioner.training.pretrain import pretrain as run
 
@@ -142,12 +142,12 @@ def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PRETRAI
 
 @app.command
 def toy(directory: tyro.conf.Positional[Path], /, images: int = 1000, size: int = 64, seed: int = 0) -> int:
-    """Make a small synthetic data set: coloured shapes, what one can say of them, and where they are.
+    """Make a small synthetic data set: images of coloured shapes, captions, and object boxes.
 
     Args:
-        directory: Where to write it.
-        images: How many.
-        size: Their side in pixels.
+        directory: Folder to write it to.
+        images: Number of images.
+        size: Side of an image in pixels.
         seed: The same seed makes the same data set.
     """
     from captioner.data.toy import make_toy

@@ -24,15 +24,14 @@ def web(
     """Serve a web page and an HTTP API for captions, on this machine only. Photos are not stored.
 
     Args:
-        host: Address to listen on. 0.0.0.0 accepts the whole network.
+        host: Address to listen on. 0.0.0.0 accepts connections from the network.
         port: Port to listen on; 0 takes a free one.
         open: Open the page in the browser.
-        allow_host: Another host name of this server. May be given more than once.
-        allow_origin: Another site whose pages may use the API, such as https://photos.example. May be given more than
-            once.
-        max_megabytes: Largest file, or files in one request.
-        max_megapixels: Largest photo.
-        max_requests: Most requests at a time; further ones get status 503.
+        allow_host: Another host name of this server.
+        allow_origin: Another site whose pages may use the API, such as https://photos.example.
+        max_megabytes: Maximum size of a request, which may have several files.
+        max_megapixels: Maximum size of a photo.
+        max_requests: Maximum number of requests at a time; further ones get status 503.
     """
     from captioner.web.app import create_app
     from captioner.web.guard import Guard, is_loopback

@@ -21,15 +21,15 @@ def write(
     seed: int = 0,
     device: str = "auto",
 ) -> int:
-    """Write text with a language model: sample what could follow a prompt.
+    """Generate text with a language model: sample a continuation of a prompt.
 
     Args:
         checkpoint: Directory of a language model, such as best/ of a run of captioner pretrain.
-        length: Words and line ends, or characters, to sample.
+        length: Number of tokens to sample (words and line ends, or characters).
         prompt: How the text begins.
-        temperature: Below 1 the probable becomes more probable, above 1 less.
-        top_k: Sample from this number of the most probable words or characters only; 0 for all.
-        top_p: Sample from the most probable ones only, up to this share of the probability.
+        temperature: Below 1 favours probable tokens, above 1 rare ones.
+        top_k: Sample from the k most probable tokens only; 0: from all.
+        top_p: Sample from the fewest tokens whose probabilities sum to p; 1: from all.
         seed: The same seed gives the same text.
         device: auto, cpu, cuda, mps.
     """

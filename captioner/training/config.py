@@ -45,9 +45,9 @@ class ScheduledSamplingConfig:
     """Scheduled sampling: stages that begin with scheduled-sampling@."""
 
     rate: float = 0.25
-    """Share of the words read that are the model's own, at the end of the stage."""
+    """Probability that an input word is the model's own, at the end of the stage."""
     schedule: Literal["linear", "inverse-sigmoid"] = "linear"
-    """How the share rises to it from 0."""
+    """How the rate rises from 0."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,20 @@ class SelfCriticalConfig:
     """Self-critical training: stages that begin with self-critical@."""
 
     samples: int = 5
-    """Captions that are drawn of each photo in a step."""
+    """Captions sampled per photo in each step."""
     baseline: Literal["others", "greedy"] = "others"
-    """What a caption must beat: the mean reward of the photo's other samples, or that of its greedy caption."""
+    """Baseline of the reward: the mean reward of the photo's other samples, or the reward of its greedy caption."""
     temperature: float = 0.6
-    """Captions are drawn from the model at this temperature, and it is the model at this temperature that learns."""
+    """Sampling temperature. The log-probabilities in the loss use the same temperature."""
     bleu: float = 0.0
-    """Weight of BLEU-4 in the reward, beside CIDEr-D."""
+    """Weight of BLEU-4 in the reward, added to CIDEr-D."""
     wrong_object: float = 0.0
-    """Penalty in the reward for each kind of object (of the 80 COCO categories) that a drawn caption names and none of
-    the photo's training captions does."""
+    """Reward penalty for each kind of object (of the 80 COCO categories) that a sampled caption names but no training
+    caption of the photo does."""
     cross_entropy: float = 0.1
-    """Weight of the cross-entropy of people's captions, beside the reward."""
+    """Weight of the cross-entropy of the training captions, added to the self-critical loss."""
     learning_rate_scale: float = 0.4
-    """The learning rates of these stages are this share of the others'."""
+    """Factor on the learning rates in these stages."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ProfessorForcingConfig:
     """Professor Forcing: stages that begin with professor-forcing@."""
 
     weight: float = 1.0
-    """Weight of deceiving the discriminator, beside the cross-entropy."""
+    """Weight of the adversarial loss, added to the cross-entropy."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class DistillationConfig:
     """Distillation: stages that begin with distillation@."""
 
     teacher: tuple[str, ...] = ()
-    """Checkpoints, or names of shipped models, whose word probabilities are learned; of several, their mean."""
+    """Teachers: checkpoints, or names of shipped models. The word probabilities of several teachers are averaged."""
     share: float = 0.7
-    """Share of the target that is the teacher's word probabilities. The rest is the word of the caption, without label
+    """Weight of the teacher's word probabilities in the target. The rest is the caption's word, without label
     smoothing."""
 
 
@@ -95,29 +95,30 @@ class TrainConfig:
     """Train a model: CNN and RNN, in stages, on Flickr8k, Flickr30k, COCO or your own photos."""
 
     data: tuple[Path, ...]
-    """Folders of the data sets, one or several. Their formats are recognised by their files."""
+    """One or more data set folders. The formats are detected from the files."""
     output: Path
     """Folder of the run: best/, last/, log.jsonl, curves.png, TensorBoard."""
     model: ModelConfig = field(default_factory=ModelConfig)
     images: tuple[Path, ...] = ()
     """Folders of the photos, one per data set, if they are not below the data sets' folders."""
     shares: tuple[float, ...] = ()
-    """Several data sets: the share of each one's training photos that an epoch takes, drawn anew each time, such as
-    1 0.5; 0 to validate on it only. All of them if not given."""
+    """With several data sets: the fraction of each one's training photos per epoch, such as 1 0.5, drawn anew each
+    epoch; 0 to only validate on it. All photos by default."""
     select: str = "mean"
-    """Several data sets: the one whose validation CIDEr-D selects best/, by its name, or the mean over all."""
+    """With several data sets: the name of the one whose validation CIDEr-D selects best/, or mean for the mean over
+    all."""
     weights: str = "DEFAULT"
     """Initial weights of the CNN: a torchvision name, a .safetensors or .pth file, a captioner checkpoint, or none."""
     init: Path | None = None
-    """A checkpoint to begin from, a captioner or a language model; from the command line, its architecture is the
-    default then. Words that both know keep their vectors, new ones start at random."""
+    """A checkpoint to start from: a captioner or a language model. On the command line, its architecture becomes the
+    default. Words in both vocabularies keep their vectors; new words start at random."""
     stages: tuple[str, ...] = ("decoder:10", "features.14:3", "features.7:7")
-    """What learns, one stage after the other: decoder:EPOCHS over the frozen CNN, BLOCK:EPOCHS with the CNN from there.
-    In full: [OBJECTIVE[+TERM...]@]PART:EPOCHS. The objective is what is minimised (cross-entropy)."""
+    """What to train, in order: decoder:EPOCHS trains the decoder over the frozen CNN, BLOCK:EPOCHS also the CNN from
+    that block up. In full: [OBJECTIVE[+TERM...]@]PART:EPOCHS. The objective is cross-entropy by default."""
     batch_size: int = 16
-    """Photos per batch, each with all its captions. The processes of torchrun divide it among them."""
+    """Photos per batch, each with all its captions. With torchrun, the batch is split across the processes."""
     accumulate: int = 1
-    """Batches per step. Their gradients are added up: N batches of size B train as one of size N·B."""
+    """Gradient accumulation, in batches per step: N batches of size B train as one of size N·B."""
     learning_rate: float = 1e-3
     """Peak learning rate of the decoder while the CNN is frozen."""
     joint_learning_rate: float = 4e-4
@@ -125,28 +126,28 @@ class TrainConfig:
     encoder_learning_rate: float = 1e-4
     """Peak learning rate of the CNN."""
     warmup: float = 0.05
-    """Share of a stage's steps in which the learning rates rise linearly. Then they fall as a cosine."""
+    """Fraction of a stage's steps with linear warmup of the learning rates. Cosine decay follows."""
     weight_decay: float = 0.01
     """Weight decay of AdamW, for matrices only (no biases, norms or embeddings)."""
     label_smoothing: float = 0.1
-    """Share of the target probability that is spread evenly over all words."""
+    """Fraction of the target probability that is spread evenly over all words."""
     clip: float = 5.0
-    """Gradients with a larger norm are scaled down to this one."""
+    """Maximum norm of the gradient; a larger gradient is scaled down."""
     ema: float = 0.0
-    """Decay of an exponential moving average of the weights, such as 0.999, which is what is validated and kept in
-    best/; 0 for none."""
+    """Decay of an exponential moving average of the weights, such as 0.999; 0 for none. The average is validated and
+    saved in best/."""
     keep_best: int = 0
-    """Number of best epochs whose checkpoints stay in kept/, for captioner average."""
+    """Number of best epochs whose checkpoints are kept in kept/, for captioner average."""
     embeddings: Path | None = None
-    """Initial word vectors: a text file of GloVe or word2vec, plain or gzip. They are scaled, by one number, to the
-    size of random ones."""
+    """Initial word vectors: a GloVe or word2vec text file, plain or gzip. One factor scales them to the size of random
+    ones."""
     freeze_embeddings: bool = False
-    """Keep the word vectors as they are."""
+    """Do not train the word vectors."""
     attention_supervision: float = 1.0
-    """Weight of the term +attention-supervision: each content word should be looked for where a word classifier sees
-    it."""
+    """Weight of the term +attention-supervision, which pulls the attention of a content word to where a word classifier
+    sees it."""
     coverage: float = 1.0
-    """Weight of the term +coverage: each region should be looked at once in the course of a caption."""
+    """Weight of the term +coverage, which makes a caption attend to each region once in total."""
     scheduled_sampling: ScheduledSamplingConfig = field(default_factory=ScheduledSamplingConfig)
     self_critical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
     professor_forcing: ProfessorForcingConfig = field(default_factory=ProfessorForcingConfig)
@@ -157,29 +158,29 @@ class TrainConfig:
     image_size: int = 0
     """Side of the CNN's input in pixels; 0 for the size that its weights were trained with."""
     min_count: int = 5
-    """Words that occur less often in the training captions are unknown words."""
+    """Words that occur less often in the training captions become unknown words."""
     max_length: int = 40
     """Longer training captions are cut to this number of words."""
     decoding: Decoding = field(default_factory=Decoding)
     patience: int = 4
-    """A stage ends after this number of epochs without a better CIDEr-D; 0 for never."""
+    """A stage ends after this number of epochs without a better CIDEr-D; 0 to run all epochs."""
     save_every: int = 200
-    """Steps between two saves of last/, which is also saved after each epoch; 0 for after each epoch only."""
+    """Steps between saves of last/, which is also saved after each epoch; 0 to save it only then."""
     workers: int = 1
     """Processes that read photos; 0 to read them in the main process."""
     seed: int = 0
-    """The same seed gives the same run, to the bit on a CPU."""
+    """The same seed gives the same run, bit for bit on a CPU."""
     deterministic: bool = False
-    """Repeat and resume a run to the bit on CUDA, too, where that is slower. A CPU always does."""
+    """Make runs on CUDA repeat and resume bit for bit, too, which is slower. Runs on a CPU always do."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     cache: Path | None = None
     """Folder for the features of the frozen CNN (default: features/ in the run's folder)."""
     resume: bool = False
-    """Continue the run in --output exactly where it was saved last, with its settings. --stages may have more stages
-    than before, at the end."""
+    """Continue the run in --output from its last save, exactly, with its settings. --stages may add stages at the
+    end."""
     limit: int = 0
-    """Use only the first photos of each split, up to this number, to try things out; 0 for all."""
+    """Use only this number of photos per split, the first ones, to try things out; 0 for all."""
 
 
 @dataclass(frozen=True)
@@ -189,11 +190,11 @@ class FindConfig(TrainConfig):
     output: Path = Path()
     """Not used: nothing is written but the picture."""
     picture: Path = Path("learning-rate.png")
-    """The curve of the loss over the learning rate, as .png, .svg or .pdf."""
+    """Plot of the loss against the learning rate: a .png, .svg or .pdf file."""
     lowest: float = 1e-6
     """Learning rate of the first step."""
     highest: float = 1.0
-    """Learning rate of the last step, if the loss does not diverge before."""
+    """Learning rate of the last step, unless the loss diverges first."""
     steps: int = 200
     """Steps of the test."""
 
@@ -203,53 +204,53 @@ class PretrainConfig:
     """Train a language model: the decoder alone, on text."""
 
     text: tuple[Path, ...]
-    """UTF-8 text files, or folders of data sets, whose training captions are lines of text."""
+    """UTF-8 text files, or folders of data sets, whose training captions are used."""
     output: Path
     """Folder of the run: best/, last/, log.jsonl, curves.png, TensorBoard."""
     validation: tuple[Path, ...] = ()
-    """Text files to validate on, or folders of data sets, whose validation captions are taken. If not given: the last
+    """Text files to validate on, or folders of data sets, whose validation captions are used. By default, the last
     tenth of the text, which is then not trained on."""
     level: Literal["word", "character"] = "word"
-    """What the model reads and predicts: words (those of captions: lower case, no punctuation) or characters."""
+    """What the model reads and predicts: words (tokenized like captions: lower case, no punctuation) or characters."""
     document: Literal["file", "line"] = "file"
-    """What is a document: a file (in a WikiText file, an article) or a line, such as a caption.
-    The state is reset where a document starts. Files are read in streams, lines whole."""
+    """What counts as a document: a file (in a WikiText file, an article) or a line, such as a caption. The state is
+    reset at the start of a document. Files are read in streams, lines whole."""
     model: RecurrentConfig = field(default_factory=RecurrentConfig)
     init: Path | None = None
-    """A checkpoint to begin from, a captioner or a language model; from the command line, its architecture is the
-    default then. Words that both know keep their vectors, new ones start at random."""
+    """A checkpoint to start from: a captioner or a language model. On the command line, its architecture becomes the
+    default. Words in both vocabularies keep their vectors; new words start at random."""
     epochs: int = 10
-    """Times that the text is read."""
+    """Passes over the text."""
     batch_size: int = 32
-    """Streams that lie side by side; with --document line, documents per batch."""
+    """Parallel streams; with --document line, documents per batch."""
     bptt: int = 70
-    """Tokens of a stream through which gradients go back. The state is carried further."""
+    """Length of truncated back-propagation through time, in tokens. The state is carried on."""
     vary_bptt: bool = False
     """Vary --bptt at random, as AWD-LSTM does (Merity, Keskar and Socher 2018)."""
     accumulate: int = 1
-    """Batches per step. Their gradients are added up."""
+    """Gradient accumulation, in batches per step."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     warmup: float = 0.05
-    """Share of the steps in which the learning rate rises linearly. Then it falls as a cosine."""
+    """Fraction of the steps with linear warmup of the learning rate. Cosine decay follows."""
     weight_decay: float = 0.01
     """Weight decay of AdamW, for matrices only (no biases, no embeddings)."""
     clip: float = 5.0
-    """Gradients with a larger norm are scaled down to this one."""
+    """Maximum norm of the gradient; a larger gradient is scaled down."""
     min_count: int = 5
-    """Words or characters that occur less often in the text are unknown ones."""
+    """Words or characters that occur less often in the text become unknown tokens."""
     patience: int = 4
-    """Training ends after this number of epochs without a better validation score; 0 for never."""
+    """Training ends after this number of epochs without a better validation score; 0 to run all epochs."""
     save_every: int = 200
-    """Steps between two saves of last/, which is also saved after each epoch; 0 for after each epoch only."""
+    """Steps between saves of last/, which is also saved after each epoch; 0 to save it only then."""
     seed: int = 0
-    """The same seed gives the same run, to the bit on a CPU."""
+    """The same seed gives the same run, bit for bit on a CPU."""
     deterministic: bool = False
-    """Repeat and resume a run to the bit on CUDA, too, where that is slower. A CPU always does."""
+    """Make runs on CUDA repeat and resume bit for bit, too, which is slower. Runs on a CPU always do."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""
     resume: bool = False
-    """Continue the run in --output exactly where it was saved last, with its settings."""
+    """Continue the run in --output from its last save, exactly, with its settings."""
 
 
 Config = TypeVar("Config", bound=TrainConfig | PretrainConfig)
