@@ -1,4 +1,4 @@
-"""Averages of weights: a moving one while a model learns, and the mean of several checkpoints."""
+"""Averages of weights: a moving average during training, and the mean of several checkpoints."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from captioner.checkpoint.card import model_card
 from captioner.checkpoint.manifest import find_checkpoint
 from captioner.checkpoint.tensors import load_checkpoint, save_checkpoint
 
-# Entries of a checkpoint's config, of a captioner or a language model.
+# Entries that the config of a checkpoint may have, for a captioner or a language model.
 OF_THE_MODEL = ("kind", "model", "level", "document", "preprocess", "decoding", "vocabulary")
 
 
 class MovingAverage:
     """The exponential moving average of a model's weights, in float32 (Polyak and Juditsky 1992 is the uniform form):
     after each step, average ← d · average + (1 - d) · weights. At update t, d is min(decay, (1 + t) / (10 + t)), as in
-    TensorFlow's `ExponentialMovingAverage`, so that the first weights are soon forgotten. Buffers, such as the
-    statistics of batch norm, are averages already and stay those of the model."""
+    TensorFlow's `ExponentialMovingAverage`, so that the initial weights are soon forgotten. Buffers, such as the
+    running statistics of batch norm, are averages already and are not averaged again."""
 
     def __init__(self, model: nn.Module, decay: float):
         if not 0 <= decay < 1:
@@ -43,7 +43,7 @@ class MovingAverage:
     @contextmanager
     @torch.no_grad()
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """The model has the averaged weights inside of this context, and its own after it, to the bit."""
+        """Inside this context the model has the averaged weights. Afterwards its own are restored exactly."""
         own = {name: weight.clone() for name, weight in model.named_parameters()}
         try:
             _set(model, self.weights)
@@ -52,7 +52,7 @@ class MovingAverage:
             _set(model, own)
 
     def state(self) -> dict[str, int | dict[str, Tensor]]:
-        """All that `restore` needs; for a file."""
+        """Everything that `restore` needs, to be saved in a file."""
         return {"updates": self.updates, "weights": self.weights}
 
     def restore(self, updates: int, weights: Mapping[str, Tensor]) -> None:
@@ -67,8 +67,8 @@ def _set(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def mean_weights(checkpoints: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
-    """The mean of named tensors, weighted by the shares, which sum to 1, and computed in float64; integers come from
-    the last checkpoint. Raises ValueError if the checkpoints differ in names or shapes."""
+    """The mean of named tensors, computed in float64 and weighted by the shares, which sum to 1. Integer tensors come
+    from the last checkpoint. Raises ValueError if the checkpoints differ in names or shapes."""
     first = checkpoints[0]
     for number, checkpoint in enumerate(checkpoints[1:], 2):
         for name in sorted(first.keys() | checkpoint.keys()):
@@ -102,20 +102,20 @@ def _check_shares(shares: Sequence[float], checkpoints: int) -> None:
 
 
 def _comparable(saved: Any) -> Any:
-    """A part of a checkpoint's config without the settings that only matter in training: runs may differ in these."""
+    """A part of a checkpoint's config without the settings that matter only in training and may differ between runs."""
     if isinstance(saved, Mapping):
         return {name: value for name, value in saved.items() if name not in ("dropout", "feature_dropout")}
     return saved
 
 
 def average_checkpoints(directories: Sequence[Path], output: Path, shares: Sequence[float] = ()) -> None:
-    """Write the checkpoint whose weights are the mean of these, each weighted by its share (default: equal ones). It
-    has the settings and the training record of the first, and no scores yet.
+    """Write a checkpoint whose weights are the mean of these checkpoints, weighted by their shares (default: equal). It
+    has the settings and the training record of the first, and no scores.
 
-    They are epochs of one run, or of several runs of one architecture and vocabulary that began with the same weights
-    (Wortsman et al. 2022, "Model soups", https://arxiv.org/abs/2203.05482). The mean of models that began with
-    different random weights is useless. Raises CheckpointError, and ValueError for checkpoints of different models and
-    for shares that are not positive or do not sum to 1.
+    The checkpoints must be epochs of one run, or of several runs with the same architecture, vocabulary and initial
+    weights (Wortsman et al. 2022, "Model soups", https://arxiv.org/abs/2203.05482). The mean of models with different
+    initial weights is useless. Raises CheckpointError, and ValueError for checkpoints of different models and for
+    shares that are not positive or do not sum to 1.
     """
     if not directories:
         raise ValueError("no checkpoints to average; expected their directories, such as RUN/kept/*.")

@@ -1,5 +1,5 @@
-"""The run of the recipe `train`: captions of photos. Here it is begun, or resumed as `last/` holds it; the steps are in
-`loop`, their order in `train`."""
+"""The run of the recipe `train`, which learns to caption photos. It is started here, or resumed from `last/`; the steps
+are in `loop`, their order in `train`."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class CaptionRun(Run):
     config: TrainConfig
     model: CaptionModel
     captioner: Captioner
-    parts: dict[str, Split]  # the training photos of each data set, by its name
+    parts: dict[str, Split]  # the training photos of each data set, by name
     training: Split  # all of them, in this order
     validation: dict[str, Split]  # the validation photos of each data set
 
     def photos_of_epoch(self, seed: Sequence[int]) -> list[int]:
-        """The numbers of the training photos that an epoch takes."""
+        """The indices of the training photos that an epoch uses."""
         sizes, shares = [len(part.records) for part in self.parts.values()], shares_of(self.config)
         return draw_photos(sizes, [shares[name] for name in self.parts], seed)
 
@@ -80,7 +80,7 @@ class CaptionRun(Run):
 
 
 def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict[str, Any]]:
-    """A new run, or with `--resume` the one in `--output`, and the state that its `last/` holds (none of a new run)."""
+    """A new run, or with `--resume` the one in `--output`, and the state from its `last/` (empty for a new run)."""
     _check_blocks(config.model.encoder, stages)
     if not config.resume:
         check_unused(config.output)
@@ -95,7 +95,7 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
         captioner = build_captioner(config, training)
     progress = Progress(**state.get("progress", {}))
     _check_teachers(config.distillation, captioner, stages[progress.stage :])
-    write_settings(config, digest)  # of a resumed run, too: stages may have been added
+    write_settings(config, digest)  # also for a resumed run, whose stages may have been added to
     if is_main():
         check.save(config.output / "photos.json")
 
@@ -120,14 +120,15 @@ def open_run(config: TrainConfig, stages: list[Stage]) -> tuple[CaptionRun, dict
 
 
 def shares_of(config: TrainConfig) -> dict[str, float]:
-    """The share of each data set, by its name."""
+    """The share of each data set, by name."""
     names = names_of(config.data)
     return dict(zip(names, config.shares or [1.0] * len(names), strict=True))
 
 
 def read_splits(config: TrainConfig) -> tuple[dict[str, list[Record]], dict[str, list[Record]], PhotoCheck]:
-    """Per data set the photos to train on and those to validate on, without damaged ones, which are printed; and what
-    was found. A set whose share is 0 has no photos to train on. Of several sets, some may have none to validate on."""
+    """The training photos and the validation photos of each data set, without damaged ones, and the check that found
+    those. Notes and damaged photos are printed. A data set with share 0 has no training photos. If there are several
+    data sets, some may have no validation photos."""
     sources, shares = read_sources(config.data, config.images), shares_of(config)
     notes = [note for name, records in sources.items() for note in notes_on(records, name)]
     chosen: list[tuple[str, Record]] = []
@@ -166,7 +167,8 @@ def read_splits(config: TrainConfig) -> tuple[dict[str, list[Record]], dict[str,
 
 
 def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captioner:
-    """An untrained model with the words of the training captions. Raises ValueError where nothing can be learned."""
+    """An untrained model with the vocabulary of the training captions. Raises ValueError if nothing can be learned from
+    them."""
     torch.manual_seed(config.seed)
     initial = Initial.load(config.init) if config.init else None
     captions = (caption for record in training for caption in record.captions)
@@ -201,8 +203,8 @@ def build_captioner(config: TrainConfig, training: Sequence[Record]) -> Captione
 
 
 def place_vectors(model: CaptionModel, vocabulary: Vocabulary, path: Path) -> None:
-    """Give the words that a file of vectors has their rows of the embedding, and print how many it has. All are scaled
-    by one number to the root mean square of new word vectors: with small ones training starts slowly."""
+    """Copy the word vectors of a file into the embedding, and print how many there are. All are scaled by one factor to
+    the root mean square of randomly initialised word vectors, because with small ones training starts slowly."""
     embedding = model.decoder.embedding.weight
     ids, vectors, share = read_vectors(path, vocabulary, embedding.shape[1])
     found = torch.from_numpy(vectors)
@@ -212,7 +214,7 @@ def place_vectors(model: CaptionModel, vocabulary: Vocabulary, path: Path) -> No
 
 
 def _check_blocks(cnn: str, stages: Sequence[Stage]) -> None:
-    """A wrong name is an error before a photo is read or a weight downloaded."""
+    """Raise ValueError for a wrong block name before any photo is read or weights are downloaded."""
     with torch.device("meta"):
         encoder = Encoder(cnn, None)
     for stage in stages:
@@ -220,8 +222,8 @@ def _check_blocks(cnn: str, stages: Sequence[Stage]) -> None:
 
 
 def _check_teachers(config: DistillationConfig, captioner: Captioner, stages: Sequence[Stage]) -> None:
-    """Raise ValueError, before the first of the stages that a run has left, if one of them has a teacher that sees
-    other images than the model, or one that would read features of a CNN that it does not know."""
+    """Raise ValueError, before the first remaining stage, if one of them has a teacher whose preprocessing differs from
+    the model's, or that would be given features of another CNN than its own."""
     taught = [number for number, stage in enumerate(stages) if stage.objective == "distillation"]
     frozen = [number for number in taught if stages[number].block is None]
     if frozen and any(stage.block is not None for stage in stages[: frozen[-1]]):
@@ -246,7 +248,7 @@ def _check_teachers(config: DistillationConfig, captioner: Captioner, stages: Se
 
 
 def _same_weights(encoder: Encoder, other: Encoder) -> bool:
-    """Whether two CNNs are the same, but for the rounding of a checkpoint in half precision."""
+    """Whether two CNNs have the same weights, up to the rounding of a checkpoint in half precision."""
     ours, theirs = encoder.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(
         ours[key].shape == theirs[key].shape
@@ -256,6 +258,6 @@ def _same_weights(encoder: Encoder, other: Encoder) -> bool:
 
 
 def _digest(records: Sequence[Record]) -> str:
-    """Changes with every id, caption, split and with the order, but not with the place of the photos' files."""
+    """A hash of all ids, captions and splits in order, but not of where the photos' files are."""
     content = [[record.id, record.split, record.captions] for record in records]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

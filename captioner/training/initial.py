@@ -1,7 +1,7 @@
-"""A run that begins with the weights of a checkpoint of ours, a language model or a captioner. Tensors are matched by
-name, the rows of embedding and output by word: words that both models know keep them. New words start at random around
-the mean of these, with their spread and the lowest of their biases: with larger rows, or a bias of 0, they would be in
-every caption (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models")."""
+"""Initial weights from a captioner checkpoint, of a language model or a captioner. Tensors are matched by name, and the
+rows of the embedding and output layers by word: words that both models know keep their rows. New words get random rows
+around the mean of the known ones, with their spread, and the lowest of their biases. With larger rows, or a bias of 0,
+new words would be in every caption (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models")."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PHOTOS = ("first", "attention", "combine")  # the decoder's parts that read feat
 
 
 class Initial(NamedTuple):
-    """A checkpoint to begin from."""
+    """A checkpoint to start from."""
 
     directory: Path
     tensors: dict[str, Tensor]  # of the decoder, by its own names
@@ -31,7 +31,7 @@ class Initial(NamedTuple):
 
     @classmethod
     def load(cls, checkpoint: str | Path, level: str = "word") -> Initial:
-        """Raises CheckpointError if there is none, and for a language model of another level."""
+        """Raises CheckpointError if there is no checkpoint, or if it is a language model of another level."""
         directory = find_checkpoint(checkpoint)
         tensors, saved = load_checkpoint(directory)
         if (found := saved.get("level", "word")) != level:
@@ -47,13 +47,13 @@ class Initial(NamedTuple):
         return self.captions and self.saved["model"]["encoder"] == name
 
     def vocabulary(self, words: Vocabulary) -> Vocabulary:
-        """The words of the new data and, where a captioner is trained further, after them those that it knows."""
+        """The words of the new data. If the checkpoint is a captioner, its other words follow."""
         if not self.captions:
             return words
         return Vocabulary([*words.words, *(word for word in self.saved["vocabulary"] if word not in words)])
 
     def place(self, decoder: Decoder, vocabulary: Vocabulary, config: RecurrentConfig) -> None:
-        """Give a new decoder all that the checkpoint has for it, and print what that is.
+        """Copy everything that fits from the checkpoint into a new decoder, and print what was copied.
 
         Raises ValueError if the recurrent parts differ in their sizes."""
         self._check(config)
@@ -96,7 +96,8 @@ class Initial(NamedTuple):
 
 
 def _like(known: Tensor, drawn: Tensor) -> Tensor:
-    """Random rows `drawn`, moved to the mean of the `known` ones and scaled to their spread; of biases, the lowest."""
+    """Random rows `drawn`, shifted to the mean of the `known` ones and scaled to their spread; for biases, the lowest
+    known one."""
     if not (len(known) and len(drawn)):
         return drawn
     if known.dim() == 1:

@@ -12,7 +12,8 @@ from captioner import distributed
 
 
 def read_log(path: Path) -> list[dict]:
-    """The rows of a log, without a last line that a crash cut off. Raises ValueError for another damaged line."""
+    """The rows of a log. An incomplete last line, left by a crash, is dropped. Raises ValueError for any other damaged
+    line."""
     rows = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
@@ -36,7 +37,7 @@ def _row(line: str) -> dict | None:
 
 class Journal:
     def __init__(self, directory: Path, step: int = 0, validated: bool = True):
-        """Continue after `step`; `validated` says whether a validation at that very step is kept."""
+        """Continue after `step`; `validated` says whether to keep a validation at exactly that step."""
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.path = directory / "log.jsonl"
@@ -49,7 +50,8 @@ class Journal:
         self.board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, step: int, **values: object) -> None:
-        """Log one row. Numbers also go to TensorBoard, as `kind/name`; one that is not finite is null and stays out."""
+        """Log one row. Numbers also go to TensorBoard, as `kind/name`. A number that is not finite is logged as null
+        and left out of TensorBoard."""
         values = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self.file.flush()
@@ -76,5 +78,5 @@ class SilentJournal(Journal):
 
 
 def open_journal(directory: Path, step: int, validated: bool) -> Journal:
-    """Of several processes, only the main one writes."""
+    """If there are several processes, only the main one writes."""
     return Journal(directory, step, validated) if distributed.is_main() else SilentJournal(directory)

@@ -1,6 +1,6 @@
 """The learning-rate range test (Smith 2015, "Cyclical Learning Rates for Training Neural Networks", arXiv 1506.01186,
-section 3.3): the steps of a recipe, at a learning rate that grows from step to step. Where the loss falls fastest and
-where it stops falling say which rates can be used. It is a run that is thrown away."""
+section 3.3): the steps of a recipe at a learning rate that grows from step to step. The rates at which the loss falls
+fastest and at which it stops falling bound the usable range. The run is discarded."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ DIVERGED = 2.0  # the test ends once the smoothed loss has risen to this multipl
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test has found; n steps were taken."""
+    """The result of a range test of n steps."""
 
     rates: np.ndarray  # (n,) learning rates, growing by the same factor from step to step
     losses: np.ndarray  # (n,) the loss of each step, measured before the step changes the weights
 
     @property
     def smooth(self) -> np.ndarray:
-        """(n,) The mean of each loss and its neighbours. It does not lag behind, as a moving average would."""
+        """(n,) The mean of each loss and its neighbours on both sides, which does not lag as a trailing average
+        would."""
         side = max(1, len(self.losses) // 30)
         places = range(len(self.losses))
         return np.array([self.losses[max(0, place - side) : place + side + 1].mean() for place in places])
@@ -48,18 +49,20 @@ class RangeTest:
 
     @property
     def steepest(self) -> float:
-        """The rate, up to that one, at which the smoothed loss falls fastest over the logarithm of the rate."""
+        """The rate at which the smoothed loss falls fastest over the logarithm of the rate, up to `lowest`."""
         end = int(np.argmin(self.smooth)) + 1
         return float(self.rates[np.argmin(np.gradient(self.smooth, np.log(self.rates))[:end])])
 
     @property
     def suggestion(self) -> float:
-        """A tenth of the rate with the lowest loss. There the loss is about to rise: too high for a whole stage."""
+        """A tenth of the rate with the lowest loss. At that rate the loss is about to rise, so it is too high for a
+        whole stage."""
         return self.lowest / 10
 
     @property
     def problem(self) -> str | None:
-        """Why nothing can be suggested: the loss has not fallen, or has not risen again, within the range."""
+        """Why no rate can be suggested, such as a loss that has not fallen or not risen again within the range; None if
+        one can."""
         smooth, end = self.smooth, int(np.argmin(self.smooth))
         if smooth[end] > 0.99 * smooth[0]:
             return "the loss did not fall at any learning rate of the range. Lower --lowest, or add --steps."
@@ -69,8 +72,8 @@ class RangeTest:
 
 
 def range_test(step: Callable[[float], float], lowest: float, highest: float, steps: int) -> RangeTest:
-    """Take steps at learning rates from `lowest` to `highest`. `step` takes one at a given rate and returns its loss.
-    The test ends before `highest` where the loss diverges or is not finite."""
+    """Take steps at learning rates from `lowest` to `highest`. `step` takes one step at a given rate and returns its
+    loss. The test ends early if the loss diverges or is not finite."""
     rates, losses = np.geomspace(lowest, highest, steps), list[float]()
     for rate in rates:
         try:
@@ -89,9 +92,9 @@ def range_test(step: Callable[[float], float], lowest: float, highest: float, st
 
 
 def find_learning_rate(config: FindConfig) -> RangeTest:
-    """The range test of the decoder's learning rate in the first stage of the recipe; while the CNN learns, its rate
-    grows in proportion. The model is built anew, and nothing is left of it: no file, and the caller's random numbers
-    are as before. Raises ValueError for settings and data that cannot be used."""
+    """The range test of the decoder's learning rate in the first stage of the recipe. If the CNN learns, its rate grows
+    in proportion. The model is built for the test and then discarded: no files are written, and the caller's random
+    state is restored. Raises ValueError for settings and data that cannot be used."""
     check_settings(config)
     if distributed.started() > 1:
         raise ValueError(
@@ -113,8 +116,8 @@ def find_learning_rate(config: FindConfig) -> RangeTest:
 
         def step(rate: float) -> float:
             for optimizer in run.optimizers.values():
-                set_learning_rates(optimizer, rate / groups[0]["peak"])  # the decoder's parameters come first
-            parts = list(islice(loaded, config.accumulate))  # before the seed, as a loader draws random numbers
+                set_learning_rates(optimizer, rate / groups[0]["peak"])  # group 0 is the decoder's
+            parts = list(islice(loaded, config.accumulate))  # before seeding, because a loader draws random numbers
             torch.manual_seed(config.seed * 1_000_003 + run.stage_step)
             loss = train_step(run, parts)["loss"]
             run.stage_step += 1
@@ -127,7 +130,7 @@ def find_learning_rate(config: FindConfig) -> RangeTest:
 
 
 def _batches(run: CaptionRun, number: int) -> Generator[Batch, None, None]:
-    """`number` batches, epoch after epoch. The photos are not replaced by cached features: few epochs are needed."""
+    """`number` batches, epoch after epoch. Features are not cached, because few epochs are needed."""
     config, training = run.config, run.training
     dataset = PhotoDataset(training.records, training.captions, run.captioner.preprocess)
     for epoch in count():

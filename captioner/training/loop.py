@@ -1,6 +1,6 @@
-"""The loop of every training recipe: the steps of an epoch, one step, the end of an epoch, and what an interrupt does.
-It knows no data set, no model and no objective: a recipe hands them in. A batch has `to(device)` and `ids`, the names
-of its items."""
+"""The loop of every training recipe: the steps of an epoch, one step, the end of an epoch, and the handling of
+interrupts. It does not depend on the data set, the model or the objective, which the recipe passes in. A batch has
+`to(device)` and `ids`, the names of its items."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from captioner.training.run import Run
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was stopped by Ctrl-C or SIGTERM; the message says what last/ holds."""
+    """A run was stopped by Ctrl-C or SIGTERM; the message says what is saved in last/."""
 
 
 def run_epoch(run: Run, order: list[list[int]], load: Callable[[list[list[int]]], Any], unit: str) -> None:
     """Take the remaining steps of an epoch, `--accumulate` batches each. `order` has the items of each batch of the
-    epoch, and `load(order)` is a generator of such batches; `unit` names an item in the progress bar. Of several
-    processes each loads its share of every batch. After Ctrl-C or SIGTERM the current step is finished and saved, then
+    epoch, and `load(order)` is a generator of such batches; `unit` names an item in the progress bar. With several
+    processes, each loads its share of every batch. After Ctrl-C or SIGTERM the current step is finished and saved, then
     KeyboardInterrupt is raised."""
     config, progress, stage = run.config, run.progress, run.stage
     epoch_steps = math.ceil(len(order) / config.accumulate)
@@ -72,8 +72,8 @@ def run_epoch(run: Run, order: list[list[int]], load: Callable[[list[list[int]]]
 
 
 def load_shares(load: Callable[[list[list[Any]]], Any], order: list[list[Any]]) -> Generator[Any, None, None]:
-    """This process's share of each batch; None where it has none, as the last batch may have fewer items than there are
-    processes."""
+    """This process's share of each batch, or None if the share is empty: the last batch may have fewer items than there
+    are processes."""
     shares = [distributed.share(items) for items in order]
     with closing(load([items for items in shares if items])) as batches:
         for items in shares:
@@ -81,9 +81,10 @@ def load_shares(load: Callable[[list[list[Any]]], Any], order: list[list[Any]]) 
 
 
 def train_step(run: Run, batches: Sequence[Any]) -> dict[str, float]:
-    """One step of every optimizer, over all of `batches`; of several processes each has as many, with None for an empty
-    share. Returns the mean loss (nats per token), the norm of the model's gradient before clipping, and the figures of
-    the objective. Raises FloatingPointError, with the weights unchanged, if the loss or a gradient is not finite."""
+    """One step of every optimizer, over all of `batches`. Each process passes the same number of batches, with None for
+    an empty share. Returns the mean loss (nats per token), the norm of the model's gradient before clipping, and the
+    figures of the objective. Raises FloatingPointError, with the weights unchanged, if the loss or a gradient is not
+    finite."""
     for optimizer in run.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
     compute, losses = run.parallel or run.objective, []
@@ -114,7 +115,7 @@ def train_step(run: Run, batches: Sequence[Any]) -> dict[str, float]:
 
 
 def step_means(losses: Sequence[Loss]) -> tuple[float, dict[str, float]]:
-    """The count of the whole step, and the mean loss and figures over it, of all processes."""
+    """The count of the whole step over all processes, and its mean loss and figures."""
     pairs = [{"loss": (loss.sum, loss.count), **loss.figures} for loss in losses]
     own = [{name: (float(total), int(number)) for name, (total, number) in each.items()} for each in pairs]
     parts = [each for gathered in distributed.gather(own) for each in gathered]
@@ -135,7 +136,7 @@ def _scale_gradients(optimizer: torch.optim.Optimizer, count: float, clip: float
 
 
 def finish_epoch(run: Run, scores: Mapping[str, float]) -> None:
-    """Log the scores of a validation, keep the best model, decide whether the stage goes on, and save."""
+    """Log the scores of a validation, keep the best model, decide whether the stage continues, and save."""
     config, progress, selection = run.config, run.progress, run.selection
     run.journal.write("validation", progress.step, stage=run.stage.name, epoch=progress.epoch + 1, **scores)
     if progress.best is None and not selection.computed(scores):
@@ -169,7 +170,7 @@ def print_scores(run: Run, scores: Mapping[str, float], better: bool) -> None:
     sys.stdout.flush()
 
 
-# Interrupts. Only the main thread receives signals, and only there can they be handled; elsewhere nothing is installed.
+# Interrupts. Only the main thread can receive and handle signals; in other threads no handler is installed.
 
 
 @contextmanager
@@ -195,8 +196,9 @@ def _what_is_saved(run: Run) -> str:
 
 @contextmanager
 def _finish_step_when_stopped() -> Iterator[list[float]]:
-    """A list that a first Ctrl-C or SIGTERM fills, so that no step is cut in two. A second one stops at once, unless it
-    comes within a second: `timeout` and others send a signal to the process and then to its group."""
+    """A list that becomes non-empty at the first Ctrl-C or SIGTERM, so that the current step can be finished. A second
+    signal stops at once, unless it comes within a second: `timeout` and others signal the process and then its
+    group."""
     received: list[float] = []
 
     def note(number: int, frame: object) -> None:
@@ -206,7 +208,7 @@ def _finish_step_when_stopped() -> Iterator[list[float]]:
         if len(received) == 1:
             os.write(
                 2, b"\nfinishing the step, then saving ...\n"
-            )  # print() raises if the signal came during another print
+            )  # print() raises if the signal interrupted another print
 
     with _handling({signal.SIGINT: note, signal.SIGTERM: note}):
         yield received

@@ -1,5 +1,5 @@
 """Parameter groups, the learning-rate schedule and the state of an optimizer in a file. The schedule is a function of
-the step alone, so a resumed run needs no state of it."""
+the step alone, so it has no state to resume."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 def build_optimizer(parts: Iterable[tuple[nn.Module, float]], weight_decay: float) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) over the parameters that learn in `parts`, each a module with its peak
-    learning rate. Only matrices decay; embeddings do not. The betas are those of Vaswani et al. 2017, section 5.3. Not
-    the fused implementation: on a CPU a resumed run then differed in the last bits."""
+    learning rate. Only matrices decay; embeddings do not. The betas are those of Vaswani et al. 2017, section 5.3. The
+    fused implementation is not used, because with it a resumed run on a CPU differed in the last bits."""
     groups = []
     for module, peak in parts:
         embeddings = {id(inner.weight) for inner in module.modules() if isinstance(inner, nn.Embedding)}
@@ -52,8 +52,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give the optimizer the moments of a file. A moment gets the strides of its parameter (channels-last for a
-    convolution), which a file does not keep: sums over other strides round differently."""
+    """Load the moments of a file into the optimizer. Each moment gets the strides of its parameter (channels-last for a
+    convolution), which a file does not keep, because sums over other strides round differently."""
     parameters = parameters_of(optimizer)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

@@ -1,6 +1,6 @@
-"""One model that learns in several processes. torchrun starts them; DistributedDataParallel averages their gradients
-while the backward pass still runs. Shares of a batch differ in size, so the mean of the sums is what counts: the step
-divides it by the count of all shares per process, and N processes take the step that one takes."""
+"""Training of one model in several processes. torchrun starts them; DistributedDataParallel averages their gradients
+during the backward pass. Shares of a batch may differ in size, so each process computes a sum of losses, and the step
+divides the averaged gradients by the mean count per process. N processes therefore take the same step as one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Share(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, run: Run, batch: Any | None) -> Loss:
-        """A batch of None is an empty share: the process takes part in the sum with zeros."""
+        """A batch of None is an empty share: the process contributes zeros to the sum."""
         if batch is None:
             learning = next(parameter for parameter in self.model.parameters() if parameter.requires_grad)
             return Loss(0.0 * learning.sum(), 0)
@@ -35,8 +35,8 @@ class Share(nn.Module):
 
 
 def parallel(model: nn.Module, objective: nn.Module) -> DistributedDataParallel | None:
-    """What computes the losses of a stage on several processes; None if there is only one. A parameter that no process
-    uses in a step stays without a gradient, as it does on one process."""
+    """The module that computes the losses of a stage on several processes; None if there is only one process. A
+    parameter that no process uses in a step gets no gradient, as on one process."""
     if distributed.count() == 1:
         return None
     return DistributedDataParallel(Share(model, objective), find_unused_parameters=True, gradient_as_bucket_view=True)
@@ -44,7 +44,7 @@ def parallel(model: nn.Module, objective: nn.Module) -> DistributedDataParallel 
 
 @contextmanager
 def exchanging(share: DistributedDataParallel | None, last: bool) -> Iterator[None]:
-    """For the forward and the backward pass of a part of a step: the gradients are averaged over the processes in the
-    `last` part, those of the parts before included."""
+    """A context for the forward and backward pass of one of a step's accumulated batches. The accumulated gradients are
+    averaged over the processes only in the `last` one."""
     with nullcontext() if share is None or last else share.no_sync():
         yield

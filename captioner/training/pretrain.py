@@ -1,4 +1,4 @@
-"""The recipe `pretrain`: the decoder learns to write from text alone. It reads from top to bottom."""
+"""The recipe `pretrain`: the decoder is trained as a language model on text alone."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def _pretrain(config: PretrainConfig) -> Path:
 
 @torch.inference_mode()
 def validate_text(decoder: Decoder, corpus: Corpus, bptt: int, level: str) -> dict[str, float]:
-    """The `loss` of a text in nats per token, the ends of lines and documents included, and what it amounts to: the
-    `perplexity` per word or the `bits per character`. Several processes validate a share each."""
+    """The `loss` of a text in nats per token, counting the ends of lines and documents, and the `perplexity` per word
+    or the `bits per character` that follows from it. With several processes, each validates a share."""
     decoder.eval()
     device = decoder.embedding.weight.device
     total, count = 0.0, 0
@@ -92,7 +92,7 @@ def validate_text(decoder: Decoder, corpus: Corpus, bptt: int, level: str) -> di
 
 
 def print_plan(run: TextRun) -> None:
-    """What is going to happen, before it happens."""
+    """Print what the run is going to do."""
     config, training, validation = run.config, run.training, run.validation
     size = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
     known = f"{len(run.language_model.vocabulary.words):,} {config.level}s"

@@ -1,8 +1,8 @@
-"""Rewards of sampled captions, and what is subtracted from them: numbers in, numbers out. Sampling and the loss are in
+"""Rewards of sampled captions, and the baselines that are subtracted from them. Sampling and the loss are in
 `objectives/self_critical`.
 
-A caption is scored with its end token as a last word, and so are the references: else a caption that stops in the
-middle, as in "a man with a", loses nothing."""
+Captions and references are scored with their end token as the last word. Otherwise a caption that stops too early, such
+as "a man with a", is not penalised."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class CaptionReward:
     """CIDEr-D, plus `bleu` times BLEU-4, of captions given as token ids (Rennie et al. 2017, "Self-critical Sequence
     Training for Image Captioning"), less `wrong_object` for each kind of object that the caption names and no reference
     does (what Rohrbach et al. 2018, "Object Hallucination in Image Captioning", count as CHAIR). The n-grams of the
-    references are counted once, and so are their document frequencies: those of the training captions."""
+    references and their document frequencies, which are those of the training captions, are counted once."""
 
     def __init__(self, references: References, vocabulary: Vocabulary, bleu: float = 0.0, wrong_object: float = 0.0):
-        """`references`: the tokenized captions of each training photo. Words that the vocabulary lacks stay words, so
-        that the unknown token is never right."""
+        """`references`: the tokenized captions of each training photo. Words that are not in the vocabulary are kept,
+        so that the unknown token never matches."""
         self.consensus = Consensus([[[*caption, END] for caption in of_photo] for of_photo in references])
         self.table = [vocabulary[index] for index in range(len(vocabulary))]
         self.bleu, self.wrong_object = bleu, wrong_object
         self.named = [set().union(*map(kinds, of_photo)) for of_photo in references] if wrong_object else []
 
     def __call__(self, tokens: np.ndarray, photos: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Captions (N, T) as ids, of which all after a first EOS is ignored, each scored against the references of
-        `photos[n]` -> rewards (N,)."""
+        """Captions (N, T) as token ids -> rewards (N,). Tokens after the first EOS are ignored. Caption n is scored
+        against the references of `photos[n]`."""
         lengths = np.where((tokens == EOS).any(1), (tokens == EOS).argmax(1) + 1, tokens.shape[1])
         captions = [[self.table[i] for i in row[:n]] for row, n in zip(tokens.tolist(), lengths, strict=True)]
         ours, pairs = self.consensus.prepare(captions, photos)
@@ -56,8 +56,8 @@ class CaptionReward:
 
 
 def leave_one_out(rewards: np.ndarray) -> np.ndarray:
-    """Rewards (B, S) of S samples per photo -> advantages (B, S): each sample's baseline is the mean of the others
-    (Luo 2020, arXiv 2003.09971), which is independent of it, so the gradient stays unbiased."""
+    """Rewards (B, S) of S samples per photo -> advantages (B, S): each sample's baseline is the mean reward of the
+    others (Luo 2020, arXiv 2003.09971). It does not depend on the sample, so the gradient stays unbiased."""
     samples = rewards.shape[1]
     if samples < 2:
         raise ValueError(f"the mean of the other samples as baseline needs 2 or more per photo; there is {samples}.")

@@ -1,6 +1,5 @@
-"""A training run of any recipe: its settings, its stages, where it is, and how its folder keeps it. `best/` holds
-the model with the best score; `last/` holds all that an exact resume needs. What a recipe adds (photos, text) is
-elsewhere."""
+"""A training run of any recipe: its settings, stages, progress and folder. `best/` holds the model with the best score;
+`last/` holds everything that an exact resume needs. What a recipe adds (photos, text) is elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ STATE_PARTS = {"progress", "optimizers", "objective", "average"}  # of state.jso
 
 
 class Settings(Protocol):
-    """What every recipe's config has: what the loop reads."""
+    """The settings that the loop reads, which the config of every recipe has."""
 
     @property
     def output(self) -> Path: ...
@@ -56,7 +55,7 @@ class Settings(Protocol):
 
 @dataclass
 class Progress:
-    """Where a run is. `last/` keeps it beside the tensors."""
+    """The progress of a run, saved in `last/` beside the tensors."""
 
     stage: int = 0  # finished stages of the run
     epoch: int = 0  # finished epochs of the stage
@@ -81,11 +80,12 @@ class Selection:
 
     @property
     def loss(self) -> str:
-        """What decides where the score cannot be computed: the loss of the same data set."""
+        """The score used if this one cannot be computed: the validation loss of the same data set."""
         return "/".join((*self.name.split("/")[:-1], "loss"))
 
     def value(self, scores: Mapping[str, float]) -> float:
-        """Larger is better. Where the score cannot be computed (it is NaN), the validation loss decides."""
+        """The value to compare; larger is better. If the score cannot be computed (NaN), the validation loss is
+        used."""
         if not self.computed(scores):
             return -scores[self.loss]
         return scores[self.name] if self.larger_is_better else -scores[self.name]
@@ -93,8 +93,8 @@ class Selection:
 
 @dataclass
 class Run:
-    """What the functions of a recipe hand to one another. A recipe derives its own, with its data, and says in
-    `describe` what the config.json of its checkpoints holds. Each stage sets the objective and the optimizers."""
+    """The state that the functions of a recipe share. Each recipe derives a class with its data, whose `describe` gives
+    the config.json of its checkpoints. Each stage sets the objective and the optimizers."""
 
     config: Settings
     stages: list[Stage]
@@ -116,11 +116,11 @@ class Run:
         self.started = time.monotonic() - self.progress.seconds
 
     def rate(self, batches: Sequence[Any]) -> float:
-        """A factor on the learning rates of the step over these batches."""
+        """A factor for the learning rates of the step over these batches."""
         return 1.0
 
     def describe(self, scores: Mapping[str, float] | None) -> dict[str, Any]:
-        """What config.json of a checkpoint of this run holds."""
+        """The content of a checkpoint's config.json."""
         raise NotImplementedError
 
     @property
@@ -144,7 +144,7 @@ class Run:
         return self.config.output / "last"
 
     def save_last(self) -> None:
-        """Write `last/`: exact, with all that a resume needs."""
+        """Write `last/` in full precision, with everything that a resume needs."""
         self.progress.seconds = time.monotonic() - self.started
         state = {
             "progress": asdict(self.progress),
@@ -158,7 +158,7 @@ class Run:
         self.saved = self.progress.step
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take the objective and the optimizers of the stage up where `last/` left them."""
+        """Restore the objective and the optimizers of the stage from the state in `last/`."""
         self.objective.load_state_dict(state["objective"])
         for name, optimizer in self.optimizers.items():
             restore_optimizer(optimizer, state["optimizers"].get(name, {}))
@@ -167,16 +167,17 @@ class Run:
         self.saved = self.progress.step
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Inside of this context the model has its averaged weights, if the recipe keeps an average: they are what is
-        validated and kept in `best/`."""
+        """Inside this context the model has its averaged weights, if the recipe keeps an average. These are validated
+        and saved in `best/`."""
         return nullcontext() if self.average is None else self.average.applied(self.model)
 
     def save_best(self, scores: Mapping[str, float]) -> None:
-        """Write `best/` exactly, as the next stage starts from it."""
+        """Write `best/` in full precision, because the next stage starts from it."""
         self._save_scored(self.best, scores)
 
     def keep(self, scores: Mapping[str, float], count: int) -> None:
-        """Write the model to `kept/`, too, if it is among the `count` best ones, and remove the one it displaces."""
+        """Also write the model to `kept/` if it is among the `count` best ones, and remove the one that it
+        displaces."""
         value, name = self.selection.value(scores), f"step-{self.progress.step:07d}"
         ranked = sorted([*self.progress.kept, (value, name)], key=lambda each: each[0], reverse=True)
         if (value, name) in ranked[:count]:
@@ -197,8 +198,8 @@ class Run:
         load_into(self.model, load_checkpoint(self.best)[0], self.best)
 
     def finish(self) -> None:
-        """Leave a complete run: `best/` in half precision, and the same model exactly in `last/`, from which a stage
-        that is added later starts."""
+        """Complete the run: write `best/` in half precision, and the same model in full precision to `last/`, from
+        which a stage that is added later starts."""
         self.load_best()
         self.optimizers.clear()
         self.average = None
@@ -206,7 +207,7 @@ class Run:
         self.store_best(half=True)
 
     def store_best(self, half: bool) -> None:
-        """Write `best/` again, from the model, which has its weights."""
+        """Write `best/` again from the model, which must have its weights."""
         if not is_main():
             return
         _, saved = load_checkpoint(self.best)
@@ -215,12 +216,12 @@ class Run:
 
 
 def settings_of_model(config: Any) -> dict[str, Any]:
-    """The settings that a checkpoint keeps, as JSON has them."""
+    """The settings that a checkpoint keeps, as JSON-ready data."""
     return {name: value for name, value in to_json(asdict(config)).items() if name not in ABOUT_THE_MACHINE}
 
 
 def check_unused(output: Path) -> None:
-    """Raise ValueError if the folder holds a run, or what is left of one."""
+    """Raise ValueError if the folder holds a run or the remains of one."""
     if not is_main():
         return
     if has_checkpoint(output / "last"):
@@ -236,12 +237,13 @@ def write_settings(config: Any, data_digest: str) -> None:
     settings = to_json(asdict(config) | {"records": data_digest})
     partial = config.output / "train.json.partial"
     partial.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    partial.replace(config.output / "train.json")  # as a whole: a run can be killed here, too
+    partial.replace(config.output / "train.json")  # atomically, as a run can be killed here, too
 
 
 def load_last(config: Any, data_digest: str) -> dict[str, Any]:
     """The state that `last/` holds. Raises FileNotFoundError if there is none, ValueError if the settings or the data
-    are not those that the run was started with, as the resumed run would then be another one."""
+    differ from those that the run was started with, because the resumed run would then differ from an uninterrupted
+    one."""
     last = config.output / "last"
     if not has_checkpoint(last):
         raise FileNotFoundError(
@@ -283,7 +285,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], output: Path) 
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their full names, such as model.hidden_size."""
+    """Flatten nested settings to full names, such as model.hidden_size."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
@@ -299,5 +301,5 @@ def _written(value: Any) -> str:
 
 
 def to_json(values: dict[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back: paths are strings, tuples lists."""
+    """The values after a round trip through JSON: paths become strings, tuples lists."""
     return json.loads(json.dumps(values, default=str))

@@ -1,5 +1,5 @@
-"""Captions drawn from a model in the middle of a training step: one loop on the model's device, without gradients. The
-search of `decoding` is for the captions that people see."""
+"""Captions sampled from a model during a training step, in one loop on the model's device, without gradients. For
+captions that people see, use the search of `decoding`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from captioner.decoder import Decoder, Memory
 from captioner.vocabulary import BOS, EOS, PAD, UNK
 
-NEVER = (PAD, BOS, UNK)  # tokens that no caption of a model holds
+NEVER = (PAD, BOS, UNK)  # tokens that a generated caption never contains
 
 
 def allowed(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Logits (…, V) of the words that may be drawn, at a temperature: the others get -inf. A loss of drawn captions
-    needs these, too."""
+    """Logits (…, V) at a temperature, with -inf for words that may not be drawn. A loss on drawn captions needs these,
+    too."""
     logits = logits.float() / temperature
     never = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     never[list(NEVER)] = True
@@ -25,8 +25,8 @@ def allowed(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def drawn_from(logits: Tensor) -> Tensor:
-    """Logits (N, V) -> one word per row, (N, 1). On a CPU, `torch.multinomial` draws a number for each word of the
-    vocabulary, which takes longer than the decoder; there the word is found in the cumulative distribution."""
+    """Logits (N, V) -> one word per row, (N, 1). On a CPU the word is found in the cumulative distribution, because
+    `torch.multinomial` draws a number for each word of the vocabulary, which takes longer there than the decoder."""
     probabilities = logits.softmax(1)
     if logits.device.type != "cpu":
         return torch.multinomial(probabilities, 1)
@@ -39,9 +39,9 @@ def drawn_from(logits: Tensor) -> Tensor:
 def draw(
     decoder: Decoder, memory: Memory, samples: int, max_length: int, temperature: float = 1.0, greedy: bool = False
 ) -> Tensor:
-    """Captions (B·S, T) of at most `max_length` tokens, S per photo side by side, from the model's own distribution at
-    a temperature (or the most probable word each time). What follows an EOS has no meaning: see `through_end`. Draws
-    from torch's generator; dropout is as the decoder's mode has it."""
+    """Captions (B·S, T) of at most `max_length` tokens, S adjacent rows per photo, drawn from the model's distribution
+    at a temperature or, if `greedy`, of the most probable words. Tokens after an EOS are meaningless: see
+    `through_end`. Uses torch's global generator; dropout follows the decoder's mode."""
     state = tuple(part.repeat_interleave(samples, dim=1) for part in decoder.initial_state(memory))  # (L, B·S, H)
     tokens = torch.full((len(memory.image) * samples, 1), BOS, device=memory.image.device)
     ended = torch.zeros_like(tokens, dtype=torch.bool)
@@ -58,21 +58,21 @@ def draw(
 
 
 def through_end(tokens: Tensor) -> Tensor:
-    """Tokens (N, T) -> mask (N, T) of those up to the first EOS, which is included. Position decides: a model may draw
-    any token after it."""
+    """Tokens (N, T) -> mask (N, T) of those up to the first EOS, which is included. The mask goes by position, because
+    any token may be drawn after an EOS."""
     ends = (tokens == EOS).long()
     return ends.cumsum(1) - ends == 0
 
 
 def inputs_of(tokens: Tensor) -> Tensor:
-    """Drawn tokens (N, T) -> what the decoder was fed before each: BOS, then all but the last."""
+    """Drawn tokens (N, T) -> the tokens that the decoder was fed: BOS, then all but the last."""
     return torch.cat([torch.full_like(tokens[:, :1], BOS), tokens[:, :-1]], dim=1)
 
 
 @contextmanager
 def without_dropout(module: nn.Module) -> Iterator[None]:
-    """Nothing is dropped inside of this context. The module stays in training mode, without which cuDNN's recurrent
-    layers have no gradients."""
+    """Switch off dropout inside this context. The module stays in training mode, which cuDNN's recurrent layers need
+    for their backward pass."""
     names: list[tuple[nn.Module, str]] = [(part, "p") for part in module.modules() if isinstance(part, nn.Dropout)]
     names += [(part, "dropout") for part in module.modules() if isinstance(part, nn.RNNBase)]
     before = [getattr(part, name) for part, name in names]

@@ -1,5 +1,5 @@
-"""The run of the recipe `pretrain`: text in batches. Here it is begun, or resumed as `last/` holds it; the steps are in
-`loop`, their order in `pretrain`. Long documents lie side by side as streams, through which the state is carried from
+"""The run of the recipe `pretrain`, which learns from text. It is started here, or resumed from `last/`; the steps are
+in `loop`, their order in `pretrain`. Long documents are arranged as parallel streams, and the state is carried from
 segment to segment; short ones, one per line, are batched whole."""
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from captioner.training.run import (
 )
 from captioner.vocabulary import UNK
 
-HELD_OUT = 0.1  # share of the text, its end, that validates where no other text is given
-VALIDATION_STREAMS = 8  # few, as each begins without what stands before it
+HELD_OUT = 0.1  # share of the text, at its end, to validate on if no other text is given
+VALIDATION_STREAMS = 8  # few, because each starts without the context before it
 
 
 class TextBatch(NamedTuple):
     segment: Segment  # all (B, T)
-    continues: bool  # its rows follow those of the batch before, whose state is carried on
+    continues: bool  # its rows continue those of the previous batch, so the state is carried over
     ids: list[str]
 
     def to(self, device: torch.device) -> TextBatch:
@@ -49,7 +49,7 @@ class Corpus:
     """An encoded text as batches."""
 
     def __init__(self, targets: Any, starts: Any, document: str, rows: int):
-        """Targets (n,) and document starts (n,), as `Text` has them; `rows` (B) of a batch."""
+        """Targets (n,) and document starts (n,), as in `Text`; `rows` is B, the rows of a batch."""
         self.rows = rows
         self.tokens = len(targets)
         self.unknown = float((targets == UNK).mean())  # share
@@ -62,8 +62,8 @@ class Corpus:
         self.unit = "segment" if document == "file" else "document"
 
     def order(self, bptt: int, seed: Sequence[int] | None, vary: bool = False) -> list[list[Any]]:
-        """The items of each batch of an epoch: documents, or the segments of all streams, each a stream and the places
-        where the segment begins and ends. Without a seed, in order."""
+        """The items of each batch of an epoch: documents, or one segment of each stream as (stream, begin, end).
+        Without a seed, in order."""
         if isinstance(self.text, Streams):
             spans = self.text.spans(bptt, seed if vary else None)
             return [[(stream, begin, end) for stream in range(self.rows)] for begin, end in spans]
@@ -89,7 +89,7 @@ class TextRun(Run):
     validation: Corpus
 
     def rate(self, batches: Sequence[TextBatch]) -> float:
-        """A shorter segment takes a smaller step (Merity, Keskar and Socher 2018, section 4.1)."""
+        """The learning rate is scaled by the length of the segment (Merity, Keskar and Socher 2018, section 4.1)."""
         if self.config.document == "line":
             return 1.0
         return sum(batch.segment.inputs.shape[1] for batch in batches) / (len(batches) * self.config.bptt)
@@ -106,7 +106,7 @@ class TextRun(Run):
 
 
 def open_text_run(config: PretrainConfig) -> tuple[TextRun, dict[str, Any]]:
-    """A new run, or with `--resume` the one in `--output`, and the state that its `last/` holds (none of a new run)."""
+    """A new run, or with `--resume` the one in `--output`, and the state from its `last/` (empty for a new run)."""
     if config.document == "file" and config.batch_size < distributed.count():
         raise ValueError(
             f"--batch-size is {config.batch_size}; expected a stream or more for each of the "
@@ -157,14 +157,14 @@ def read_texts(config: PretrainConfig) -> tuple[Text, Text]:
         return text, read(config.validation, "val")
     end = len(text) - round(HELD_OUT * len(text))
     later = text.starts[end:].nonzero()[0]
-    end += int(later[0]) if len(later) else 0  # not within a document, if another begins
+    end += int(later[0]) if len(later) else 0  # at the start of a document, if there is one
     if not 0 < end < len(text):
         raise ValueError(f"{counted(len(text), 'token')} of text are too few to hold some out. Pass --validation FILE.")
     return text.part(0, end), text.part(end, len(text))
 
 
 def build(config: PretrainConfig, training: Text) -> LanguageModel:
-    """An untrained model with the tokens of the training text. Raises ValueError if there are none."""
+    """An untrained model with the vocabulary of the training text. Raises ValueError if that is empty."""
     torch.manual_seed(config.seed)
     vocabulary = training.vocabulary(config.min_count)
     if not vocabulary.words:

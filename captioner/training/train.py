@@ -1,6 +1,6 @@
-"""The recipe `train`: a CNN and an RNN, in stages, the later ones jointly. It reads from top to bottom. No generator's
-state has to be saved: the order of an epoch, the augmentation of a photo and the dropout of a step are functions of the
-seed and of where the run is, so a resumed run is the uninterrupted one."""
+"""The recipe `train`: a CNN and an RNN, trained in stages, the later ones jointly. No random state is saved: the order
+of an epoch, the augmentation of a photo and the dropout of a step are functions of the seed and the progress of the
+run, so a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def _train(config: TrainConfig) -> Path:
 
 
 def reopen(run: CaptionRun, state: Mapping[str, Any]) -> None:
-    """Take a finished run up again, where stages were added: `best/` is stored exactly, as while a run goes on, and the
-    last objective is there, from which the next one may take trained parts."""
+    """Reopen a finished run to which stages were added. `best/` is stored in full precision again, as in an unfinished
+    run, and the last objective is restored, because the next one may reuse its trained parts."""
     made = ["export"] * has_graphs(run.best) + ["calibrate"] * ("confidence" in read_config(run.best))
     if made and distributed.is_main():
         print(f"{run.best} is trained further: what was made from its old weights must be made again. Afterwards, run:")
@@ -104,11 +104,11 @@ def reopen(run: CaptionRun, state: Mapping[str, Any]) -> None:
 
 
 def start_stage(run: CaptionRun) -> None:
-    """Freeze what does not learn, and give the stage its objective and its optimizers."""
+    """Freeze the parts that do not learn, and set the objective and the optimizers of the stage."""
     config, model, stage = run.config, run.model, run.stage
     model.encoder.unfreeze_from(stage.block, config.train_batch_norm and stage.block is not None)
     model.decoder.embedding.weight.requires_grad_(not config.freeze_embeddings)
-    torch.manual_seed(config.seed * 1_000_003 + run.progress.step)  # for an objective with weights of its own
+    torch.manual_seed(config.seed * 1_000_003 + run.progress.step)  # for objectives with weights of their own
     run.objective = build_objective(stage, run)
     scale = learning_rate_scale(run.objective)
     decoder_rate = scale * (config.learning_rate if stage.block is None else config.joint_learning_rate)
@@ -121,7 +121,7 @@ def start_stage(run: CaptionRun) -> None:
 
 
 def split_dataset(run: CaptionRun, split: Split) -> FeatureDataset | PhotoDataset:
-    """The photos of a split, or while the CNN is frozen their features, which are computed once."""
+    """The photos of a split or, while the CNN is frozen, their features, which are computed once."""
     config, preprocess = run.config, run.captioner.preprocess
     if run.stage.block is not None:
         return PhotoDataset(split.records, split.captions, preprocess)
@@ -146,7 +146,7 @@ def augmented(run: CaptionRun, dataset: Dataset, seed: tuple[int, ...]) -> Datas
 
 
 def validate_all(run: CaptionRun, datasets: Mapping[str, Dataset]) -> dict[str, float]:
-    """The scores of the validation photos; of several data sets, each one's own and their means."""
+    """The scores on the validation photos; with several data sets, the scores of each and their means."""
     config = run.config
     scores = {
         name: validate(run.captioner, datasets[name], split.records, config.decoding, workers=config.workers)
@@ -156,7 +156,7 @@ def validate_all(run: CaptionRun, datasets: Mapping[str, Dataset]) -> dict[str, 
 
 
 def print_plan(run: CaptionRun) -> None:
-    """What is going to happen, before it happens."""
+    """Print what the run is going to do."""
     config, model = run.config, run.model
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     words = len(run.captioner.vocabulary.words)

@@ -1,4 +1,4 @@
-"""Validation: the loss of people's captions, and the scores of the captions that the model writes by itself."""
+"""Validation: the loss on human captions, and the scores of the captions that the model generates."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from captioner.vocabulary import PAD, tokenize
 
 
 def by_name(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The scores of several data sets as one row: their means under the plain names, and each set's own ones, such as
-    coco/CIDEr-D. A mean is NaN where a set has no such score."""
+    """The scores of several data sets in one row: the means under the plain names, and the scores of each data set
+    under names such as coco/CIDEr-D. A mean is NaN if a data set has no such score."""
     row = {name: sum(each[name] for each in scores.values()) / len(scores) for name in next(iter(scores.values()))}
     return row | {f"{source}/{name}": score for source, own in scores.items() for name, score in own.items()}
 
@@ -35,10 +35,10 @@ def validate(
     batch_size: int = 32,
     workers: int = 0,
 ) -> dict[str, float]:
-    """Caption the photos of the records (the items of `dataset`, in the same order) and score the captions. Of several
-    processes each captions a share, and all return the scores of the whole. Besides the scores there are the `loss`
-    (nats per token, teacher-forced, without smoothing), and the shares of captions that are `unfinished` (no end token
-    within the longest length), that are `distinct`, and that have `bad_endings` ("with a").
+    """Caption the photos of the records (the items of `dataset`, in the same order) and score the captions. With
+    several processes, each captions a share, and all return the scores of the whole. Besides the scores, returns the
+    `loss` (nats per token, teacher forcing, without label smoothing) and the shares of captions that are `unfinished`
+    (no end token within the maximum length), that are `distinct`, and that have `bad_endings` ("with a").
     """
     model = captioner.model.eval()
     written: list[Caption] = []

@@ -1,9 +1,9 @@
 """What a training step minimises. An objective is a module: called with the run and a batch, it returns a `Loss`. Each
-is one file here, named as on the command line, with a function `build(run)` that makes it; its name is listed in
-`training.config.OBJECTIVES`. A term (`TERMS`) is a module that adds to any objective: it is given the objective's
-forward pass and returns a sum. An objective or a term may have parameters of its own (a discriminator, a word
-classifier): they are trained by the optimizer named "objective", saved in last/ and resumed. An objective may have a
-`learning_rate_scale`, by which the learning rates of its stages are multiplied."""
+objective is one file here, named as on the command line, with a function `build(run)` that makes it; its name is listed
+in `training.config.OBJECTIVES`. A term (`TERMS`) is a module that can be added to any objective: it gets the
+objective's forward pass and returns a sum. An objective or a term may have parameters of its own (a discriminator, a
+word classifier), which are trained by the optimizer named "objective" and saved in last/. An objective may have a
+`learning_rate_scale`, a factor for the learning rates of its stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Forward(NamedTuple):
-    """A forward pass over captions, for the terms that are added to an objective."""
+    """An objective's forward pass over captions, as input of the added terms."""
 
     features: Features  # pooled (B, D), grid (B, R, D)
     hidden: Tensor  # (N, T, H), what the next words are predicted from
@@ -34,8 +34,8 @@ class Forward(NamedTuple):
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum and what it is a sum over. The step divides by the count of the whole step, so neither padding, nor
-    accumulation, nor the number of processes biases it."""
+    """A sum of losses and the number of tokens in it. The step divides by the count of the whole step, so padding,
+    accumulation and the number of processes do not bias it."""
 
     sum: Tensor  # scalar, in nats
     count: Tensor | int  # of tokens
@@ -62,7 +62,7 @@ class WithTerms(nn.Module):
 
 
 def learning_rate_scale(objective: nn.Module) -> float:
-    """The factor on the learning rates of a stage that minimises the objective."""
+    """The factor for the learning rates of stages that minimise the objective."""
     if isinstance(objective, WithTerms):
         objective = objective.objective
     return getattr(objective, "learning_rate_scale", 1.0)

@@ -1,10 +1,11 @@
-"""Attention taught where to look, without boxes. A linear classifier of the caption's words on the mean-pooled grid
-knows where in the grid a word's evidence is: its class activation map (Zhou et al. 2016, "Learning Deep Features for
+"""Attention supervision without boxes. A linear classifier predicts the caption's words from the mean-pooled grid, and
+its class activation map shows which regions are evidence for a word (Zhou et al. 2016, "Learning Deep Features for
 Discriminative Localization", eq. 2). For each content word of a caption, the map of that word is the soft target of the
 attention (supervised attention: Liu et al. 2017, "Attention Correctness in Neural Image Captioning", section 3.3, where
-the targets are boxes). Nothing of this is needed at inference.
+the targets are boxes). The classifier is not needed at inference.
 
-The classifier learns beside the captioner. While the CNN learns, too, it is a second task that keeps the grid local."""
+The classifier is trained together with the captioner. If the CNN learns, too, this second task keeps the grid features
+local."""
 
 from __future__ import annotations
 
@@ -21,17 +22,17 @@ from captioner.vocabulary import PAD, SPECIALS, Vocabulary
 if TYPE_CHECKING:
     from captioner.training.caption_run import CaptionRun
 
-SHARPNESS = 2.0  # of the targets, whose maps are standardised; the shipped model was taught with it
+SHARPNESS = 2.0  # factor on the standardised maps before the softmax; the shipped model was trained with it
 
 
 class AttentionSupervision(nn.Module):
-    """The term: how far the attention is from the maps of the words, and how well the classifier knows the words."""
+    """The term: the cross-entropy of the attention to the maps of the words, plus the loss of the classifier."""
 
     content: Tensor
 
     def __init__(self, weight: float, grid_size: int, content: Tensor, priors: Tensor):
-        """`content` (V,) marks the words that are taught; `priors` (V,) is the share of photos whose captions have each
-        word, from which the classifier starts."""
+        """`content` (V,) marks the words to supervise. `priors` (V,) is the share of photos whose captions have each
+        word; the classifier starts from these."""
         super().__init__()
         self.weight = weight
         self.classifier = nn.Linear(grid_size, len(content))
@@ -56,8 +57,8 @@ class AttentionSupervision(nn.Module):
 
     def looking(self, grid: Tensor, targets: Tensor, attention: Tensor) -> Tensor:
         """Cross-entropy of the attention (N, T, R) to the maps of the content words among the targets (N, T), summed.
-        Each word counts by the probability that the classifier gives it in that photo: what the classifier does not
-        see, it cannot teach."""
+        Each word is weighted by the probability that the classifier gives it in the photo, because the map of a word
+        that the classifier does not see is no target."""
         rows, places = torch.nonzero(self.content[targets], as_tuple=True)  # (n,) each
         photos = rows // (len(targets) // len(grid))
         with torch.no_grad():
@@ -83,7 +84,8 @@ def standardised(maps: Tensor) -> Tensor:
 
 
 def build(run: CaptionRun) -> AttentionSupervision:
-    """A classifier of the content words of the training captions, or the one that the stage before has trained."""
+    """The term with a new classifier of the content words of the training captions, or with the one of the previous
+    stage."""
     if run.model.decoder.attention is None:
         raise ValueError("attention-supervision teaches attention, but the model has none. Pass a --model.attention.")
     trained = getattr(getattr(run, "objective", None), "terms", {})

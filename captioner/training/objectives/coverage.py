@@ -1,5 +1,5 @@
-"""Attention that looks everywhere in the course of a caption: the "doubly stochastic" penalty of Xu et al. 2015, "Show,
-Attend and Tell", section 4.2.1."""
+"""Attention that covers all regions over a caption: the "doubly stochastic" penalty of Xu et al. 2015, "Show, Attend
+and Tell", section 4.2.1."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def coverage(attention: Tensor, real: Tensor, target: float = 1.0) -> Tensor:
-    """Attention (N, T, R) and its real tokens (N, T) -> Σ_n Σ_i (target - Σ_t α_nti)², the second term of eq. 14: what
-    each region is given over a caption should sum to one. Rows without a real token, which are padding, count nothing.
+    """Attention (N, T, R) and its real tokens (N, T) -> Σ_n Σ_i (target - Σ_t α_nti)², the second term of eq. 14: the
+    attention to each region should sum to one over a caption. Rows without a real token, which are padding, do not
+    count.
     """
     given = (attention.float() * real[..., None]).sum(1)  # (N, R)
     return ((target - given).square().sum(1) * real.any(1)).sum()

@@ -1,5 +1,4 @@
-"""Teacher forcing: the model reads people's captions and predicts each next word. The loss function itself is also what
-validation reports."""
+"""Teacher forcing: the model reads human captions and predicts each next word. Validation reports the same loss."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
 
 
 class CrossEntropy(nn.Module):
-    """The cross-entropy of people's captions, summed over their real tokens."""
+    """The cross-entropy of human captions, summed over their real tokens."""
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()

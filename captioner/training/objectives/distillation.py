@@ -1,6 +1,6 @@
-"""Knowledge distillation (Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network"): the model
-learns the word probabilities that a teacher gives after the same words, beside the words themselves. The teacher may be
-larger, or an ensemble, or a model of the same size from an earlier run (Furlanello et al. 2018, "Born-Again Neural
+"""Knowledge distillation (Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network"): besides the
+words themselves, the model learns the word probabilities that a teacher gives after the same words. The teacher may be
+a larger model, an ensemble, or a model of the same size from an earlier run (Furlanello et al. 2018, "Born-Again Neural
 Networks")."""
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ if TYPE_CHECKING:
 
 
 class Teacher:
-    """A trained captioner that says, in another model's vocabulary, how probable each next word is."""
+    """A trained captioner that gives the probabilities of the next word over another model's vocabulary."""
 
     def __init__(self, model: CaptionModel, own: Vocabulary, vocabulary: Vocabulary):
-        """`own` is the teacher's vocabulary, `vocabulary` that of the model that learns."""
+        """`own` is the teacher's vocabulary, `vocabulary` the student's."""
         self.model = model.requires_grad_(False).eval()
         self.to_own = translation(vocabulary, own)
         self.from_own = translation(own, vocabulary)
 
     @torch.no_grad()
     def __call__(self, images: Tensor | Features, inputs: Tensor, real: Tensor) -> Tensor:
-        """Photos (B, 3, S, S), or their features; the words read (N, T), and which of them count -> probabilities
-        (n, V) of the words after these. A word that one of the two vocabularies lacks is its unknown word."""
+        """Photos (B, 3, S, S) or their features, the input words (N, T), and a mask of the n positions that count (N,
+        T) -> probabilities (n, V) of the next words there. A word that one of the two vocabularies lacks becomes its
+        unknown word."""
         logits, _, _ = self.model(images, self.to_own.to(inputs.device)[inputs], real)
         probabilities = logits.float().softmax(1)
         return probabilities.new_zeros(len(logits), len(self.to_own)).index_add_(
@@ -44,18 +45,18 @@ class Teacher:
 
 
 def translation(words: Vocabulary, others: Vocabulary) -> Tensor:
-    """(V,): the id in the vocabulary `others` of each word of the vocabulary `words`; UNK where it lacks the word."""
+    """(V,): the id in the vocabulary `others` of each word of the vocabulary `words`; UNK if it lacks the word."""
     return torch.tensor([*range(len(SPECIALS)), *others.encode(list(words.words))])
 
 
 class Distillation(nn.Module):
-    """The cross-entropy of the mean of the teachers' word probabilities and of people's words, weighted by `share` and
-    1 - `share` and summed over the real tokens. At share 0 it is `cross_entropy` without label smoothing, for which
-    the teachers' probabilities stand in."""
+    """The cross-entropy to a target that mixes the mean of the teachers' word probabilities (weight `share`) and the
+    word of the human caption (weight 1 - `share`), summed over the real tokens. The teachers' probabilities replace
+    label smoothing; at share 0 it is `cross_entropy` without it."""
 
     def __init__(self, teachers: Sequence[Teacher], share: float):
         super().__init__()
-        self.teachers = list(teachers)  # no modules of this one: they are not trained, and not saved with the run
+        self.teachers = list(teachers)  # not submodules: they are neither trained nor saved with the run
         self.share = share
 
     def forward(self, run: CaptionRun, batch: Batch) -> Loss:

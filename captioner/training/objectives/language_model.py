@@ -1,5 +1,5 @@
-"""A language model reads text, segment by segment, and predicts each next token: truncated back-propagation through
-time (Williams and Peng 1990). The state at the end of a segment is carried to the next one, without its history."""
+"""A language model reads text segment by segment and predicts each next token: truncated back-propagation through time
+(Williams and Peng 1990). The state at the end of a segment is carried to the next one, detached."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def segment_loss(decoder: Decoder, segment: Segment, state: State | None) -> tuple[Tensor, State | None]:
-    """The summed cross-entropy of a segment's tokens in nats, and the state after it. Where a document starts, the
-    state of that row is reset."""
+    """The summed cross-entropy of a segment's tokens in nats, and the state after it. The state of a row is reset where
+    a document starts."""
     hidden = []
     for part in segment.parts():
         states, _, state = decoder.hidden_states(part.inputs, None, reset(state, part.starts[:, 0]))
@@ -32,8 +32,8 @@ def segment_loss(decoder: Decoder, segment: Segment, state: State | None) -> tup
 
 
 class NextToken(nn.Module):
-    """The cross-entropy of each next token. If it `carries`, it keeps the state that the next segment continues from;
-    of several processes, each keeps that of its streams."""
+    """The cross-entropy of each next token. If `carries`, the state is kept for the next segment; with several
+    processes, each keeps that of its own streams."""
 
     def __init__(self, carries: bool = True) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class NextToken(nn.Module):
         return Loss(total, (batch.segment.targets != PAD).sum())
 
     def get_extra_state(self) -> Any:
-        """The state of all streams, (L, B, H), which the processes gather: all of them have to call this."""
+        """The state of all streams, (L, B, H), gathered from the processes, so all of them have to call this."""
         shares = distributed.gather(self.state and tuple(part.cpu() for part in self.state))
         if shares[0] is None:
             return None

@@ -1,5 +1,6 @@
-"""Professor Forcing (Lamb et al. 2016): a discriminator learns to tell the hidden states of captions that are read from
-those of captions that the model writes, and the model learns to make them alike, beside predicting words."""
+"""Professor Forcing (Lamb et al. 2016): a discriminator learns to tell the hidden states under teacher forcing from
+those of captions that the model generates. Besides predicting words, the model learns to make the two
+indistinguishable."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from captioner.vocabulary import PAD
 if TYPE_CHECKING:
     from captioner.training.caption_run import CaptionRun
 
-# Bounds of section 3 on the discriminator's accuracy. It is that of the step before, as the accuracy of a whole step is
-# known only after it: a share or a part of a batch would decide otherwise than the whole.
-FOOL_ABOVE = 0.75  # the model learns from a discriminator only if it is right more often than this,
+# Bounds of section 3 on the discriminator's accuracy. They are applied to the accuracy of the previous step, because
+# that of the current one is known only at its end, and parts of a batch could decide differently.
+FOOL_ABOVE = 0.75  # the discriminator trains the model only if it is right more often than this,
 TRAIN_BELOW = 0.99  # and the discriminator learns only while it is right less often than this
 
 
@@ -47,30 +48,30 @@ class Discriminator(nn.Module):
         return (outputs * real).sum(1) / lengths
 
     def frozen(self, hidden: Tensor, real: Tensor) -> Tensor:
-        """The same, with gradients for the hidden states only."""
+        """The same, with gradients only for the hidden states."""
         weights = {name: weight.detach() for name, weight in self.named_parameters()}
         return functional_call(self, weights, (hidden, real))
 
 
 def discrimination(read: Tensor, written: Tensor) -> Tensor:
-    """C_d of eq. 2, summed: logits (N,) of captions read and (M,) of captions written."""
+    """C_d of eq. 2, summed: logits (N,) of human captions and (M,) of generated captions."""
     return F.softplus(-read).sum() + F.softplus(written).sum()
 
 
 def deception(read: Tensor, written: Tensor) -> Tensor:
-    """C_f + C_t of eq. 4 and 5, summed: written captions are to look read, and read ones written."""
+    """C_f + C_t of eq. 4 and 5, summed: generated captions should look like human ones, and vice versa."""
     return F.softplus(-written).sum() + F.softplus(read).sum()
 
 
 def recognised(read: Tensor, written: Tensor) -> Tensor:
-    """Number of captions that the discriminator takes for what they are."""
+    """Number of captions that the discriminator classifies correctly."""
     return (read > 0).sum() + (written <= 0).sum()
 
 
 class ProfessorForcing(nn.Module):
-    """The cross-entropy of people's captions, and the contest with the discriminator: both sides in one sum, as neither
-    has gradients for the other's weights. Each caption that people wrote is met by one that the model writes of the
-    same photo; its words are drawn first, then read in one pass with gradients."""
+    """The cross-entropy of human captions, plus the adversarial losses of model and discriminator. Both are in one sum,
+    because neither has gradients for the other's weights. For each human caption the model generates one of the same
+    photo: its words are sampled first, then read in one pass with gradients."""
 
     def __init__(self, discriminator: Discriminator, weight: float, label_smoothing: float, max_length: int):
         super().__init__()

@@ -1,7 +1,7 @@
-"""Scheduled sampling (Bengio et al. 2015): in training the model reads some of its own words, as it does when it writes
-captions. The paper reads a caption word by word and tosses a coin at each. Here are two parallel passes (Mihaylova and
-Martins 2019; Duckworth et al. 2019): the first reads people's words and draws the model's, the second reads a mixture
-of both. A whole caption remains one call."""
+"""Scheduled sampling (Bengio et al. 2015): in training the model reads some of its own words, as it does when it
+generates captions. The paper goes word by word and tosses a coin at each. Here it is done in two parallel passes
+(Mihaylova and Martins 2019; Duckworth et al. 2019): the first reads the human caption and samples the model's words,
+the second reads a mixture of both. Each pass is one call for whole captions."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 def mix(inputs: Tensor, drawn: Tensor, rate: float) -> Tensor:
     """Inputs (N, T), BOS first, and the words drawn after each of them (N, T) -> inputs of the second pass: each word
-    is replaced, with probability `rate`, by the one that was drawn for its place. BOS is not."""
+    except BOS is replaced, with probability `rate`, by the word drawn at its position."""
     replace = torch.rand(inputs[:, 1:].shape, device=inputs.device) < rate  # (N, T-1)
     return torch.cat([inputs[:, :1], torch.where(replace, drawn[:, :-1], inputs[:, 1:])], dim=1)
 
 
 def linear(step: int, steps: int, rate: float) -> float:
-    """The rate at `step` of `steps`: from 0 to `rate` in a line (the paper's linear decay, section 2.4, where ε = 1 -
-    rate)."""
+    """The rate at `step` of `steps`, rising linearly from 0 to `rate` (the paper's linear decay, section 2.4, where ε =
+    1 - rate)."""
     return rate * min(1.0, step / max(1, steps))
 
 
 def inverse_sigmoid(step: int, steps: int, rate: float) -> float:
     """The same with the paper's inverse sigmoid decay, ε = k / (k + exp(i / k)). k is chosen so that half of `rate` is
-    reached at half of the steps."""
+    reached after half of the steps."""
     k = half_point(steps / 2)
     return rate * (1 - k / (k + math.exp(min(step / k, 700))))
 
 
 def half_point(step: float) -> float:
-    """The k with k ln k = step, at which the inverse sigmoid is 1/2 there; at least e, for few steps."""
+    """The k with k ln k = step, for which the inverse sigmoid is 1/2 at that step; at least e, for small `step`."""
     k = max(step, math.e)
     for _ in range(50):  # Newton's method
         k = max(math.e, k - (k * math.log(k) - step) / (math.log(k) + 1))
@@ -54,11 +54,11 @@ SCHEDULES = {"linear": linear, "inverse-sigmoid": inverse_sigmoid}
 
 
 class ScheduledSampling(nn.Module):
-    """The cross-entropy of people's captions where some of the words that are read are the model's own. At rate 0 it is
+    """The cross-entropy of human captions when some of the words read are the model's own. At rate 0 it is
     `cross_entropy`."""
 
     def __init__(self, rate: float, schedule: Literal["linear", "inverse-sigmoid"], label_smoothing: float):
-        """`rate`: the share of words that is reached at the end of the stage."""
+        """`rate`: the share of the model's own words at the end of the stage."""
         super().__init__()
         self.rate, self.schedule = rate, SCHEDULES[schedule]
         self.label_smoothing = label_smoothing
@@ -79,7 +79,7 @@ class ScheduledSampling(nn.Module):
 
     @torch.no_grad()
     def _draw(self, decoder: Decoder, inputs: Tensor, memory: Memory, real: Tensor) -> Tensor:
-        """The word that the model draws after each input (N, T). It is never EOS, after which nothing is read."""
+        """The word that the model draws after each input (N, T). It is never EOS, because nothing is read after EOS."""
         logits = allowed(decoder(inputs, memory, real=real)[0])  # (n, V)
         logits[:, EOS] = -torch.inf
         drawn = torch.full_like(inputs, PAD)

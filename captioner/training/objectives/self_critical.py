@@ -1,10 +1,10 @@
 """Self-critical training (Rennie et al. 2017): the gradient of the expected reward of the captions that the model
-writes. It is a cross-entropy of drawn captions, each weighted by how much better it is than a baseline, plus a little
-cross-entropy of people's captions, which keeps the model to their language.
+generates. The loss is the cross-entropy of sampled captions, each weighted by how much its reward exceeds a baseline,
+plus a small cross-entropy of human captions, which keeps the language natural.
 
-Captions are drawn and credited without dropout and at the same temperature. Else the second pass would belong to
-another model than the one that drew, and what is credited would not be what was done. At a temperature below 1 the
-samples are closer to the captions that a search finds, so these are what gets better."""
+Captions are sampled and scored without dropout and at the same temperature. Otherwise the log-probabilities of the
+second pass would be those of another distribution than the one sampled from. At a temperature below 1 the samples are
+closer to the captions that a search finds, so training improves those."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from captioner.training.caption_run import CaptionRun
 
 COLLAPSED = 0.5  # share of a batch's photos whose first samples are distinct; a healthy model has over 0.9
-MEMORY = 0.98  # of the moving average of that share: about fifty steps
+MEMORY = 0.98  # decay of the moving average of that share: about fifty steps
 
 
 def policy_gradient(logits: Tensor, words: Tensor, advantages: Tensor) -> Tensor:
-    """Summed -A log p(w) of logits (n, V) and the words drawn from them (n,), with their captions' advantages (n,): its
-    gradient is that of the negative expected reward (REINFORCE, Williams 1992)."""
+    """-A log p(w), summed over logits (n, V), the words drawn from them (n,) and the advantages of their captions (n,).
+    Its gradient estimates that of the negative expected reward (REINFORCE, Williams 1992)."""
     return (F.cross_entropy(logits.float(), words, reduction="none") * advantages).sum()
 
 
 class SelfCritical(nn.Module):
-    """Draws captions of each photo, rewards them, and makes those more probable that beat the baseline: the mean reward
-    of the photo's other samples (Luo 2020), or the reward of its greedy caption."""
+    """Samples captions of each photo, scores them, and makes those that beat the baseline more probable. The baseline
+    is the mean reward of the photo's other samples (Luo 2020), or the reward of its greedy caption."""
 
     distinct: Tensor  # moving average of the share of distinct captions; a buffer, so it is resumed with the run
 
@@ -54,7 +54,7 @@ class SelfCritical(nn.Module):
         cross_entropy_weight: float,
         learning_rate_scale: float = 1.0,
     ):
-        """`numbers`: the reward's number of the photo of each record id."""
+        """`numbers`: record id -> the index of its photo in the reward."""
         super().__init__()
         self.reward, self.numbers = reward, numbers
         self.samples, self.baseline, self.max_length = samples, baseline, max_length
@@ -88,7 +88,7 @@ class SelfCritical(nn.Module):
         return Loss(total, drawn.sum(), figures, Forward(features, hidden, attention, logits, tokens, drawn))
 
     def _read(self, decoder: Decoder, memory: Memory, batch: Batch) -> Tensor:
-        """The summed cross-entropy of people's captions, without label smoothing."""
+        """The summed cross-entropy of human captions, without label smoothing."""
         real = batch.targets != PAD  # (N, T)
         return cross_entropy(decoder(batch.inputs, memory, real=real)[0], batch.targets[real])
 
@@ -98,8 +98,8 @@ class SelfCritical(nn.Module):
         return self.reward(tokens.cpu().numpy(), np.repeat(photos, samples)).reshape(-1, samples)
 
     def _watch(self, tokens: Tensor) -> Tensor:
-        """The share of distinct captions among those of different photos (B, T): samples of one photo may well be the
-        same. Raises ValueError once it has been small for many steps."""
+        """The share of distinct captions among those of different photos (B, T); samples of one photo may well be
+        equal. Raises ValueError once the share has been low for many steps."""
         share = tokens.new_tensor(len(torch.unique(tokens, dim=0)) / len(tokens), dtype=torch.float32)
         self.distinct.lerp_(share, 1 - MEMORY)
         if self.distinct < COLLAPSED:
