@@ -2,4 +2,4 @@
 
 import os
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # without it, the ONNX runtime reports its use to its maker
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise the ONNX runtime sends usage data to its maker

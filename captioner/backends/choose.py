@@ -1,4 +1,4 @@
-"""Which backend runs a checkpoint: the ONNX runtime or torch. Nothing heavy is imported to find out."""
+"""Which backend runs a checkpoint: the ONNX runtime or torch. Neither is imported to decide."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Backend = Literal["auto", "onnx", "torch"]
 
 
 def choose_backend(directory: Path, device: str = "auto", backend: Backend = "auto") -> Literal["onnx", "torch"]:
-    """The backend for a checkpoint. `auto` is the ONNX runtime for an exported model on a CPU, and torch for any other
-    model, for another device, and on a machine with an NVIDIA GPU unless the model has only eight-bit graphs. Raises
-    ValueError if the two do not go together, and CheckpointError for damaged weights."""
+    """The backend for a checkpoint. `auto` is the ONNX runtime for an exported model on a CPU, and torch for a model
+    that is not exported, for any other device, and on a machine with an NVIDIA GPU unless the model has only eight-bit
+    graphs. Raises ValueError if `device` and `backend` do not go together, and CheckpointError for damaged weights."""
     if backend not in get_args(Backend):
         raise ValueError(f"unknown backend {backend!r}; expected one of: {', '.join(get_args(Backend))}.")
     if backend == "onnx" and device not in ("auto", "cpu"):
@@ -39,7 +39,7 @@ def has_graphs(directory: Path) -> bool:
 
 
 def has_nvidia_gpu() -> bool:
-    """Ask the driver: importing torch to ask it would take seconds."""
+    """Asks the driver, because importing torch would take seconds."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         count = ctypes.c_int()

@@ -1,5 +1,5 @@
-"""An ensemble: several models propose each word together, by the mean of their probabilities. To the search it is a
-backend like others. Members may run on torch or on the ONNX runtime; they share vocabulary and preprocessing."""
+"""An ensemble: several models propose each word by the mean of their probabilities. To the search it is a backend like
+any other. Members may run on torch or on the ONNX runtime; they share vocabulary and preprocessing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from captioner.step import Choices, Choose, Step, choose_words
 
 
 class Backend(Protocol):
-    """What a member offers: photos are encoded once, then a search takes steps over what that gave."""
+    """The interface of a member: photos are encoded once, then a search takes steps over the encoding."""
 
     def encode(self, images: np.ndarray) -> Any: ...
     def step(self, encoded: Any) -> Step: ...
@@ -41,7 +41,7 @@ class EnsembleBackend:
         return partial(mean_step, steps, self.vocabulary_size)
 
     def grid_mean(self, encoded: tuple[Any, ...]) -> None:
-        """None: members have features of their own."""
+        """None, because each member has features of its own."""
 
 
 def mean_step(
@@ -53,8 +53,8 @@ def mean_step(
     images: np.ndarray,
     choose: Choose,
 ) -> tuple[Choices, tuple[Any, ...]]:
-    """A `Step` once the members' steps are given. Its state is the members' states. Its attention is the mean of
-    theirs, or None if they look at grids of different sizes."""
+    """A `Step` once `steps`, those of the members, and `vocabulary_size` are bound. Its state is the tuple of the
+    members' states. Its attention is the mean of theirs, or None if their grids differ in size."""
     every_word = np.tile(np.arange(vocabulary_size), (len(words), 1))  # (N, V)
     states = state or (None,) * len(steps)
     found = [

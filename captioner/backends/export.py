@@ -1,7 +1,7 @@
-"""Export: a checkpoint that runs without captioner's torch code. There are two graphs: `photo` runs once per photo (the
-CNN, the keys of the attention, the state after the photo), `word` once per word for all rows under search.
+"""Export: a checkpoint that runs without captioner's torch code. There are two graphs. `photo` runs once per photo: the
+CNN, the keys of the attention, the state after the photo. `word` runs once per word, for all rows under search.
 
-The ONNX files are small. They hold no weights but refer to those in `model.safetensors` beside them (ONNX external
+The ONNX files are small: instead of weights they have references into `model.safetensors` beside them (ONNX external
 data: file, offset, length); weights in half precision are cast when the runtime loads them. The PT2 files of
 `torch.export` and the eight-bit graphs hold their weights. `onnx_backend` runs the graphs."""
 
@@ -91,12 +91,12 @@ def export(
     int8: Sequence[Source] | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Add the graphs to a checkpoint or, with `output`, to a copy of it, which replaces another checkpoint there if
-    `force` is given. Returns the paths of the graphs.
+    """Add the graphs to a checkpoint or, with `output`, to a copy of it. With `force`, the copy may replace another
+    checkpoint there. Returns the paths of the graphs.
 
     With `int8` (ONNX only) the decoder computes with eight-bit integers; so does the CNN if `int8` has photos to
     calibrate it on. A copy then has no float weights, so only the ONNX runtime can run it. The directory is replaced as
-    a whole, so a kill leaves the old or the new one. Raises CheckpointError, ImageError or ValueError."""
+    a whole, so a killed export leaves the old or the new one. Raises CheckpointError, ImageError or ValueError."""
     if int8 is not None and format != "onnx":
         raise ValueError(f"eight-bit graphs can be exported as onnx only, not as {format}.")
     source = find_own_checkpoint(checkpoint) if output is None else find_checkpoint(checkpoint)
@@ -126,7 +126,7 @@ def export(
                 _drop_weights(writing, paths)
         if format == "onnx":
             for path in paths:
-                check_graph(path)  # as before each use
+                check_graph(path)  # the same check as before each use
             hashes = {path.name: size_and_hash(path) for path in paths}
             write_json(writing / CONFIG, {**read_json(writing / CONFIG), "graphs": hashes})
     return written
@@ -171,7 +171,7 @@ def graphs(model: CaptionModel, size: int) -> list[Graph]:
 
 
 def _copy(source: Path, target: Path, everything: bool) -> None:
-    """Copy a checkpoint's files; unless `everything`, without older graphs and the training state."""
+    """Copy a checkpoint's files. Older graphs and the training state are copied only if `everything`."""
     for path in source.iterdir():
         skipped = path.suffix in (".onnx", ".pt2") or path.name in (STATE, STATE_TENSORS)
         if path.is_dir():
@@ -181,13 +181,14 @@ def _copy(source: Path, target: Path, everything: bool) -> None:
 
 
 def _write_pt2(path: Path, graph: Graph) -> None:
-    # Else the graph asserts that sizes that differ in the example always do, so it refuses K = 1, where B·K is B.
+    # Otherwise the graph asserts that sizes that differ in the example always differ, so it refuses K = 1, where B·K is
+    # B.
     with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(
             graph.module,
             graph.example,
             dynamic_shapes=graph.dims,
-            prefer_deferred_runtime_asserts_over_guards=True,  # without it torch thinks that a size is restricted
+            prefer_deferred_runtime_asserts_over_guards=True,  # without it torch considers a size restricted
         )
     torch.export.save(program, path)
 
@@ -238,13 +239,13 @@ def _simplify(model: Any) -> None:
 
 
 def _drop_weights(directory: Path, paths: Sequence[Path]) -> None:
-    """Leave no tensor in the weights' file, as these graphs hold their own. Its metadata name the graphs, so that its
-    hash still tells one model from another."""
+    """Remove all tensors from the weights' file, because these graphs hold their own. Its metadata has the hashes of
+    the graphs, so its own hash still identifies the model."""
     import onnx
 
     header = json.dumps({"__metadata__": {path.name: sha256_of(path) for path in paths}}).encode()
     header += b" " * (-len(header) % 8)
-    # not by the package safetensors, whose versions before 0.5 cannot write a file without tensors
+    # not with the safetensors package, which before version 0.5 cannot write a file without tensors
     (directory / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
     weights = size_and_hash(directory / WEIGHTS)
     write_json(directory / CONFIG, {**read_json(directory / CONFIG), "weights": weights})
@@ -255,7 +256,8 @@ def _drop_weights(directory: Path, paths: Sequence[Path]) -> None:
 
 
 def _name_weights(graph: Any, weights: Path) -> None:
-    """Replace the graph's weights by references into the safetensors file, with a cast for those in half precision."""
+    """Replace the graph's weights with references into the safetensors file, with a cast for those in half
+    precision."""
     import onnx_ir as ir
 
     entries = read_header(weights)

@@ -1,6 +1,6 @@
 """Checks an ONNX file before the runtime sees it. Old runtimes follow external data to any path, and even to an address
-in memory; captioner's own graphs refer to `model.safetensors` beside them and to nothing else. Whether a graph's inputs
-and outputs are those of its model is checked in `signature`.
+in memory; captioner's own graphs refer only to `model.safetensors` beside them. `signature` checks that a graph's
+inputs and outputs fit its model.
 
 ONNX is protobuf. This file reads its wire format (https://protobuf.dev/programming-guides/encoding) just deep enough to
 find each tensor, node, attribute, input and output, so that captioning does not need the onnx package. Field numbers
@@ -17,23 +17,23 @@ from typing import Any, NamedTuple
 
 from captioner.checkpoint.manifest import WEIGHTS, CheckpointError
 
-LARGEST = 10**9  # bytes of a graph; one of ours has some hundred thousand, and in eight bits as many as its weights
-MOST_FIELDS = 500_000  # a graph of ours has some ten thousand
+LARGEST = 10**9  # bytes; ours have a few hundred thousand, eight-bit ones as many as their weights
+MOST_FIELDS = 500_000  # our graphs have some ten thousand
 NAMES = (
     "Add AveragePool BatchNormalization Cast Clip Concat Constant Conv DequantizeLinear Div DynamicQuantizeLinear "
     "Erf Expand Flatten GRU Gather GatherND Gelu Gemm GlobalAveragePool HardSigmoid HardSwish Identity LSTM "
     "LayerNormalization MatMul MatMulInteger MaxPool Mul QLinearConv QLinearMatMul QuantizeLinear RNN Range "
     "ReduceMean Relu Reshape Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where"
 )
-# The operators that captioner exports, for any CNN and in eight bits. None reads files, runs foreign code or has graphs
-# inside. (A graph may still ask for any amount of memory, which `onnx_backend` bounds.)
+# The operators that captioner exports, for any CNN and in eight bits. None of them reads files, runs foreign code or
+# contains graphs. (A graph may still ask for any amount of memory, which `onnx_backend` bounds.)
 OPERATORS = {
     "": frozenset(NAMES.split()),
     "com.microsoft": frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul"}),
 }
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
-# Message -> field number -> the message that lies there.
+# Message -> field number -> the type of the message in that field.
 MESSAGES = {
     "model": {7: "graph", 8: "operator set", 14: "entry", 20: "forbidden: training info", 25: "forbidden: functions"},
     "graph": {1: "node", 5: "tensor", 11: "input", 12: "output", 15: "forbidden: sparse tensors"},
@@ -45,7 +45,7 @@ MESSAGES = {
         **dict.fromkeys((22, 23), "forbidden: sparse tensors"),
     },
 }
-# Message -> the fields that are text. The runtime's Python code fails late, and prints, where one is not UTF-8.
+# Message -> the fields that are text. If one is not UTF-8, the runtime's Python code fails late and prints.
 TEXTS = {
     "model": (2, 3, 4, 6),
     "operator set": (1,),
@@ -59,28 +59,28 @@ TEXTS = {
 }
 NODE_OPERATOR, NODE_DOMAIN = 4, 7
 TENSOR_DIMS, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 13, 14
-TENSOR_DATA = (4, 5, 7, 9, 10, 11)  # one for each type of numbers, and one for the bytes of any type
+TENSOR_DATA = (4, 5, 7, 9, 10, 11)  # one per number type, and one for raw bytes of any type
 VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE, SHAPE_DIM, DIM_NUMBER = 1, 2, 1, 1, 2, 1, 1
 DIM_TEXTS = (2, 3)
 MOST_DIMS = 8
 
-Fields = list[tuple[int, int | memoryview]]  # number and value: an int for a number, the bytes for anything else
+Fields = list[tuple[int, int | memoryview]]  # field number and value: an int, or the bytes of anything else
 
 
 class _BadGraphError(ValueError):
-    """What is wrong with a graph, without the name of its file."""
+    """The graph is not acceptable. The message does not name the file."""
 
 
 class Value(NamedTuple):
     """An input or output of a graph."""
 
-    element: int  # type of its numbers in ONNX: 1 is float32, 7 is int64
+    element: int  # ONNX element type: 1 is float32, 7 is int64
     shape: tuple[int | None, ...]  # None: any size
 
 
 class Signature(NamedTuple):
-    """The inputs and outputs of a graph by name, in order. Two outputs may have the same name: keys are values if the
-    attention is `dot`."""
+    """The inputs and outputs of a graph by name, in order. Two outputs may have the same name: with `dot` attention,
+    the keys are the values."""
 
     inputs: list[tuple[str, Value]]
     outputs: list[tuple[str, Value]]
@@ -103,7 +103,7 @@ def check_graph(path: Path) -> Signature:
 def _check(content: memoryview, weights_size: int) -> Signature:
     signature = Signature([], [])
     fields = referenced = 0
-    waiting = deque([("model", content)])  # in the order of the file, which is that of inputs and outputs
+    waiting = deque([("model", content)])  # in file order, which is the order of inputs and outputs
     while waiting:
         kind, message = waiting.popleft()
         values = [*islice(_fields(message), MOST_FIELDS + 1 - fields)]
@@ -139,8 +139,8 @@ def _check_operator(node: Fields) -> None:
 
 
 def _check_tensor(tensor: Fields, weights_size: int) -> int:
-    """The number of bytes that it takes from the weights' file. Each number has at least one byte, or a small file
-    could make the runtime allocate a large tensor."""
+    """The number of bytes that a tensor takes from the weights' file. Each number must have at least one byte, because
+    otherwise a small file could make the runtime allocate a large tensor."""
     dims: list[int] = []
     for value in _all(tensor, TENSOR_DIMS):
         dims += [value] if isinstance(value, int) else _varints(value)
@@ -158,7 +158,7 @@ def _check_tensor(tensor: Fields, weights_size: int) -> int:
 
 
 def _check_external(entries: list[tuple[str, str]], weights_size: int) -> int:
-    """External data have a location, an offset and a length in bytes, each once. Returns the length."""
+    """Check that external data has a location, an offset and a length in bytes, each once. Returns the length."""
     found = dict(entries)
     if found.get("location") != WEIGHTS:
         raise _BadGraphError(f"it takes data from {found.get('location', '')[:80]!r}, not from {WEIGHTS}")
@@ -222,7 +222,7 @@ def _bytes(value: int | memoryview) -> memoryview:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Field numbers and values of a message: an int for a number, the bytes for anything else."""
+    """The field numbers and values of a message: an int for a number, the bytes for anything else."""
     place = 0
     while place < len(message):
         tag, place = _varint(message, place)
@@ -244,7 +244,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """Seven bits per byte, the lowest first, at most ten bytes -> the number, and the place after it."""
+    """Seven bits per byte, the lowest first, at most ten bytes -> the number, and the position after it."""
     number = 0
     for shift in range(0, 70, 7):
         if place >= len(message):

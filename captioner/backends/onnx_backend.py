@@ -18,15 +18,15 @@ from captioner.checkpoint.weights import check_finite
 from captioner.config import ModelConfig
 from captioner.step import Choices, Choose, Step, all_but_one, choose_words
 
-WEIGHTS_KEY = "captioner.weights.sha256"  # in a graph's metadata: whose weights it computes with
+WEIGHTS_KEY = "captioner.weights.sha256"  # in a graph's metadata: the hash of its weights
 EXPORT = "captioner export DIRECTORY (which needs torch: pip install 'captioner[train]')"
 MEMORY = 4_000_000_000  # bytes for the tensors of all models of a process
-PHOTOS_AT_ONCE = 4  # more do not fit into a CPU's caches and take longer, each
+PHOTOS_AT_ONCE = 4  # more do not fit into a CPU's caches and take longer per photo
 
 
 class Encoded(NamedTuple):
-    """What the word graph needs of B photos and their N rows: as the photo graph gives it (N = B), and then from step
-    to step."""
+    """What the word graph needs of B photos and their N rows: first the output of the photo graph (N = B), then the
+    state after each step."""
 
     memory: tuple[np.ndarray, ...]  # values (B, R, D) and keys (B, R, H), or nothing without attention
     recurrent: tuple[np.ndarray, ...]  # the recurrent state, each part (L, N, H)
@@ -35,8 +35,8 @@ class Encoded(NamedTuple):
 
 class OnnxBackend:
     def __init__(self, photo: Any, word: Any, has_attention: bool, reload: Callable[[], OnnxBackend] | None = None):
-        """The runtime's sessions of the two graphs. They cannot be pickled; `reload` makes them again in the process
-        that unpickles this."""
+        """`photo` and `word` are the runtime's sessions of the two graphs. They cannot be pickled; `reload` creates
+        them again in the process that unpickles this."""
         self.photo, self.word = photo, word
         self.inputs = [each.name for each in word.get_inputs()]
         self.has_attention = has_attention
@@ -57,7 +57,7 @@ class OnnxBackend:
             run(self.photo, {name: images[start : start + PHOTOS_AT_ONCE]})
             for start in range(0, len(images), PHOTOS_AT_ONCE)
         ]
-        size = 2 if self.has_attention else 0  # tensors of the memory; those of the state follow
+        size = 2 if self.has_attention else 0  # tensors of the memory; the state follows
         memory = tuple(np.concatenate([part[i] for part in parts]) for i in range(size))
         recurrent = tuple(np.concatenate([part[i] for part in parts], axis=1) for i in range(size, len(parts[0])))
         return Encoded(memory, recurrent, np.arange(len(images)))
@@ -70,8 +70,8 @@ class OnnxBackend:
         return partial(self._step, encoded)
 
     def step_without_each_region(self, encoded: Encoded) -> Step:
-        """The step of one photo as R photos, each without one region of the grid. The state after the photo stays that
-        of the whole photo."""
+        """The step of one photo as R photos, each without one region of the grid. The state after the photo is that of
+        the whole photo."""
         regions = encoded.memory[0].shape[1]
         kept = all_but_one(regions)
         memory = tuple(part[0, kept] for part in encoded.memory)  # (R, R - 1, D) and (R, R - 1, H)
@@ -87,7 +87,7 @@ class OnnxBackend:
         images: np.ndarray,
         choose: Choose,
     ) -> tuple[Choices, Encoded]:
-        """A `Step` once `encoded` is given: without a state it starts from these photos."""
+        """A `Step` once `encoded` is bound. Without a state it starts from these photos."""
         memory, recurrent, before = state or encoded
         if len(images) < len(before):
             kept = np.searchsorted(before, images)
@@ -112,20 +112,21 @@ def run(session: Any, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def _reason(error: Exception) -> str:
-    """What the runtime says, on one line. Its classes of exceptions have nothing in common."""
+    """The runtime's message, on one line. Its exceptions have no common base class."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"…{text[-300:]}"
 
 
 @cache
 def _bound_memory() -> None:
-    """Let all sessions of this process share one arena of `MEMORY` bytes: a small graph can ask for any number."""
+    """Let all sessions of this process share one arena of `MEMORY` bytes, because even a small graph can ask for any
+    amount."""
     import onnxruntime
 
     place = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    with suppress(RuntimeError):  # the program that uses captioner has made an arena of its own
+    with suppress(RuntimeError):  # the program that uses captioner has created its own arena
         onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"max_mem": MEMORY}))
 
 

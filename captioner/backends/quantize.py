@@ -1,7 +1,7 @@
 """Eight-bit graphs, made by the ONNX runtime's own tools: dynamic quantisation of the decoder's matrices, static
 quantisation (calibrated on photos, one scale per channel) of the CNN's convolutions. Such graphs hold their own
-weights; what is not quantised is stored in half precision where that loses nothing. Use `captioner evaluate` to measure
-the loss in quality."""
+weights; tensors that are not quantised are stored in half precision if that is exact. Use `captioner evaluate` to
+measure the loss in quality."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from captioner.images import Preprocess, Source
 
 BATCH = 8
 INTEGERS = quantization.QuantType.QInt8
-SMALL = 4096  # numbers of a tensor that is not worth a cast
-# They fold batch norm into convolutions, whose weights are then no longer in half precision.
+SMALL = 4096  # tensors of at most this many numbers are not worth a cast
+# Optimizers that fold batch norm into convolutions, whose weights are then no longer in half precision.
 CONVOLUTION_FUSIONS = ["ConvBNFusion", "ConvMulFusion", "ConvAddFusion"]
 
 
 def quantize(directory: Path, preprocess: Preprocess, photos: Sequence[Source] = ()) -> None:
-    """Replace the graphs of an exported checkpoint by ones whose decoder computes with eight-bit integers and, if there
-    are photos to calibrate it on, the CNN, too. Raises ImageError."""
+    """Replace the graphs of an exported checkpoint with ones whose decoder computes with eight-bit integers. If there
+    are photos for calibration, so does the CNN. Raises ImageError."""
 
     def matrices(source: Path, target: Path) -> None:
         quantization.quantize_dynamic(
@@ -73,9 +73,9 @@ class _Photos(quantization.CalibrationDataReader):
 
 
 def _replace(path: Path, *steps: Callable[[Path, Path], None], without: Sequence[str] = ()) -> None:
-    """Replace a graph by the result of these steps, one after the other. Before them, the runtime turns the weights
-    into float32 constants and folds what it can, except by the optimizers in `without`, as the tools do not handle
-    external weights and casts. The files in between lie beside the graph, since it refers to its weights by a relative
+    """Replace a graph with the result of these steps, applied in order. First the runtime turns the weights into
+    float32 constants, because the tools do not handle external weights and casts, and folds what it can, except with
+    the optimizers in `without`. Intermediate files are beside the graph, because it refers to its weights by a relative
     path."""
     files = [path.with_name(f".{path.name}.{number}") for number in range(len(steps) + 1)]
     try:
@@ -87,7 +87,7 @@ def _replace(path: Path, *steps: Callable[[Path, Path], None], without: Sequence
             path, options, providers=["CPUExecutionProvider"], disabled_optimizers=[*without] or None
         )
         model = onnx.load(files[0])
-        del model.graph.value_info[:]  # shapes of the exporter that runtimes before 1.24 check against their own
+        del model.graph.value_info[:]  # the exporter's shapes, which runtimes before 1.24 compare with their own
         onnx.save(model, files[0])
         for step, source, target in zip(steps, files, files[1:], strict=False):
             step(source, target)
@@ -103,7 +103,7 @@ def _replace(path: Path, *steps: Callable[[Path, Path], None], without: Sequence
 
 
 def _halve(graph: onnx.GraphProto) -> None:
-    """Store the float32 tensors of a graph in half precision, each with a cast, where no number changes."""
+    """Store each float32 tensor of a graph in half precision, with a cast, if that changes no number."""
     casts = []
     for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) <= SMALL:
@@ -122,7 +122,7 @@ def _halve(graph: onnx.GraphProto) -> None:
 
 @contextmanager
 def _silence() -> Iterator[Any]:
-    """For each graph the tools advise to do what is done already."""
+    """Suppress the tools' advice to do preprocessing that is already done."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,5 +1,5 @@
-"""Which inputs and outputs the graphs of a model have. The runtime is given only graphs whose names, types and sizes
-are those of the config, the vocabulary and the preprocessing; `export` writes such graphs."""
+"""The inputs and outputs that the graphs of a model must have. Graphs are loaded only if names, types and sizes agree
+with the config, the vocabulary and the preprocessing, as in those that `export` writes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from captioner.checkpoint.manifest import CONFIG, CheckpointError
 from captioner.config import ModelConfig
 
 FLOAT, INT64 = 1, 7
-B = K = None  # any number of photos, and of rows per photo
-ANY_R = None  # the word graph also runs without some of the regions
+B = K = None  # any number of photos and of rows per photo
+ANY_R = None  # the word graph also runs on a part of the regions
 
 Values = list[tuple[str, Value]]
 
@@ -19,8 +19,8 @@ Values = list[tuple[str, Value]]
 def check_signatures(
     directory: Path, photo: Signature, word: Signature, config: ModelConfig, vocabulary_size: int, side: int
 ) -> None:
-    """Raise CheckpointError unless the two graphs are those of the config. R and D are the encoder's; they are taken
-    from the photo graph, and the word graph must have the same D. `side` is S, of the CNN's input."""
+    """Raise CheckpointError unless the two graphs fit the config. R and D, which depend on the encoder, are taken from
+    the photo graph; the word graph must have the same D. `side` is S, the side of the CNN's input."""
     R, D = _grid(directory, photo, side) if config.attention != "none" else (0, 0)
     photo_wanted, word_wanted = expected_signatures(config, vocabulary_size, side, R, D)
     _compare(directory, "photo", "inputs", photo.inputs, photo_wanted.inputs)
@@ -30,7 +30,7 @@ def check_signatures(
 
 
 def _compare(directory: Path, graph: str, kind: str, found: Values, expected: Values) -> None:
-    """Inputs are given by name, outputs are taken by place."""
+    """Inputs are matched by name, outputs by position."""
     same = len(found) == len(expected) if kind == "outputs" else [*dict(found)] == [*dict(expected)]
     if not same:
         theirs, ours = (", ".join(name for name, _ in values) for values in (found, expected))
@@ -43,7 +43,7 @@ def _compare(directory: Path, graph: str, kind: str, found: Values, expected: Va
 def expected_signatures(
     config: ModelConfig, vocabulary_size: int, side: int, R: int, D: int
 ) -> tuple[Signature, Signature]:
-    """Of the photo graph and of the word graph, as `export` describes them. B and K may be any number."""
+    """The signatures of the photo graph and the word graph, as described in `export`. B and K may be any number."""
     H, layers = config.hidden_size, [count for count in (config.layers_below, config.layers_above) if count]
     parts = [count for count in layers for _ in range(2 if config.cell == "lstm" else 1)]  # an LSTM has h and c
 
@@ -63,7 +63,7 @@ def expected_signatures(
 
 
 def _grid(directory: Path, photo: Signature, side: int) -> tuple[int, int]:
-    """R and D. No CNN has more regions than its input has pixels."""
+    """R and D. R may not exceed the number of pixels of the CNN's input."""
     found = photo.outputs[0][1] if photo.outputs else None
     match found:
         case Value(element=1, shape=(None, int(R), int(D))) if 0 < R <= side * side and 0 < D < 2**16:

@@ -1,6 +1,6 @@
 """The torch backend: runs a `CaptionModel` for the search, on any device. Logits and states stay on the device; the
-search sees only the chosen words, in NumPy. It computes in float32, without TF32 on CUDA, so that a photo has the same
-caption on every machine and in every batch, unless two hypotheses are equal to about six digits."""
+search sees only the chosen words, in NumPy. It computes in float32, without TF32 on CUDA, so that a photo gets the same
+caption on every machine and in every batch, unless the scores of two hypotheses agree to about six digits."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class TorchBackend:
 
     @torch.inference_mode()
     def step_without_each_region(self, memory: Memory) -> Step:
-        """The step of one photo as R photos, each without one region of the grid. The state after the photo stays that
-        of the whole photo."""
+        """The step of one photo as R photos, each without one region of the grid. The state after the photo is that of
+        the whole photo."""
         decoder, regions = self.model.decoder, memory.values.shape[1]
         kept = torch.from_numpy(all_but_one(regions)).to(self.device)
         recurrent = tuple(part.repeat(1, regions, 1) for part in decoder.initial_state(memory))  # (L, R, H)
@@ -68,7 +68,7 @@ class TorchBackend:
 
 
 class Carried(NamedTuple):
-    """The state that a step hands to the next: of the rows, and of the photos that are still under search."""
+    """The state that a step passes to the next: that of the rows, and of the photos still under search."""
 
     recurrent: State
     memory: Memory
@@ -85,7 +85,7 @@ def step(
     images: np.ndarray,
     choose: Choose,
 ) -> tuple[Choices, Carried]:
-    """A `Step` once decoder and memory are given: without a state it starts from the photos in `memory`."""
+    """A `Step` once `decoder` and `memory` are bound. Without a state it starts from the photos in `memory`."""
     device = memory.image.device
     recurrent = None
     if state is not None:
@@ -126,26 +126,26 @@ def choose_words(logits: Tensor, choose: Choose, attention: Tensor | None = None
 
 
 def _sample(allowed: Tensor, choose: Choose) -> Tensor:
-    """`captioner.step.choose_sampled`: log-probabilities (N, V), uniforms (N, P) -> words (N, P). In float64, so that a
-    seed gives the same words on every device; on the CPU where the device has no float64."""
+    """`captioner.step.choose_sampled`: log-probabilities (N, V), uniforms (N, P) -> words (N, P). Computed in float64,
+    so that a seed gives the same words on every device; on the CPU if the device has no float64."""
     device = allowed.device
     if device.type in WITHOUT_FLOAT64:
         allowed = allowed.cpu()
     uniforms = torch.from_numpy(choose.uniforms).to(allowed.device)
     count = min(choose.top_k or allowed.shape[1], allowed.shape[1])
     scores, order = allowed.double().topk(count, dim=1)  # (N, V or top_k)
-    masses = (scores / choose.temperature).softmax(dim=1).nan_to_num()  # also where nothing is allowed
+    masses = (scores / choose.temperature).softmax(dim=1).nan_to_num()  # also if no word is allowed
     before = masses.cumsum(1) - masses
     masses = masses.masked_fill(before >= choose.top_p * masses.sum(1, keepdim=True), 0)
     cumulative = masses.cumsum(1)
     places = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)  # (N, P)
-    last = ((masses > 0).sum(1, keepdim=True) - 1).clamp(min=0)  # rounding must not lead past the last word
+    last = ((masses > 0).sum(1, keepdim=True) - 1).clamp(min=0)  # rounding must not go past the last word
     return order.gather(1, torch.minimum(places, last)).to(device)
 
 
 def load_backend(directory: Path, config: ModelConfig, vocabulary_size: int, device: str = "auto") -> TorchBackend:
-    """The backend of a checkpoint. Its weights are not initialised first, only read. Raises CheckpointError, and
-    ValueError for a device that is not there."""
+    """The backend of a checkpoint. The model is built without initialising weights, which are then loaded. Raises
+    CheckpointError, and ValueError for a device that does not exist."""
     tensors, _ = load_checkpoint(directory)
     with torch.device("meta"):
         model = build_model(config, vocabulary_size, weights=None)

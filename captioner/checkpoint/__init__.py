@@ -1,1 +1,2 @@
-"""The checkpoint format: `manifest` checks files without torch, `tensors` reads and writes them, `card` describes."""
+"""The checkpoint format: `manifest` checks files without torch, `tensors` reads and writes them, `card` writes the
+model card."""

@@ -21,7 +21,7 @@ def model_card(saved: Mapping[str, Any]) -> str:
 
 
 def with_metadata(card: str, saved: Mapping[str, Any]) -> str:
-    """The card with a metadata block (YAML) above it, unless it has one."""
+    """The card, preceded by a metadata block (YAML) unless it has one."""
     if card.startswith("---\n"):
         return card
     is_language_model = saved.get("kind") == LANGUAGE_MODEL
@@ -40,7 +40,7 @@ def with_metadata(card: str, saved: Mapping[str, Any]) -> str:
 
 
 def pictures(card: str) -> list[str]:
-    """The names of the pictures in a card that lie beside it."""
+    """The names of the picture files, beside the card, that it shows."""
     return re.findall(r"!\[[^\]]*\]\(([\w.-]+\.(?:gif|jpe?g|png|svg|webp))\)", card, re.IGNORECASE)
 
 
@@ -106,7 +106,8 @@ def _captioner_card(saved: Mapping[str, Any]) -> str:
 
 
 def _averaged(training: Mapping[str, Any]) -> list[str]:
-    """A line for a checkpoint of `captioner average`, whose other lines are those of the first that was averaged."""
+    """A line for a checkpoint made by `captioner average`, whose other lines are those of the first averaged
+    checkpoint."""
     parts = [f"{each['share']:.3g} of {each['checkpoint']}" for each in training.get("averaged", [])]
     return [f"- The weights are a mean: {', '.join(parts)}. The lines above describe the first."] if parts else []
 

@@ -1,5 +1,5 @@
-"""The Hugging Face hub: files of a repository at an address hf://owner/name[@revision], through huggingface_hub, which
-caches them and finds them there without a network. Which files, and what is in them, is not known here."""
+"""The Hugging Face hub: files of a repository at an address hf://owner/name[@revision], by way of huggingface_hub,
+whose cache also works offline. The names and contents of the files are defined elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from captioner.extras import name_missing_extras
 
-ADDRESS = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+)(?:@(\S+))?")  # a Path has one slash
+ADDRESS = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+)(?:@(\S+))?")  # a Path collapses the two slashes
 
 
 def is_address(place: str | Path) -> bool:
@@ -19,7 +19,7 @@ def is_address(place: str | Path) -> bool:
 
 
 def download(address: str | Path, files: Sequence[str]) -> Path:
-    """The directory of the cache that has those of `files` that the repository has, and no others of it. Raises
+    """The cache directory with those of `files` that exist in the repository; no other files are downloaded. Raises
     ValueError if the repository, its revision or all of the files are missing, or the hub does not answer."""
     match = ADDRESS.fullmatch(_text(address))
     if not match:
@@ -36,8 +36,8 @@ def download(address: str | Path, files: Sequence[str]) -> Path:
 
 
 def upload(repository: str, files: Mapping[str, Path | bytes], message: str, private: bool = False) -> str:
-    """Put `files` into the repository in one commit, and make the repository if there is none; its address. Raises
-    ValueError."""
+    """Upload `files` to the repository in one commit, creating the repository if it does not exist. Returns its
+    address. Raises ValueError."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(f"{repository!r} is not a repository; expected owner/name.")
     with name_missing_extras():
@@ -52,7 +52,7 @@ def upload(repository: str, files: Mapping[str, Path | bytes], message: str, pri
 
 @contextmanager
 def _reported(shown: str) -> Iterator[None]:
-    """Turn errors of the hub's client into ValueErrors of one line. Progress bars are shown on terminals only."""
+    """Turn errors of the hub's client into one-line ValueErrors. Progress bars are shown on terminals only."""
     from huggingface_hub import errors
     from huggingface_hub.utils import disable_progress_bars
 

@@ -1,5 +1,5 @@
-"""The files of a checkpoint, without torch: where its directory is, its config, and whether sizes and hashes are as
-they were written. Tensors are read in `tensors`."""
+"""The files of a checkpoint, without torch: finding its directory, reading its config, and checking sizes and hashes.
+Tensors are read in `tensors`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 STATE_TENSORS, STATE = "state.safetensors", "state.json"
 GRAPHS = ("photo", "word")  # of an exported checkpoint: photo.onnx and word.onnx
-FILES = (CONFIG, WEIGHTS, CARD, *(f"{graph}.onnx" for graph in GRAPHS))  # of a model that is passed on
+FILES = (CONFIG, WEIGHTS, CARD, *(f"{graph}.onnx" for graph in GRAPHS))  # the files of a model, to copy or publish
 LANGUAGE_MODEL = "language model"  # the `kind` of a checkpoint that captions no photos
 LARGEST_JSON = 32_000_000  # bytes
 AGAIN = "Copy or download the checkpoint again."
@@ -26,16 +26,16 @@ DEFAULT = "everyday-mobilenet_v2"  # of the models that are shipped with caption
 
 
 class CheckpointError(ValueError):
-    """What is wrong with a checkpoint: the file, what was found, what was expected, what to do."""
+    """A checkpoint cannot be used. The message says which file, what was found, what was expected and what to do."""
 
 
 def has_checkpoint(directory: str | Path) -> bool:
-    """Whether a checkpoint can be loaded from there, even if its writer was killed between two renames."""
+    """Whether a checkpoint can be loaded from `directory`, even if its writer was killed between two renames."""
     return (locate(directory) / CONFIG).is_file()
 
 
 def shipped_checkpoints() -> dict[str, Path]:
-    """The models that are shipped, by name: inside the installed package, or beside it in a checkout."""
+    """The shipped models, by name: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for directory in (package / "shipped", package.parent / "checkpoints"):
         if directory.is_dir():
@@ -44,9 +44,10 @@ def shipped_checkpoints() -> dict[str, Path]:
 
 
 def find_checkpoint(directory: str | Path = DEFAULT) -> Path:
-    """The directory that holds the checkpoint of that name: a path, a model that is shipped by its name or the part
-    before the hyphen ("flickr8k"), or a copy of hf://owner/name[@revision] in the hub's cache. The folder of a training
-    run stands for its best/. Raises CheckpointError if there is none, ValueError if the hub has none."""
+    """The directory of a checkpoint, given by its path, by the name of a shipped model or the part of it before the
+    hyphen ("flickr8k"), or as hf://owner/name[@revision], which is downloaded to the hub's cache. The folder of a
+    training run stands for its best/. Raises CheckpointError if there is no such checkpoint, ValueError if the hub has
+    none."""
     if is_address(directory):
         return download(directory, FILES)
     path = locate(directory)
@@ -67,8 +68,8 @@ def find_checkpoint(directory: str | Path = DEFAULT) -> Path:
 
 
 def find_own_checkpoint(directory: str | Path) -> Path:
-    """The same for a checkpoint that is to be changed, which a copy in the hub's cache and a model that is given by the
-    name of a shipped one must not be."""
+    """Like `find_checkpoint`, for a checkpoint that is to be changed. Raises CheckpointError for an address on the hub
+    and for the name of a shipped model, because these must not be changed."""
     if is_address(directory):
         raise CheckpointError(
             "a model on the hub is not changed here. Download it first: hf download owner/name --local-dir DIRECTORY"
@@ -178,7 +179,7 @@ def checked_files(directory: Path) -> dict[str, Path]:
 
 
 def size_and_hash(path: Path) -> dict[str, Any]:
-    """What `check_file` expects of this file from now on."""
+    """The entry that `check_file` compares this file with later."""
     return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
 
 
@@ -191,20 +192,20 @@ def sha256_of(path: Path) -> str:
 
 
 def beside(directory: Path) -> tuple[Path, Path, Path]:
-    """A checkpoint's names while it is being written, once it is whole, and when it has been replaced."""
+    """The paths of a checkpoint while it is being written, once it is complete, and after it has been replaced."""
     parent, name = directory.parent, directory.name
     return parent / f".{name}.writing", parent / f".{name}.new", parent / f".{name}.old"
 
 
 def locate(directory: str | Path) -> Path:
-    """Where a reader finds the checkpoint. Nothing is renamed, as a writer may be at work."""
+    """The path from which to read the checkpoint. Nothing is renamed, because a writer may be active."""
     path = Path(os.path.realpath(directory))
     _, new, _ = beside(path)
     return new if new.is_dir() and not path.exists() else Path(directory)
 
 
 def describe_mismatch(missing: list[str], unknown: list[str]) -> str:
-    """What is wrong with a file's tensors: "lacks a, b and holds the unknown c"; empty if nothing is."""
+    """What is wrong with a file's tensors, such as "lacks a, b and holds the unknown c"; empty if nothing is wrong."""
     lacks = [f"lacks {_first_few(missing)}"] if missing else []
     holds = [f"holds the unknown {_first_few(unknown)}"] if unknown else []
     return " and ".join(lacks + holds)

@@ -1,5 +1,5 @@
 """A checkpoint's directory is written under another name and then renamed, so a writer that is killed at any moment
-leaves either the old or the new checkpoint, whole. Only one process may write a checkpoint."""
+leaves either the complete old checkpoint or the complete new one. Only one process may write a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from captioner.checkpoint.manifest import CONFIG, CheckpointError, beside, has_c
 
 @contextmanager
 def replace_checkpoint(directory: str | Path) -> Iterator[Path]:
-    """Give an empty directory to write into. It replaces `directory` when the context ends, and is deleted if the
+    """Yield an empty directory to write into. It replaces `directory` when the context ends, and is deleted if the
     context ends with an exception. Raises CheckpointError if `directory` holds something that is not a checkpoint."""
-    directory = Path(os.path.realpath(directory))  # a symbolic link stays, and its target is replaced
+    directory = Path(os.path.realpath(directory))  # a symbolic link is kept and its target replaced
     writing, new, old = beside(directory)
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir()) and not has_checkpoint(directory)):
         raise CheckpointError(
@@ -24,7 +24,7 @@ def replace_checkpoint(directory: str | Path) -> Iterator[Path]:
             "Choose another directory."
         )
     if new.exists() and not directory.exists():
-        os.replace(new, directory)  # finish what a killed writer began
+        os.replace(new, directory)  # complete the rename of a killed writer
     for left_over in (writing, new, old):
         _remove(left_over)
 
@@ -38,7 +38,7 @@ def replace_checkpoint(directory: str | Path) -> Iterator[Path]:
         _remove(writing)
         raise
 
-    os.replace(writing, new)  # from here on the new checkpoint is whole
+    os.replace(writing, new)  # from here on the new checkpoint is complete
     if directory.exists():
         os.replace(directory, old)
     os.replace(new, directory)
@@ -52,7 +52,7 @@ def _remove(directory: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until the content is on the disk: the rename must not get there first."""
+    """Wait until the content is on the disk, so that the rename does not get there first."""
     with suppress(PermissionError):  # Windows cannot open directories; a copied file may be read-only
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:

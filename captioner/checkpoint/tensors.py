@@ -1,6 +1,6 @@
 """The tensors of a checkpoint: written, read, and loaded into a module. A checkpoint is one directory with
 `model.safetensors`, `config.json` and `README.md` (the model card); a run's `last/` also has `state.safetensors` and
-`state.json`, its training state. Nothing is ever unpickled. What the config means is not known here.
+`state.json`, its training state. Nothing is ever unpickled. The config is not interpreted here.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def save_checkpoint(
 
 
 def halve(tensor: Tensor) -> Tensor:
-    """A matrix in float16 if its relative change is at most 1/1000; anything else unchanged.
+    """A matrix in float16 if that changes it by at most 1/1000, relatively; any other tensor unchanged.
 
-    Vectors (biases, and the scales, shifts and statistics of batch norm) stay: they are a hundredth of the bytes, each
-    of their numbers acts on a whole channel, and a running variance may exceed float16's range.
+    Vectors (biases, and the scales, shifts and statistics of batch norm) stay in float32: they take a hundredth of the
+    bytes, each number acts on a whole channel, and a running variance may exceed float16's range.
     """
     if tensor.ndim < 2 or tensor.dtype not in (torch.float32, torch.float64):
         return tensor
@@ -94,7 +94,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], half: bool) -> dic
         for name, tensor in tensors.items()
         if name not in tied
     }
-    # Not save_file: it would make a file that only its owner can read.
+    # Not save_file, which would create a file that only its owner can read.
     path.write_bytes(save(stored, metadata={"tied": json.dumps(tied)}))
     return size_and_hash(path)
 
@@ -131,7 +131,7 @@ def load_state(directory: str | Path) -> Any:
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path = "the checkpoint") -> None:
     """Load `tensors` into `module`, which must have the same names and shapes. A module on the meta device takes the
-    tensors themselves, without a copy. Raises CheckpointError and then leaves the module unchanged.
+    tensors themselves, without a copy. If it raises CheckpointError, the module is unchanged.
     """
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in tensors]
@@ -172,7 +172,7 @@ def _read_tensors(path: Path, expected: Any, source: Path, floating: torch.dtype
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 tensor = file.get_tensor(name)
                 kind = floating if floating and tensor.is_floating_point() else tensor.dtype
-                # A copy: memory mapped from a file may be aligned differently, which changes the last bits of
+                # Copied, because memory-mapped tensors may be aligned differently, which changes the last bits of
                 # results on a CPU.
                 tensors[name] = tensor.to(kind, copy=True)
             tied = parse_json((file.metadata() or {}).get("tied", "{}"))
@@ -189,7 +189,7 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return [_encode(item, f"{path}.{i}", tensors) for i, item in enumerate(items)]
 
     if isinstance(value, Tensor):
-        name = f"{len(tensors)} {path}"  # the number tells apart paths that read the same
+        name = f"{len(tensors)} {path}"  # the number distinguishes equal paths
         tensors[name] = value
         return {"<tensor>": name}
     if isinstance(value, np.ndarray):

@@ -1,5 +1,5 @@
-"""The weights of a checkpoint without torch: the header of their safetensors file, and whether they are numbers.
-The format: https://github.com/huggingface/safetensors#format."""
+"""The weights of a checkpoint without torch: the header of their safetensors file, and a check that all are finite. The
+format: https://github.com/huggingface/safetensors#format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from captioner.checkpoint.manifest import AGAIN, CheckpointError, parse_json
 
 LARGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
-# Of a floating-point type: the unsigned integer of its size, and the bits of its exponent. All are set in inf and NaN.
+# For each floating-point type: the unsigned integer of the same size, and the bits of the exponent, which are all set
+# in inf and NaN.
 EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {
     "F16": (np.dtype("<u2"), 0x7C00),
     "BF16": (np.dtype("<u2"), 0x7F80),
@@ -42,7 +43,8 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_finite(path: Path) -> None:
-    """Raise CheckpointError if a weight is NaN or infinite. A network can hide it: ReLU may turn NaN into 0."""
+    """Raise CheckpointError if a weight is NaN or infinite. The outputs may not show it, because ReLU may turn NaN into
+    0."""
     for name, entry in read_header(path).items():
         if entry.get("dtype") not in EXPONENTS:
             continue

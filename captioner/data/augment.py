@@ -25,8 +25,8 @@ class AugmentConfig:
 
 
 class Augmenter:
-    """Gives photo `index` a random crop, mirror image and colours, which depend on (seed, index) alone. In the captions
-    of a mirrored photo, left and right are swapped."""
+    """Applies a random crop, reflection and colour change to photo `index`, as a function of (seed, index) alone. In
+    the captions of a mirrored photo, left and right are swapped."""
 
     def __init__(self, config: AugmentConfig, vocabulary: Vocabulary, seed: Sequence[int]):
         self.config, self.seed = config, tuple(seed)

@@ -1,5 +1,5 @@
-"""The features that a frozen CNN computes for each photo, in memory-mapped files, so that the decoder's epochs do not
-run the CNN again. A cache records what it was made from and is rebuilt when any of it changes."""
+"""A cache of the features that a frozen CNN computes for each photo, in memory-mapped files, so that the epochs of the
+decoder do not run the CNN again. A cache records what it was made from and is rebuilt when any of it changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMES = ("pooled", "grid")
 
 class FeatureDataset(Dataset):
     """Item i: the cached features of photo i, pooled (D,) and grid (R, D), its captions as token ids, and its id. Only
-    the path of the files is pickled: a worker process maps the files itself."""
+    the path of the files is pickled; each worker process maps the files itself."""
 
     def __init__(self, directory: Path, records: Sequence[Record], captions: Sequence[list[list[int]]]):
         self.directory, self.records, self.captions = directory, records, captions
@@ -63,12 +63,12 @@ def cached_features(
     batch_size: int = 8,
     title: str = "features",
 ) -> FeatureDataset:
-    """The records' photos as features, read from `directory`, which is built first unless it is current. Several
-    processes build it together, each a share of it.
+    """The features of the records' photos, read from `directory`, which is built first unless it is current. If there
+    are several processes, each builds a share.
 
-    The check reads all weights and asks for the size and time of every photo: call this once per stage, not per epoch.
-    The features are float16, or float32 where a value does not fit. Raises ImageError for a photo that cannot be read,
-    OSError for a full disk, ValueError for features that are not finite.
+    Checking whether it is current reads all weights and the size and time of every photo file: call this once per
+    stage, not per epoch. The features are float16, or float32 if a value does not fit. Raises ImageError for a photo
+    that cannot be read, OSError for a full disk, ValueError for features that are not finite.
     """
     key = cache_key(encoder, preprocess, records)
     if not _is_current(directory, key):
@@ -80,7 +80,7 @@ def cached_features(
 
 
 def cache_key(encoder: Encoder, preprocess: Preprocess, records: Sequence[Record]) -> dict[str, object]:
-    """All that the features depend on: the CNN, every bit of its weights, the preprocessing, the photos' files."""
+    """Everything that the features depend on: the CNN, its exact weights, the preprocessing, the photos' files."""
     weights = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         weights.update(name.encode())
@@ -94,7 +94,7 @@ def cache_key(encoder: Encoder, preprocess: Preprocess, records: Sequence[Record
 
 
 def _is_current(directory: Path, key: dict[str, object]) -> bool:
-    """As the main process finds it, so that all go the same way."""
+    """Whether the cache is current, as decided by the main process for all processes."""
     try:
         found = json.loads((directory / "key.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -104,7 +104,7 @@ def _is_current(directory: Path, key: dict[str, object]) -> bool:
 
 @contextmanager
 def _turn(directory: Path) -> Iterator[None]:
-    """One run builds a cache at a time; others wait for it."""
+    """A context for building the cache. Other runs that want to build it wait."""
     if not distributed.is_main():
         yield
         return
@@ -122,7 +122,7 @@ def _build(
     batch_size: int,
     title: str,
 ) -> None:
-    """Write the features and their key into a folder beside it, then rename that. What a killed run left there is
+    """Write the features and their key into a folder beside `directory`, then rename it. Remains of a killed run are
     removed."""
     training, partial = encoder.training, directory.with_name(f"{directory.name}.partial")
     encoder.eval()
@@ -148,7 +148,7 @@ def _build(
 
 @torch.inference_mode()
 def _make_files(folder: Path, dtype: np.dtype, encoder: Encoder, photos: PhotoDataset) -> None:
-    """Empty pooled.npy (n, D) and grid.npy (n, R, D). Their shapes are those of a blank photo's features."""
+    """Empty pooled.npy (n, D) and grid.npy (n, R, D). D and R come from the features of a blank photo."""
     side = photos.preprocess.size
     blank = torch.zeros(1, 3, side, side, device=next(encoder.parameters()).device)
     shapes = [(len(photos), *part.shape[1:]) for part in encoder(blank)]
@@ -162,7 +162,7 @@ def _make_files(folder: Path, dtype: np.dtype, encoder: Encoder, photos: PhotoDa
 def _write_share(
     folder: Path, encoder: Encoder, photos: PhotoDataset, workers: int, batch_size: int, title: str
 ) -> bool:
-    """Fill this process's rows of the files. False as soon as a value is beyond the range of their type."""
+    """Fill this process's rows of the files. Returns False as soon as a value is beyond the range of their dtype."""
     device = next(encoder.parameters()).device
     order = distributed.share(in_order(len(photos), batch_size))
     total = sum(map(len, order))
@@ -185,8 +185,8 @@ def _write_share(
 
 
 class _Rows:
-    """An array in a file, whose rows are written with ordinary writes: on a shared file system, mapped memory of two
-    machines would overwrite each other's rows that share a page."""
+    """An array file whose rows are written with ordinary writes. With memory mapping on a shared file system, two
+    machines would overwrite each other's rows that lie in the same page."""
 
     def __init__(self, path: Path):
         array = np.load(path, mmap_mode="r")
@@ -205,7 +205,7 @@ class _Rows:
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    """Better now than after hours."""
+    """Raise OSError now if the disk has too little space, rather than after hours."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(

@@ -1,5 +1,5 @@
-"""Checks of a data set beyond its caption file: photos that cannot be decoded, and photos that are in two splits under
-two names. Training runs them once, before it begins. Nothing here imports torch."""
+"""Checks of a data set beyond its caption file: photos that cannot be decoded, and photos that occur in two splits
+under different names. Training runs them once at its start. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from captioner.data.records import Record
 from captioner.images import ImageError, open_reduced
 from captioner.vocabulary import UNSEPARATED, words_are_separated
 
-ENDING = 4096  # bytes at the end of a file, in which two photos of the same size nearly always differ
+ENDING = 4096  # bytes at the end of a file; different photos of the same size nearly always differ in them
 SHOWN = 20
 
 
@@ -32,13 +32,13 @@ def check_damaged(damaged: Sized, photos: int) -> None:
 
 
 def shortened(lines: Sequence[str], noun: str) -> list[str]:
-    """The first lines, and how many more there are."""
+    """The first lines, and a line with the number of the others."""
     more = [f"and {len(lines) - SHOWN:,} more {noun}"] if len(lines) > SHOWN else []
     return [*lines[:SHOWN], *more]
 
 
 def files_digest(records: Iterable[Record]) -> str:
-    """Changes with the name, size or time of any photo's file."""
+    """A hash of the name, size and modification time of every photo file."""
     digest = hashlib.sha256()
     for record in records:
         size, time = _size_and_time(record.path)
@@ -47,7 +47,7 @@ def files_digest(records: Iterable[Record]) -> str:
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """Zeros for a file that cannot be reached, such as a link to nowhere: opening it reports it."""
+    """Zeros for a file that cannot be reached, such as a broken link; opening it reports the error."""
     try:
         status = path.stat()
     except OSError:
@@ -57,7 +57,8 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class PhotoCheck:
-    """Which photos of some records cannot be decoded. A run saves it, so that its resume does not decode them again."""
+    """Which photos of some records cannot be decoded. A run saves this, so that a resumed run does not decode them
+    again."""
 
     files: str  # `files_digest` of the records
     damaged: dict[int, str]  # position in the records -> what is wrong
@@ -68,7 +69,7 @@ class PhotoCheck:
 
     @classmethod
     def load(cls, path: Path, files: str) -> PhotoCheck | None:
-        """The check of the same files that `path` holds; None if it holds none."""
+        """The check saved in `path`, or None if there is none for the same files."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             damaged = {int(key): str(text) for key, text in found["damaged"].items()}
@@ -78,8 +79,8 @@ class PhotoCheck:
 
 
 def check_photos(records: Sequence[Record], side: int, saved: Path, threads: int = 1) -> PhotoCheck:
-    """Decode each photo, unless `saved` holds the check of these files. JPEGs are decoded at the reduced size that
-    training uses for `side` pixels. Raises ValueError if too many are damaged."""
+    """Decode each photo, unless the file `saved` has the check of these files. JPEGs are decoded at the reduced size
+    that training uses for inputs of `side` pixels. Raises ValueError if too many are damaged."""
     files = files_digest(records)
     check = PhotoCheck.load(saved, files)
     if check is None:
@@ -93,7 +94,7 @@ def find_damaged(records: Sequence[Record], side: int = 224, threads: int = 1) -
     are too many."""
     if not records:
         return {}
-    with ThreadPoolExecutor(max(1, threads)) as pool:  # Pillow decodes outside Python's global lock
+    with ThreadPoolExecutor(max(1, threads)) as pool:  # Pillow releases the GIL while decoding
         problems = pool.map(partial(_problem, side), records)
         look = {"desc": "checking photos", "unit": "photo", "dynamic_ncols": True, "leave": False, "disable": None}
         bar = tqdm(problems, total=len(records), **look)
@@ -111,8 +112,8 @@ def _problem(side: int, record: Record) -> str | None:
 
 
 def find_copies(records: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """Photos with a byte-identical copy in another split: (the first copy, a photo of another split). Only files that
-    have the same size and the same last bytes are read."""
+    """Photos with a byte-identical copy in another split, as pairs (first copy, photo of another split). Only files
+    with the same size and the same last bytes are read in full."""
     suspects: dict[object, list[Record]] = {None: list(records)}
     for key in (_size, _ending, _content):
         split_up: dict[object, list[Record]] = defaultdict(list)
@@ -142,7 +143,7 @@ def _content(path: Path) -> bytes:
 
 
 def notes_on(records: Sequence[Record], name: str = "the data set") -> list[str]:
-    """What whoever trains on a data set should know."""
+    """Notes for a person who trains on the data set."""
     notes = []
     if all(record.hashed for record in records):
         counts = [sum(record.split == split for record in records) for split in ("train", "val", "test")]
@@ -156,7 +157,7 @@ def notes_on(records: Sequence[Record], name: str = "the data set") -> list[str]
 
 
 def note_on_copies(records: Sequence[Record]) -> list[str]:
-    """The same for photos that are in two splits, of one data set or of several that are used together."""
+    """Notes on photos that are in two splits, of one data set or of several that are used together."""
     if not (copies := find_copies(records)):
         return []
     one, other = copies[0]

@@ -83,8 +83,8 @@ def _coco_entries(source: Path, split: str | None) -> list[Entry]:
 
 
 class _Part(NamedTuple):
-    """A COCO caption file, its split, None if its name has none, and the folders of the data set its photos may be
-    in: the first `own` of them are for this file alone."""
+    """A COCO caption file, its split (None if its name does not say), and the folders in which its photos may be. The
+    first `own` of these are for this file alone."""
 
     source: Path
     split: str | None
@@ -102,7 +102,7 @@ class _Part(NamedTuple):
 
 
 def _has_captions(path: Path) -> bool:
-    """Whether a JSON file has images, and annotations with captions."""
+    """Whether a JSON file has images and annotations with captions."""
     try:
         content = read_json(path)
     except (ValueError, OSError):
@@ -127,7 +127,8 @@ def own_coco_files(root: Path) -> list[Path]:
 
 
 def _parts(root: Path, year: int | None) -> list[_Part]:
-    """The caption files of a folder, one per split: the official ones if there are any, else those of other names."""
+    """The caption files of a folder, one per split: the official ones if there are any, otherwise those under other
+    names."""
     years = (2014, 2017) if year is None else (year,)
     names = [f"annotations/captions_{split}{y}.json" for y in years for split in ("train", "val")]
     files = [root / name for name in names if (root / name).is_file()]
@@ -154,7 +155,7 @@ def read_coco(
     COCO-format files under other names, whose splits are in the names of the files or of their folders. The photos are
     below `images`, or below the data set's folder.
 
-    A split without its folder of photos is left out if another split has one, since the zip of annotations always
+    A split without a folder of photos is left out if another split has one, because the zip of annotations always
     contains both splits. With photos=False no photo is needed, and every split is kept.
     """
     if root.is_file():
@@ -177,7 +178,7 @@ def read_coco(
     files = []
     for part in parts:
         entries = _coco_entries(part.source, part.split)
-        for entry in entries if len(official) > 1 else ():  # elsewhere each split may count its images from 1
+        for entry in entries if len(official) > 1 else ():  # elsewhere each split may number its images from 1
             if entry.id in split_of:
                 what = f"image {entry.id} is in two splits, {split_of[entry.id]} and {part.split}"
                 raise ValueError(f"{part.source}: {what}; expected one split per photo")
@@ -187,8 +188,8 @@ def read_coco(
 
 
 def read_coco_test(root: Path) -> CaptionFile:
-    """The photos of COCO's test2014: annotations/image_info_test2014.json with test2014/. Their captions are secret,
-    known only to COCO's evaluation server."""
+    """The photos of COCO's test2014: annotations/image_info_test2014.json with test2014/. Their captions are known only
+    to COCO's evaluation server."""
     root, source = choose_file(root, ("annotations/image_info_test2014.json",))
     images = _by_id(read_json(source), "images", ("file_name",), source)
     entries = [Entry(key, (photo_name(str(image["file_name"])),), [], "test") for key, image in images.items()]

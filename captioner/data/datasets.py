@@ -1,6 +1,6 @@
 """From records to training batches: photos with all their captions, decoded and augmented in worker processes. Every
-random choice is a function of (seed, epoch, photo), so the number of workers, a resume or the order in which photos
-arrive change nothing. Features that are computed once, instead of photos, are in `cache`."""
+random choice is a function of (seed, epoch, photo), so it does not depend on the number of workers, a resume or the
+order in which photos arrive. Cached features in place of photos are in `cache`."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Batch(NamedTuple):
 
 
 class PhotoDataset(Dataset):
-    """Item i: the preprocessed photo (3, S, S) of record i, its captions as token ids, and its id. With an `augmenter`,
-    photo and captions are varied."""
+    """Item i: the preprocessed photo (3, S, S) of record i, its captions as token ids, and its id. An `augmenter`
+    changes photo and captions."""
 
     def __init__(
         self,
@@ -121,8 +121,8 @@ def batches(dataset: Dataset, order: list[list[int]], workers: int = 0) -> Itera
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ctrl-C and `timeout` signal the whole process group. The main process finishes its step and saves, for which it
-    needs the workers alive; it stops them itself, with a SIGTERM of its own. (Only Linux says who sent a signal.)"""
+    """Ctrl-C and `timeout` signal the whole process group. The main process needs the workers to finish its step and
+    save; then it stops them itself with SIGTERM. (Only Linux tells who sent a signal.)"""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -1,5 +1,5 @@
-"""Where the objects of a photo are, for comparison with attention: masks from COCO's instances, through pycocotools, or
-boxes from the captions.jsonl of a plain folder, such as the toy world. Nothing here imports torch."""
+"""Where the objects of a photo are, for comparison with attention: masks from COCO's instances file, decoded by
+pycocotools, or boxes from the captions.jsonl of a plain folder, such as the toy world. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ Masks = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Objects:
-    """`names`: the names of all kinds of objects in the data set. `masks(record)`: the objects in a photo, name -> mask
-    (height, width) of bool over the pixels of the upright photo; one mask for all objects with the same name."""
+    """`names`: the names of all kinds of objects in the data set. `masks(record)`: maps the name of each object in a
+    photo to a bool mask (height, width) over the pixels of the upright photo. Objects with the same name share a
+    mask."""
 
     names: frozenset[str]
     masks: Callable[[Record], Masks]
@@ -49,7 +50,7 @@ def _coco_objects(root: Path) -> Objects:
         raise FileNotFoundError(f"{root}: no object annotations; expected COCO's annotations/instances_*.json")
     names: dict[Id, str] = {}
     sizes: dict[Id, tuple[int, int]] = {}
-    of_image: dict[Id, list[tuple[Id, str, Any]]] = defaultdict(list)  # name of the object, where it is listed, outline
+    of_image: dict[Id, list[tuple[Id, str, Any]]] = defaultdict(list)  # name, place in the file, outline
     for file in files:
         content = read_json(file)
         for where, row in _rows(content, "categories", file, ("id",)):
@@ -79,7 +80,8 @@ def _coco_objects(root: Path) -> Objects:
 
 
 def _rows(content: Any, part: str, file: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a part of COCO's instances, each with its place in the file. Each has the keys, which are ids."""
+    """The rows of a part of COCO's instances file, each with its place in the file. Each must have `keys`, whose values
+    are ids."""
     rows = content.get(part) if isinstance(content, dict) else None
     if not isinstance(rows, list):
         raise ValueError(f"{file}: no list {part}; expected COCO's instances, with images, categories and annotations")
@@ -108,7 +110,7 @@ def _mask(outline: Any, width: int, height: int, where: str) -> np.ndarray:
 
 
 def _is_polygon(numbers: Any, width: int, height: int) -> bool:
-    """Whether they are x and y of at least three corners near the photo, and not too many to be drawn."""
+    """Whether these are x and y of at least three corners near the photo, and not too many to draw."""
     if not isinstance(numbers, list) or len(numbers) < 6 or len(numbers) % 2:
         return False
     side = max(width, height)
@@ -117,8 +119,8 @@ def _is_polygon(numbers: Any, width: int, height: int) -> bool:
 
 
 def _run_lengths(text: str) -> list[int]:
-    """COCO's compressed run lengths: five bits per character, the lowest first; from the third run on, the difference
-    to the one before the last."""
+    """COCO's compressed run lengths: five bits per character, lowest first. From the third run on, each is stored as
+    the difference to the run two before it."""
     runs: list[int] = []
     value = bits = 0
     for character in text:

@@ -37,7 +37,7 @@ __all__ = ["FORMATS", "Record", "default_split", "read_captions", "read_dataset"
 FLICKR8K_FILES = ("Flickr8k_text/Flickr8k.token.txt", "Flickr8k.token.txt")
 FLICKR30K_FILE = "results_20130124.token"
 KAGGLE_FILES = ("captions.txt", "results.csv")
-# "Flicker" is official.
+# "Flicker" is the official spelling.
 FLICKR_FOLDERS = (
     "Images",
     "images",
@@ -60,7 +60,7 @@ IMAGEFOLDER_COLUMNS = {"file_name": "image", "text": "caption"}
 
 
 def _read_lists(folder: Path) -> dict[str, tuple[str, str]]:
-    """Flickr8k's split lists, each of which may be absent: photo -> its split and "file:line"."""
+    """Flickr8k's split lists: photo -> its split and "file:line". Any of the lists may be absent."""
     listed: dict[str, tuple[str, str]] = {}
     for split, file_name in FLICKR8K_LISTS.items():
         path = folder / file_name
@@ -119,8 +119,8 @@ def _unquote(field: str) -> str:
 def read_kaggle(root: Path) -> list[CaptionFile]:
     """Flickr8k and Flickr30k as on Kaggle: captions.txt with the columns image,caption, or captions.txt or results.csv
     with image_name,comment_number,comment, also separated by "|"; one row per caption. A caption may contain the
-    separator without quotes, so only the first ones of a row count. The splits come from Flickr8k's split lists if they
-    are in the same folder, otherwise from `hash_split`."""
+    separator without quotes, so only the first separators of a row count. The splits come from Flickr8k's split lists
+    if they are in the same folder, otherwise from `hash_split`."""
     root, source = choose_file(root, KAGGLE_FILES)
     rows = lines(source)
     number, header = next(rows, (1, ""))
@@ -151,7 +151,7 @@ def _our_columns(names: list[str]) -> list[str]:
 
 
 def _csv_table(source: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file that are not blank, each with the number of its first line."""
+    """The non-blank rows of a CSV file, each with the number of its first line."""
     reader = csv.reader((line for _, line in raw_lines(source)), delimiter=delimiter, strict=True)
     while True:
         number = reader.line_num + 1
@@ -207,8 +207,8 @@ def read_folder(root: Path) -> list[CaptionFile]:
     """A plain folder: captions.csv with the columns image, caption and optionally split, one row per caption; or
     captions.jsonl with the same keys, or `captions` with a list, and any other keys. `image` is a path relative to the
     folder or to its images/. Without a split in any row, `hash_split` assigns the splits. Hugging Face's ImageFolder
-    has the same content in metadata.csv or metadata.jsonl, as file_name and text; there may be one in each of the
-    folders train, validation and test."""
+    has the same content in metadata.csv or metadata.jsonl, with the keys file_name and text; each of the folders train,
+    validation and test may have one."""
     of_splits = [] if root.is_file() else [path for name in FOLDERS_OF_SPLITS if (path := root / name).is_file()]
     if of_splits and not any((root / name).is_file() for name in FOLDER_FILES):
         return [_read_table(root, source, source.parent.name) for source in of_splits]
@@ -216,7 +216,7 @@ def read_folder(root: Path) -> list[CaptionFile]:
 
 
 def _read_table(root: Path, source: Path, folder: str | None = None) -> CaptionFile:
-    """The photos of a table. With a `folder`, they are in it, and it is their split."""
+    """The photos of a table. If `folder` is given, it holds the photos, and its name is their split."""
     entries: dict[str, Entry] = {}
     begun: dict[str, int] = {}
     has_split: bool | None = None
@@ -276,7 +276,7 @@ def find_format(root: Path) -> str:
         return "coco"
     if not fits:
         for path in [root] if root.suffix == ".json" else [] if root.is_file() else sorted(root.glob("*.json")):
-            read_json(path)  # a file that is cut short explains it
+            read_json(path)  # raises the error of a truncated file
         looked = ", ".join(sign for signs in SIGNS.values() for sign in signs if sign not in FOLDERS_OF_SPLITS)
         holds = [] if root.is_file() else sorted(path.name for path in root.iterdir())
         more = ", ..." if len(holds) > 5 else ""
@@ -316,7 +316,7 @@ def read_dataset(root: str | Path, format: str | None = None, images: Path | Non
 
     format: one of FORMATS, or None to detect it from the files in the folder.
     images: the folder of the photos, if they are not below `root`.
-    Photos all of whose captions are flagged (VizWiz) are left out.
+    Photos whose captions are all flagged (VizWiz) are left out.
     Raises ValueError or FileNotFoundError with the file, the line and what was expected.
     """
     records: list[Record] = []
@@ -331,6 +331,6 @@ def read_dataset(root: str | Path, format: str | None = None, images: Path | Non
 
 
 def read_captions(root: str | Path, format: str | None = None) -> list[Entry]:
-    """Ids, captions and splits of a data set, whose photos need not exist. An entry whose captions are all flagged has
-    none. Arguments and errors as `read_dataset`."""
+    """The ids, captions and splits of a data set. Its photos need not exist. An entry whose captions are all flagged
+    has no captions. Arguments and errors as `read_dataset`."""
     return [entry for file in _read(root, format, photos=False) for entry in file.entries]

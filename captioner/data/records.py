@@ -36,7 +36,7 @@ class Record:
 
 @dataclass
 class Entry:
-    """One photo as a caption file lists it. The file of the photo may have any of `names` and is not looked up yet."""
+    """One photo as a caption file lists it. The photo's file may have any of `names`; it has not been looked up yet."""
 
     id: int | str
     names: tuple[str, ...]
@@ -57,7 +57,7 @@ RecordOrEntry = TypeVar("RecordOrEntry", Record, Entry)
 
 
 def default_split(records: Sequence[RecordOrEntry]) -> str:
-    """The split that is evaluated if none is named: val, or all photos of a data set without splits."""
+    """The split that is evaluated by default: val, or all photos of a data set without splits."""
     return "all" if all(record.hashed for record in records) else "val"
 
 
@@ -91,15 +91,16 @@ def split_name(split: Any, where: str) -> str:
 def hash_split(name: str) -> str:
     """A split for a photo of a data set without splits: 80 % train, 10 % val, 10 % test.
 
-    It depends only on the SHA-256 of the name, so it is the same on every machine and stays when photos are added.
+    It depends only on the SHA-256 of the name, so it is the same on every machine and does not change when photos are
+    added.
     """
     part = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") % 10
     return ("val", "test")[part] if part < 2 else "train"
 
 
 def photo_name(text: str) -> str:
-    """A photo's name as a relative path with slashes, in Unicode's composed form: "./a.jpg" and "a.jpg" are one photo,
-    as are two spellings of "é", and a name written on Windows is found elsewhere."""
+    """A photo's name as a relative path with slashes, in Unicode's composed form (NFC). So "./a.jpg" and "a.jpg" are
+    the same photo, as are two encodings of "é", and names written on Windows work elsewhere."""
     name = unicodedata.normalize("NFC", text.strip()).replace("\\", "/")
     return posixpath.normpath(name) if name else ""
 
@@ -132,7 +133,8 @@ def clean_caption(caption: Any, where: str) -> str:
 
 
 def choose_file(root: Path, patterns: Sequence[str]) -> tuple[Path, Path]:
-    """The folder of a data set and the only file in it that matches one of the patterns. `root` is either of them."""
+    """The folder of a data set and the only file in it that matches one of the patterns. `root` is the folder or the
+    file."""
     if root.is_file():
         for pattern in patterns:
             if root.absolute().match(pattern):
@@ -148,13 +150,13 @@ def choose_file(root: Path, patterns: Sequence[str]) -> tuple[Path, Path]:
 
 
 class PhotoFinder:
-    """Finds photos by name in several folders of a data set; the first folder that has the photo counts. Each folder
-    is listed once, because 118,000 separate look-ups take minutes on a network disk. Names are as `photo_name` gives
-    them; those on disk may be decomposed, as macOS writes them."""
+    """Finds photos by name in several folders of a data set; the first folder that has the photo counts. Each folder is
+    listed once, because 118,000 separate look-ups take minutes on a network disk. Names are normalised by `photo_name`;
+    those on disk may be decomposed (NFD), as on macOS."""
 
     def __init__(self, root: Path, folders: Sequence[str]):
         self.root, self.folders = root, folders
-        self._paths: dict[str, dict[str, Path]] = {}  # the folder part of a photo's name -> file name -> path
+        self._paths: dict[str, dict[str, Path]] = {}  # folder part of a photo's name -> file name -> path
 
     def find(self, names: Iterable[str]) -> Path | None:
         for name in names:

@@ -1,5 +1,5 @@
-"""Several data sets as one: a name for each, ids that differ between them, and the photos that an epoch takes of each.
-Nothing here imports torch."""
+"""Several data sets as one: a name for each, ids that are unique across them, and the photos that an epoch takes from
+each. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from captioner.data.streams import Purpose, random_stream
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """A name for each data set: that of its folder, and those of the folders above it where two would be called the
-    same. Raises ValueError for a path that is given twice."""
+    """A name for each data set: that of its folder, with as many parent folders in front as are needed to make all
+    names unique. Raises ValueError for a path that is given twice."""
     parts = [Path(os.path.abspath(path)).parts[1:] for path in paths]
     if twice := [str(path) for path, own in zip(paths, parts, strict=True) if parts.count(own) > 1]:
         raise ValueError(f"the data set {twice[0]} is given twice; expected each once.")
@@ -28,9 +28,9 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def read_sources(paths: Sequence[Path], images: Sequence[Path] = ()) -> dict[str, list[Record]]:
-    """The records of each data set, by its name. If there are several, a record's id begins with the name of its set.
+    """The records of each data set, by name. If there are several, a record's id begins with the name of its data set.
 
-    images: per data set the folder of its photos; none if all are below their data set's folder.
+    images: the folder of the photos of each data set; empty if all are below their data set's folder.
     Raises ValueError or FileNotFoundError with the file, the line and what was expected.
     """
     if images and len(images) != len(paths):
@@ -47,8 +47,8 @@ def read_sources(paths: Sequence[Path], images: Sequence[Path] = ()) -> dict[str
 
 
 def draw_photos(sizes: Sequence[int], shares: Sequence[float], seed: Sequence[int]) -> list[int]:
-    """The numbers of the photos that an epoch takes, in order, of data sets of these sizes that lie one after the
-    other: of each its share, drawn by the seed without repetition."""
+    """The indices of the photos that an epoch takes, in order, from concatenated data sets of these sizes. The given
+    share of each is drawn by the seed without replacement."""
     photos: list[int] = []
     start = 0
     for number, (size, share) in enumerate(zip(sizes, shares, strict=True)):

@@ -14,6 +14,6 @@ class Purpose(IntEnum):
 
 
 def random_stream(purpose: Purpose, *seed: int) -> np.random.Generator:
-    """The generator of a purpose and a seed. The purpose comes first: NumPy takes (1, 2) and (1, 2, 0) for one seed, so
-    a number at the end would not separate the streams."""
+    """The generator of a purpose and a seed. The purpose comes first: NumPy treats (1, 2) and (1, 2, 0) as the same
+    seed, so a number at the end would not separate the streams."""
     return np.random.default_rng((purpose, *seed))

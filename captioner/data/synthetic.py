@@ -1,5 +1,5 @@
-"""Images that are no photos, drawn at random: documents, screenshots, drawings and noise. Calibration shows them to a
-model, so that it learns to be unsure about them. Nothing here imports torch."""
+"""Randomly generated images that are not photos: documents, screenshots, drawings and noise. Calibration uses them, so
+that a model's confidence is low for such images. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _write(
 
 @functools.cache
 def _font(face: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font that matplotlib brings."""
+    """A font that comes with matplotlib."""
     from matplotlib import get_data_path
 
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/{face}.ttf", size)

@@ -1,9 +1,9 @@
 """Text for language models: files become documents, documents become token ids, ids become batches. A long text is cut
-into streams that lie side by side and are read segment by segment, the state being carried from one to the next; short
-documents are batched whole. Every random choice is a function of the seed. What a model does with a batch is not here.
+into parallel streams, which are read segment by segment while the state is carried over; short documents are batched
+whole. Every random choice is a function of the seed.
 
-A document is fed as BOS, x_1, x_2, …, and its targets are x_1, x_2, …, EOS: each target is fed next, unless a new
-document starts there. So a text is stored as its targets and the places where documents start."""
+The inputs of a document are BOS, x_1, x_2, …, and its targets x_1, x_2, …, EOS. Each target is the next input, unless a
+new document starts there. So a text is stored as its targets and the positions where documents start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from captioner.vocabulary import BOS, EOS, PAD, SPECIALS, Vocabulary, tokenize
 Level = Literal["word", "character"]
 Document = Literal["file", "line"]
 
-_ARTICLE = re.compile(r" = [^=].* =\s*$").match  # WikiText: a heading of the first level
+_ARTICLE = re.compile(r" = [^=].* =\s*$").match  # WikiText: a top-level heading
 _JOINED = re.compile(r" @([-,.])@ ")  # WikiText writes 1,000 as 1 @,@ 000
 
 
@@ -31,13 +31,13 @@ _JOINED = re.compile(r" @([-,.])@ ")  # WikiText writes 1,000 as 1 @,@ 000
 class Text:
     """The tokens of some documents, each of which ends in EOS."""
 
-    tokens: tuple[str, ...]  # the distinct ones, in the order in which they first come
-    ids: np.ndarray  # (n,) int32: 0 for EOS, else one more than an index into `tokens`
+    tokens: tuple[str, ...]  # the distinct ones, in order of first occurrence
+    ids: np.ndarray  # (n,) int32: 0 for EOS, else 1 + an index into `tokens`
     starts: np.ndarray  # (n,) bool: whether a document starts here
 
     @classmethod
     def of(cls, documents: Iterable[Iterable[str | None]]) -> Text:
-        """Documents are sequences of tokens, in which None stands for EOS. Empty ones are left out."""
+        """Documents are sequences of tokens, with None for EOS. Empty ones are left out."""
         table: dict[str | None, int] = {None: 0}
         parts, lengths = [], []
         for document in documents:
@@ -56,30 +56,30 @@ class Text:
         return len(self.ids)
 
     def part(self, begin: int, end: int) -> Text:
-        """The text from one place to another. A document that begins before it starts anew."""
+        """The text from position `begin` to `end`. If `begin` is inside a document, a new document starts there."""
         starts = self.starts[begin:end].copy()
         starts[:1] = True
         return Text(self.tokens, self.ids[begin:end], starts)
 
     def vocabulary(self, min_count: int = 1) -> Vocabulary:
-        """The tokens that come at least `min_count` times, the frequent ones first."""
+        """The tokens that occur at least `min_count` times, most frequent first."""
         counts = dict(zip(self.tokens, np.bincount(self.ids, minlength=len(self.tokens) + 1)[1:].tolist(), strict=True))
         frequent = [token for token, count in counts.items() if count >= min_count and token not in SPECIALS]
         return Vocabulary(sorted(frequent, key=lambda token: (-counts[token], token)))
 
     def encode(self, vocabulary: Vocabulary) -> np.ndarray:
-        """The ids of a vocabulary, (n,) int32, with EOS where a line or a document ends."""
+        """The token ids of the text, (n,) int32, with EOS where a line or a document ends."""
         return np.array([EOS, *vocabulary.encode(self.tokens)], np.int32)[self.ids]
 
 
 def read_documents(
     paths: Sequence[Path], level: Level = "word", document: Document = "file", split: str = "train"
 ) -> Iterator[list[str | None]]:
-    """The documents of UTF-8 text files as tokens; None, which stands for EOS, ends a line of words. A path may also be
-    the folder of a data set: its captions in `split` are lines.
+    """The documents of UTF-8 text files as tokens. At word level, None (EOS) ends each line. A path may also be the
+    folder of a data set, whose captions in `split` are the lines.
 
-    `document` says what one is: a file, or a line of it (a sentence, a caption). In a file that is laid out as
-    WikiText, a document is an article. Words are the tokens of `tokenize`; characters include line breaks.
+    `document` is what counts as a document: a file, or a line (a sentence, a caption). In a file in WikiText's format,
+    a document is an article. Words are the tokens of `tokenize`; characters include line breaks.
     Raises FileNotFoundError, and ValueError with the line's number for text that is not UTF-8.
     """
     for path in paths:
@@ -112,11 +112,11 @@ class Segment(NamedTuple):
     """A batch of text, all (B, T)."""
 
     inputs: Tensor
-    targets: Tensor  # PAD where nothing is predicted
-    starts: Tensor  # bool: the input is the BOS of a document, so the state is reset before it
+    targets: Tensor  # PAD at positions without a prediction
+    starts: Tensor  # bool: the input is the BOS of a document; the state is reset before it
 
     def parts(self) -> Iterator[Segment]:
-        """The segment, cut where documents start: within a part they start in the first column only."""
+        """The segment, cut so that in each part documents start only in the first column."""
         columns = self.starts[:, 1:].any(0).nonzero().flatten().add(1).tolist()
         for begin, end in zip([0, *columns], [*columns, self.inputs.shape[1]], strict=True):
             yield Segment(*(part[:, begin:end] for part in self))
@@ -128,11 +128,11 @@ def reset(state: tuple[Tensor, ...] | None, starts: Tensor) -> tuple[Tensor, ...
 
 
 class Streams:
-    """A text as B contiguous streams of equal length, side by side; item (begin, end) is their columns in that range.
-    The last stream may be shorter and is padded: every token is predicted once an epoch."""
+    """A text as B contiguous streams of equal length; item (begin, end) is their columns in that range. The last stream
+    may be shorter and is padded, so every token is predicted once per epoch."""
 
     def __init__(self, targets: np.ndarray, starts: np.ndarray, streams: int):
-        """Targets (n,) and document starts (n,), as `Text` has them."""
+        """Targets (n,) and document starts (n,), as in `Text`."""
         inputs = np.where(starts, BOS, np.concatenate([[BOS], targets[:-1]]))
         self.length = -(-len(targets) // streams)
         padded = np.zeros((3, streams * self.length), np.int32)  # PAD is 0
@@ -147,8 +147,9 @@ class Streams:
         """The segments of an epoch, in order: `bptt` columns each, the last one shorter.
 
         With a seed, such as (seed, epoch), lengths vary as in AWD-LSTM (Merity, Keskar and Socher 2018, section 4.1):
-        the base is bptt with probability 0.95, else half of it, and the length is normal around it with deviation 5,
-        at least 5. A step over a segment of length T should then use T / bptt of the learning rate.
+        the mean is bptt with probability 0.95, otherwise half of it; the length is drawn from a normal distribution
+        with standard deviation 5, and is at least 5. A step over a segment of length T should then scale the learning
+        rate by T / bptt.
         """
         spans, begin = [], 0
         random = None if seed is None else np.random.default_rng(seed)
@@ -162,7 +163,7 @@ class Streams:
 
 
 class Documents:
-    """Short documents, such as captions, batched whole; item [i, j, …] is those documents as rows, padded."""
+    """Short documents, such as captions, batched whole; item [i, j, …] has these documents as padded rows."""
 
     def __init__(self, targets: np.ndarray, starts: np.ndarray):
         self.documents = np.split(targets, np.flatnonzero(starts)[1:])
@@ -178,8 +179,8 @@ class Documents:
         return Segment(inputs, targets, starts)
 
     def batches(self, batch_size: int, seed: Sequence[int] | None = None) -> list[list[int]]:
-        """The batches of an epoch: all documents once, the last batch smaller. With a seed, documents of similar
-        length share a batch, so that little is padding, and the batches are shuffled; without one, in order."""
+        """The batches of an epoch: all documents once, the last batch smaller. With a seed, documents of similar length
+        are batched together to reduce padding, and the batches are shuffled. Without one, documents are in order."""
         count = len(self.documents)
         order = np.arange(count)
         if seed is not None:

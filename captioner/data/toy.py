@@ -10,9 +10,9 @@ A scene has two objects of different shapes, one above the other or side by side
     shape    -> "circle" | "square" | "triangle" | "cross"
     relation -> "above" | "below" | "to the left of" | "to the right of"
 
-The shape that is earlier in this list is named first. So the picture determines the caption up to its form, and a
-caption is right exactly if it is one of the three captions of its picture. There are 19 words and 600 different scenes.
-(If either object could be named first, the model would have to guess which, and training would take much longer.)"""
+The shape that comes first in this list is named first. So each picture has exactly three right captions, one per form.
+There are 19 words and 600 different scenes. (If either object could be named first, the model would have to guess
+which, and training would take much longer.)"""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross")
 RELATIONS = ("above", "below", "to the left of", "to the right of")
 FORMS = ("{} {} {}", "there is {} {} {}", "{} is {} {}")
-SUPERSAMPLING = 4  # drawn this many times larger, then shrunk, for smooth edges
+SUPERSAMPLING = 4  # drawn at this multiple of the size and scaled down, for smooth edges
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Word vectors from text files: GloVe's, word2vec's, fastText's `.vec`, plain or gzip. A line is a word and its
-numbers, separated by single spaces; word2vec begins with a line `COUNT SIZE` and ends each line with a space. Only the
-rows of the vocabulary are kept. Words are compared as bytes, so that one damaged word does not end the reading."""
+"""Word vectors from text files: GloVe, word2vec or fastText (`.vec`), plain or gzip. A line is a word and its numbers,
+separated by single spaces; word2vec starts with a line `COUNT SIZE` and ends each line with a space. Only words of the
+vocabulary are kept. Words are compared as bytes, so that one damaged word does not make the file unreadable."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Readable(Protocol):
 class WordVectors(NamedTuple):
     ids: np.ndarray  # (n,) ids of the words found, ascending
     vectors: np.ndarray  # (n, E) float32
-    share: float  # of the vocabulary's words, the specials not counted
+    share: float  # of the vocabulary's words, without special tokens
 
 
 def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> WordVectors:
-    """The vectors of a vocabulary's words in a file of vectors of `size` numbers. If a word comes twice the first
-    line counts: the files list frequent words first.
+    """The vectors of a vocabulary's words from a file of vectors with `size` numbers. If a word occurs twice, the first
+    line counts, because the files list frequent words first.
 
     Raises FileNotFoundError, and ValueError with the line's number for a line that is not a word and `size` finite
     numbers, for a damaged archive, and for fewer lines than the first line promises.
@@ -60,7 +60,7 @@ def read_vectors(path: str | Path, vocabulary: Vocabulary, size: int) -> WordVec
                 index = wanted.pop(word, None)
                 if index is not None:
                     found[index] = _numbers(line, path, number, size)
-        except (EOFError, OSError, zlib.error) as error:  # gzip's, of which BadGzipFile is an OSError
+        except (EOFError, OSError, zlib.error) as error:  # raised by gzip; BadGzipFile is an OSError
             raise ValueError(f"{path} is damaged after line {number} ({error}). Download it again.") from None
     if not number:
         raise ValueError(f"{path} is empty; expected a word and {size} numbers per line.")
@@ -93,8 +93,8 @@ def _header(line: bytes, path: Path, size: int) -> int | None:
 
 
 def _word_with_spaces(line: bytes, path: Path, number: int, size: int) -> bytes:
-    """The word of a line whose spaces are not `size`: GloVe's 840B file has words with spaces, such as ". . .". Such a
-    word holds no decimal fraction: that would be a number too many."""
+    """The word of a line whose number of spaces is not `size`. Some words in GloVe's 840B file contain spaces, such as
+    ". . .". A word with spaces that contains a decimal fraction is refused, because the line has too many numbers."""
     fields = line.split(b" ")
     numbers = 0
     while numbers < len(fields) - 1 and _is_number(fields[-1 - numbers]):

@@ -3,7 +3,7 @@
 The toolkit takes the closest reference length (the shorter one in a tie), sums the counts over the corpus before the
 division, and adds 1e-15 to each numerator and 1e-9 to each denominator. nltk's `corpus_bleu` gives the same figures,
 except that it counts at least one n-gram of each order for a caption that is too short to have any. Many tutorials
-print that one, so `nltk_bleu` computes it on request; it takes twice the time of all our scores together.
+report nltk's, so `nltk_bleu` computes it on request; it takes twice the time of all our scores together.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Whether confidence is what it says: of the captions with confidence 0.7, are 70 % right? Confidences and the scores
-of the captions come as arrays."""
+"""How well confidence is calibrated: of the captions with confidence 0.7, are 70 % right? Confidences and scores are
+arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ERRORS = ("calibration_error", "calibration_error_by_chance")
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of N captions: their confidence, their CIDEr-D, and which of them are right."""
+    """The confidences of N captions, their CIDEr-D, and which of them are right."""
 
     confidence: np.ndarray
     scores: np.ndarray

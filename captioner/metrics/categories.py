@@ -1,5 +1,5 @@
 """Words and the COCO categories that they name: the names of the 80 categories, synonyms, and plurals. The table was
-made by hand. Words that name no category, or several, are not in it."""
+compiled by hand. Words that name no category or several are not in it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ IRREGULAR = {
 }  # fmt: skip
 PLACES = frozenset(
     f"{place}{s}" for place in ("train track", "train station", "bus stop", "bus station") for s in ("", "s")
-)  # places where trains and buses need not be
+)  # places without necessarily a train or bus
 NOT_PLAIN = ("orange",)  # mostly a colour; only the plural names the fruit
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from captioner.metrics.ngrams import References, Tokens
 
-# A caption that ends in one of these words ("a man with a") was cut, or exploits a reward that does not punish it.
+# A caption that ends in one of these words ("a man with a") was cut off, or exploits a reward that does not penalise
+# it.
 _ENDINGS = (
     "a an the and or but of in on at to for from with by into onto over under near next through between behind "
     "beside above below before after while as that his her its their is are"
@@ -24,8 +25,8 @@ RARE_SHARE = 0.005  # a word is rare if at most this share of images has it in a
 
 def habits(candidates: Tokens, training: Iterable[Sequence[str]] | None = None) -> dict[str, float]:
     """Figures of tokenized captions: `distinct` (share), `mean_length`, `words` (number of distinct words),
-    `bad_endings` (share). With tokenized training captions also `copied`, the share that is one of them word for
-    word."""
+    `bad_endings` (share). With tokenized training captions, also `copied`: the share of captions that equal one of
+    them."""
     kinds = Counter(map(tuple, candidates))
     count = max(len(candidates), 1)
     found = {
@@ -55,8 +56,8 @@ def rare_words(references: References) -> frozenset[str]:
 def slices(
     candidates: Tokens, references: References, ids: Sequence[Any], unfinished: Collection[Any] = ()
 ) -> dict[str, np.ndarray]:
-    """Named masks over images (images,): by length of the caption, images with at least two references that share a
-    rare word, and images whose caption is unfinished."""
+    """Named masks over images (images,): images by the length of the caption, images with a rare word that at least two
+    of their references share, and images whose caption is unfinished."""
     lengths = np.fromiter(map(len, candidates), np.int64, len(candidates))
     rare = rare_words(references)
     with_rare = np.zeros(len(references), bool)

@@ -35,7 +35,7 @@ class Difference:
 
 
 def _draws(images: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each resample draws each image, (≤ CHUNK, images) at a time."""
+    """The number of times that each resample draws each image, (≤ CHUNK, images) at a time."""
     random = np.random.default_rng(seed)
     for start in range(0, samples, CHUNK):
         size = min(CHUNK, samples - start)
@@ -83,7 +83,7 @@ def compare(a: Scores, b: Scores, samples: int = SAMPLES, seed: int = 0, level: 
     as_large = np.zeros(len(a.names))
     for start in range(0, samples, CHUNK):
         sides = random.integers(2, size=(min(CHUNK, samples - start), count)).astype(float)
-        moved = sides @ (table_b - table_a)  # what the swaps move from b to a
+        moved = sides @ (table_b - table_a)  # the amount that the swaps move from b to a
         shuffled = b.figures(sum_b - moved, count) - a.figures(sum_a + moved, count)
         as_large += (np.abs(shuffled) >= np.abs(observed) * (1 - 1e-9) - 1e-15).sum(axis=0)
     p = (1 + as_large) / (1 + samples)

@@ -1,4 +1,4 @@
-"""METEOR and SPICE by the jars in pycocoevalcap (`pip install 'captioner[java-metrics]'`), which need Java.
+"""METEOR and SPICE, computed by the jars in pycocoevalcap (`pip install 'captioner[java-metrics]'`), which need Java.
 
 The programs run in a temporary folder, so that nothing is written beside the jars.
 """
@@ -18,7 +18,7 @@ from captioner.metrics.meteor import COLUMNS, forgive_whole_matches
 from captioner.metrics.ngrams import References, Tokens
 
 JAVA_METRICS = ("METEOR", "SPICE")
-# SPICE serializes classes that Java 16 and later do not open to it.
+# SPICE serializes classes that are not accessible to it in Java 16 and later.
 _OPEN = [f"--add-opens=java.base/java.{part}=ALL-UNNAMED" for part in ("lang", "util", "io", "math", "text", "net")]
 
 

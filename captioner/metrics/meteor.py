@@ -11,9 +11,9 @@ COLUMNS = 23
 
 
 def meteor_of(counts: np.ndarray) -> np.ndarray:
-    """METEOR (…, 1) of summed counts (…, 23). The columns: words, then function words, of caption and reference; for
-    each of the four kinds of match the content and function words in both; chunks; matched words of caption and
-    reference."""
+    """METEOR (…, 1) of summed counts (…, 23). The columns: the words of caption and reference; their function words;
+    for each of the four kinds of match, the matched content and function words in both; chunks; the matched words of
+    caption and reference."""
     words, function_words = counts[..., 0:2], counts[..., 2:4]
     matches = counts[..., 4:20].reshape(
         *counts.shape[:-1], 4, 2, 2

@@ -1,8 +1,8 @@
-"""The pointing game: of the words that name an object in the photo, the share whose map, such as the attention, peaks
-inside the object's mask. Words, maps and masks come as arrays; files are read elsewhere.
+"""The pointing game: the share of words naming an object in the photo whose map, such as the attention, peaks inside
+the object's mask. Files are read elsewhere.
 
 The pointing game is from Zhang et al. 2016 (https://arxiv.org/abs/1608.00507), here without their margin of 15 pixels.
-Whether named objects are in the photo at all is measured as in Rohrbach et al. 2018 (CHAIR,
+Hallucination, the share of named objects that are not in the photo, is measured as in Rohrbach et al. 2018 (CHAIR,
 https://arxiv.org/abs/1809.02156). The attention of a model under teacher forcing on people's captions is measured as in
 Liu et al. 2017 (https://arxiv.org/abs/1605.09553)."""
 

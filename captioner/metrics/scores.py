@@ -26,7 +26,7 @@ class Scores:
     """The contribution of each image to the scores of a set of captions.
 
     `parts` maps a name to an array (images, columns). "BLEU" has the columns of `bleu_statistics` and "METEOR" those of
-    its jar; both are summed over images before the division. Any other score has one column, and is its mean.
+    its jar; both are summed over images before the division. Any other score has one column and is its mean.
     """
 
     ids: tuple[Hashable, ...]
@@ -64,7 +64,7 @@ class Scores:
         return self.figures(self.table(), 1)
 
     def take(self, parts: Iterable[str]) -> Scores:
-        """A copy with these parts only, in this order."""
+        """A copy with only these parts, in this order."""
         return Scores(self.ids, {name: self.parts[name] for name in parts})
 
 
@@ -101,8 +101,8 @@ def score_captions(
 ) -> dict[str, float]:
     """The scores of captions against references, both by image id: `BLEU-1` to `BLEU-4`, `ROUGE-L`, `CIDEr-D`,
     `CIDEr-plain`, and `CIDEr`, the COCO toolkit's name for CIDEr-D. The scale is 0 to 1; that of the CIDErs is 0 to 10.
-    Images without a candidate are left out, also from the document frequencies. Raises ValueError for a candidate
-    without references and for captions that are not strings."""
+    Images without a candidate are ignored, also in the document frequencies. Raises ValueError for a candidate without
+    references and for captions that are not strings."""
     unknown = [key for key in candidates if not references.get(key)]
     if unknown:
         raise ValueError(

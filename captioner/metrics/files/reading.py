@@ -1,4 +1,5 @@
-"""Reading of text and JSON files. An error names the place; one that lists the problems of a file counts them."""
+"""Reading of text and JSON files. An error names the place of the problem, or lists the first problems and counts the
+rest."""
 
 from __future__ import annotations
 

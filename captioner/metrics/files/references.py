@@ -13,9 +13,9 @@ from captioner.metrics.files.reading import Id, is_id, raise_problems, read_json
 
 @dataclass(frozen=True)
 class References:
-    """`captions`: the references of each image to score. `names`: the files' names of the images, as far as known.
-    `elsewhere`: the splits of other images of the data set. `flagged`: images all of whose captions VizWiz flags, which
-    are not scored."""
+    """`captions`: the references of each image to score. `names`: the file names of the images, as far as known.
+    `elsewhere`: the splits of the data set's other images. `flagged`: images whose captions are all flagged by VizWiz;
+    they are not scored."""
 
     captions: Mapping[Id, Sequence[str]]
     names: Mapping[str, Id] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class References:
 
 
 def is_flagged(annotation: Mapping[str, Any]) -> bool:
-    """Whether VizWiz marks a caption as no description of the photo. Other programs write its flags as text."""
+    """Whether VizWiz flags a caption as not describing the photo. Some programs write the flags as text."""
     flags = (annotation.get(name, False) for name in ("is_rejected", "is_precanned"))
     return any(str(flag).lower() in ("true", "1") for flag in flags)
 

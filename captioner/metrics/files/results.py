@@ -1,6 +1,6 @@
 """Results: the captions of a file, checked against the images that have references. Nothing is scored here.
 
-One reading finds all problems of a file; the error names the first few and counts the rest.
+All problems of a file are found in one pass; the error names the first few and counts the rest.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def read_results(
 ) -> Results:
     """The captions of a results file, in one of the formats of `rows.read_rows`.
 
-    `known`: the image ids that have references. An id outside them is an error, which names its split if it is in
-    `elsewhere`. A missing id is an error, too, unless `allow_missing`. `names`: the ids of photos' files, for formats
-    that name files. `flagged`: images whose captions are left out. An empty caption is kept, because the official
-    evaluation scores it as no words.
+    `known`: the image ids that have references. Any other id is an error, which names its split if it is in
+    `elsewhere`. A missing id is an error unless `allow_missing`. `names`: file name -> image id, for formats that name
+    files. `flagged`: images whose captions are left out. An empty caption is kept, because the official evaluation
+    scores it as having no words.
     """
     path = Path(path)
     everything = None if known is None else {*known, *flagged}

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 from captioner.metrics.files.reading import Id, parse_json, read_json, shorten, text_lines
 
-IDS, NAMES = "image_id", ("path", "image", "file_name")  # keys and columns that say which image it is
-NONE = {"error", "left_out"}  # why a photo of an own run has no caption
+IDS, NAMES = "image_id", ("path", "image", "file_name")  # keys and columns that identify the image
+NONE = {"error", "left_out"}  # why a photo has no caption in captioner's own output
 TABLES = {".csv": None, ".tsv": "\t"}
 
 
 class Row(NamedTuple):
-    """One caption: of the image with an id (`key`), or with a file (`name`). A row that cannot be used has a
+    """One caption. The image is given by its id (`key`) or its file (`name`). A row that cannot be used has a
     `problem`."""
 
     where: str
@@ -38,8 +38,8 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a results file. Photos that an own run could not caption are left out. Raises FileNotFoundError, and
-    ValueError for a file that has none of the formats."""
+    """The rows of a results file. In captioner's own output, photos without a caption are skipped. Raises
+    FileNotFoundError, and ValueError for a file that has none of the formats."""
     if path.suffix.lower() == ".txt":
         lines = text_lines(path, "one caption per line")
         return (Row(f"line {number}", number, caption=line) for number, line in enumerate(lines, 1))
@@ -137,14 +137,14 @@ def _table_rows(path: Path) -> Iterator[Row]:
 
 
 def number_of(text: Any) -> int | None:
-    """The whole number that a text is; None for any other value."""
+    """The integer that a string of digits stands for; None for any other value."""
     return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 class PhotoNames:
-    """Finds the image whose photo has a path: by the path or its end among the ids that are names (`known`) and the
-    `names` of the images' files; then by the number at the end of its name, as in COCO's
-    COCO_val2014_000000000042.jpg. Without references a file's id is its path."""
+    """Maps the path of a photo to its image id. The path or a suffix of it is looked up in the ids that are names
+    (`known`) and in the file names of the images (`names`); then the number at the end of the file name, as in
+    COCO_val2014_000000000042.jpg, is tried. Without references, the id is the path."""
 
     def __init__(self, known: Collection[Id] | None, names: Mapping[str, Id]):
         self.known, self.ids = known, dict(names)

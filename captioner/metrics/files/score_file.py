@@ -41,7 +41,7 @@ SHARED = ("references_sha256", "images", "references_per_image", "tokenizer", "d
 
 @dataclass
 class ScoreFile:
-    """The scores of one set of captions, with all that is known about them."""
+    """The scores of one set of captions, with intervals, slices and provenance."""
 
     scores: Scores
     intervals: dict[str, tuple[float, float]]
@@ -85,7 +85,7 @@ class ScoreFile:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"{source}: expected a score file of `captioner score` (format {FORMAT!r})")
         try:
-            json.dumps(content, ensure_ascii=False, allow_nan=False).encode()  # what could not be written again
+            json.dumps(content, ensure_ascii=False, allow_nan=False).encode()  # rejects what could not be written again
             rows = dict(content["images"])
             ids = tuple(rows.pop("ids"))
             if not ids or not all(map(is_id, ids)) or len(set(ids)) < len(ids):
@@ -157,7 +157,8 @@ def _sha256(references: Mapping[Id, Sequence[str]]) -> str:
 
 
 def _versions(java: bool) -> dict[str, str]:
-    """The versions of the packages that made the scores, and the captions if this process made them."""
+    """The versions of the packages that computed the scores, and of those that made the captions if this process
+    did."""
     found = {"python": platform.python_version()}
     for package in ("captioner", "numpy", "pillow", "torch", "torchvision", "onnxruntime", "pycocoevalcap"):
         if {"pillow": "PIL"}.get(package, package) in sys.modules or (java and package == "pycocoevalcap"):
@@ -250,7 +251,7 @@ Given = str | Path | Mapping[Id, Sequence[str]] | References
 
 
 def _references(given: Given) -> tuple[References, dict[str, str]]:
-    """References from a COCO annotation file or from captions by image id; and the file's name for the provenance."""
+    """References from a COCO annotation file or from captions by image id, and the file's name for the provenance."""
     if isinstance(given, References):
         return given, {}
     if isinstance(given, (str, Path)):
@@ -286,8 +287,8 @@ def score_people(
     provenance: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ScoreFile:
-    """Score people: the first caption of each image (by annotation id) against the image's other captions. Images with
-    a single caption are left out. `options` are those of `score_results`."""
+    """Score human captions: the first caption of each image (by annotation id) against the image's other captions.
+    Images with a single caption are left out. `options` are those of `score_results`."""
     known, source = _references(references)
     about = {"results": "the first caption of each image against the others", **source, **(provenance or {})}
     others = {key: list(captions[1:]) for key, captions in known.captions.items() if len(captions) > 1}

@@ -1,5 +1,5 @@
-"""Submissions to COCO's evaluation server: results files under the names that it requires, in a zip, checked before
-they are sent. Nothing is scored here."""
+"""Submissions to COCO's evaluation server: results files under the required names, in a zip, checked before they are
+sent. Nothing is scored here."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Splits = Mapping[str, Collection[int]]
 
 
 def check_submission(path: str | Path, ids: Splits | None = None) -> list[str]:
-    """The reasons why COCO's evaluation server would refuse a results file or a zip of such files; empty if it would
-    not.
+    """The reasons why COCO's evaluation server would reject a results file or a zip of such files; empty if there are
+    none.
 
     `ids`: the image ids of "val" and "test", as far as known. Missing and unknown images are then problems too.
     """
@@ -52,7 +52,8 @@ def check_submission(path: str | Path, ids: Splits | None = None) -> list[str]:
 
 
 def _missing_halves(archive: str, names: Sequence[str]) -> list[str]:
-    """The server opens the val file and the test file of a name, whichever of the two is evaluated."""
+    """Problems of a zip without both the val and the test file of a name: the server opens both, whichever is
+    evaluated."""
     called = {match[2]: None for name in names if (match := SERVER_FILE.fullmatch(name))}
     wanted = [submission_name(name, split) for name in called for split in ("val", "test")]
     return [f"{archive}: {file} is missing; the server needs both" for file in wanted if file not in names]
