@@ -1,8 +1,8 @@
-"""Bulk captioning on a Ray cluster. Ray schedules, retries and moves data; what makes a run resumable is in `parts`.
+"""Bulk captioning on a Ray cluster. Ray schedules, retries and moves data; `parts` makes a run resumable.
 
-A worker captions a part at a time. If it is killed, Ray gives the part to another, which finds it in `trying` and
-captions its photos one by one in a second process. A photo that kills that one, too, several times, is an error. A
-photo that was in progress when a node failed is not."""
+A worker captions one part at a time. If it is killed, Ray gives the part to another worker, which finds it in `trying`
+and captions its photos one by one in a second process. A photo that kills that process several times, too, becomes an
+error. A photo that was merely in progress when a node failed does not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from captioner.bulk.run import BulkCaptioner, row_of
 from captioner.decoding import Decoding
 from captioner.lock import lock
 
-ATTEMPTS = 3  # at a photo whose process is killed, before it is an error
+ATTEMPTS = 3  # per photo whose process is killed, before it becomes an error
 
 
 def caption_on_ray(
@@ -43,16 +43,18 @@ def caption_on_ray(
     retry_errors: bool = False,
     show: Callable[[Counts], None] = lambda counts: None,
 ) -> Counts:
-    """Caption the photos that are not yet in `directory`/parts, a Parquet data set; a photo is known by its name, size
-    and time. `directory` is a folder, or an address that fsspec knows, such as s3://bucket/captions.
+    """Caption the photos that are not yet in `directory`/parts, a Parquet data set; a photo is identified by its name,
+    size and modification time. `directory` is a folder, or an address that fsspec supports, such as
+    s3://bucket/captions.
 
-    `load` is called once here and once in each worker; `decode` lays other decoding options over the model's. `workers`
-    is the number of worker processes (default: one per CPU of the cluster, or per GPU if `gpus` are asked for); `gpus`
-    are for each worker. A worker captions `part_size` photos at a time. Without an `address`, Ray is started on this
-    machine. `redo` starts over; `retry_errors` tries again what failed in earlier runs.
+    `load` is called once here and once in each worker; `decode` maps the model's decoding options to those of the run.
+    `workers` is the number of worker processes (default: one per CPU of the cluster, or as many as its GPUs allow if
+    `gpus` are requested); `gpus` is the number per worker. A worker captions `part_size` photos at a time. Without an
+    `address`, Ray is started on this machine. `redo` starts over; `retry_errors` retries photos that failed in earlier
+    runs.
 
-    Raises ValueError if the directory was made with another model or other decoding options; OSError if another run
-    is at work on it, or if it cannot be written."""
+    Raises ValueError if the directory was made with another model or other decoding options; OSError if another run is
+    using it, or if it cannot be written."""
     if part_size < 1:
         raise ValueError(f"--part-size is {part_size}; expected 1 or more.")
     _check_address(address)
@@ -95,11 +97,11 @@ def _held(parts: Parts) -> Iterator[None]:
 
 
 class _Tally:
-    """The counts of a run, from what was there before and what the workers report."""
+    """The counts of a run, from earlier results and the workers' reports."""
 
     def __init__(self, done: dict[int, Done], show: Callable[[Counts], None]):
         self.counts, self._show = Counts(), show
-        self._before = done  # by the number of the part
+        self._before = done  # by part number
         self._kept = self._kept_failed = 0  # results of earlier runs in parts that this run has written
         self._written: set[int] = set()
 
@@ -108,7 +110,7 @@ class _Tally:
         return {number: done.failed for number, done in self._before.items() if done.failed}
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """These parts are to be written anew."""
+        """Stop counting these parts as done, because they will be written again."""
         for number in numbers:
             self._before.pop(number, None)
         self.tell()
@@ -131,10 +133,10 @@ class _Tally:
 
 @contextmanager
 def _session(address: str | None, workers: int | None) -> Iterator[None]:
-    """Ray, unless the caller has started it. It says much that is of no use to a person at a terminal; its log files
-    have it all the same."""
+    """Start Ray, unless the caller has. Messages that are of no use at a terminal are suppressed; Ray's log files still
+    have them."""
     import ray
-    import ray.data  # makes the logger
+    import ray.data  # creates the logger
 
     if ray.is_initialized():
         yield
@@ -145,7 +147,7 @@ def _session(address: str | None, workers: int | None) -> Iterator[None]:
     start = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
     try:
         session = ray.init(**start, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # of several kinds
+    except Exception as error:  # of several types
         reason = str(error).strip().partition("\n")[0]
         raise OSError(
             f"Ray cannot be reached at {address}: {reason}" if address else f"Ray cannot be started: {reason}"
@@ -197,15 +199,15 @@ def _results(
 
 
 def workers_for(resources: Mapping[str, float], gpus: float) -> int:
-    """One worker per CPU of a cluster, or as many as its GPUs are enough for."""
+    """One worker per CPU of a cluster, or as many as its GPUs suffice for."""
     if gpus and resources.get("GPU", 0) < gpus:
         raise ValueError(f"--gpus is {gpus:g}, but the cluster has {resources.get('GPU', 0):g} GPUs. Leave --gpus out.")
     return max(1, int(resources["GPU"] / gpus if gpus else resources.get("CPU", 1)))
 
 
 class Worker:
-    """Captions parts. Ray makes one per worker process, so the model is loaded once, and makes another if the process
-    is killed; the part is then given out again."""
+    """Captions parts. Ray creates one per worker process, so the model is loaded once. If the process is killed, Ray
+    creates another and assigns the part again."""
 
     def __init__(self, parts: Parts, load: Callable[[], BulkCaptioner], options: Decoding, batch_size: int):
         self.parts, self.load, self.options, self.batch_size = parts, load, options, batch_size
@@ -231,7 +233,8 @@ class Worker:
         }
 
     def _one_by_one(self, entries: list[dict[str, Any]]) -> Iterator[Row]:
-        """Each photo in another process, so that its death is the photo's fault, and that of this process is not."""
+        """Caption each photo in a second process, so that its death can be blamed on the photo, and this process
+        survives."""
         import ray
 
         alone: Any = None

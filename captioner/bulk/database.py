@@ -1,7 +1,7 @@
 """The results of a run, kept in SQLite: one row per photo, an index of the captions, and what the captions depend on.
 
-A row is there as a whole or not at all, whenever the process is killed; a photo has one row, however often it is
-captioned. The database can be read, and searched, while a run goes on."""
+Whenever the process is killed, a row is either complete or absent. A photo has one row, however often it is captioned.
+The database can be read and searched during a run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ WHERE left_out IS NOT why_left_out(confidence, :least)
 
 
 class Row(NamedTuple):
-    """A photo's result: a caption, the reason why it is left out, or an error."""
+    """A photo's result: a caption, the reason why its caption is left out, or an error."""
 
     path: str
     caption: str | None = None
@@ -78,7 +78,7 @@ ON CONFLICT (path) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name
 
 
 class Database:
-    """Opens a database, or makes it, for use in a `with` statement. An empty path is a temporary database.
+    """Opens or creates a database, for use in a `with` statement. An empty path makes a temporary database.
 
     Raises ValueError if the file is something else, and OSError if it cannot be read or written."""
 
@@ -92,8 +92,8 @@ class Database:
             tables = {name for (name,) in self._sqlite.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if tables and not {"captions", "run"} <= tables:
                 raise ValueError(f"{self.path} is a database, but not of captions. Choose another name.")
-            self._sqlite.execute("PRAGMA journal_mode = WAL")  # one may read while another writes
-            self._sqlite.execute("PRAGMA synchronous = NORMAL")  # power failure costs the last rows, and no more
+            self._sqlite.execute("PRAGMA journal_mode = WAL")  # allows reading while another process writes
+            self._sqlite.execute("PRAGMA synchronous = NORMAL")  # a power failure loses only the last rows
             if not tables:
                 self._sqlite.executescript(SCHEMA)
         except BaseException as error:
@@ -105,7 +105,7 @@ class Database:
         try:
             if error is None or not isinstance(error, sqlite3.Error):
                 self._sqlite.commit()
-                with suppress(sqlite3.OperationalError):  # somebody is reading
+                with suppress(sqlite3.OperationalError):  # another process is reading
                     self._sqlite.execute("PRAGMA journal_mode = DELETE")  # one file, readable from a read-only folder
         except sqlite3.Error as failed:
             error = failed
@@ -119,7 +119,8 @@ class Database:
             ) from error
 
     def begin(self, settings: Mapping[str, Any], redo: bool = False) -> str:
-        """How the settings differ from those that the captions were made with. `redo` forgets the captions."""
+        """How the settings differ from those that the captions were made with; empty if they do not. `redo` deletes the
+        captions."""
         if redo:
             self._sqlite.executescript(SCHEMA)
         settings = {**settings, "format": FORMAT_VERSION}
@@ -132,7 +133,7 @@ class Database:
         return ", ".join(f"{name} {found.get(name)}, not {settings.get(name)}" for name in names)
 
     def leave_out(self, least: float) -> None:
-        """Take the captions whose confidence is below `least` out of the table, and put the others back into it."""
+        """Leave out the captions whose confidence is below `least`, and restore the others."""
         if self.recall("min_confidence") != least:
             self._sqlite.execute(LEAVE_OUT, {"least": least})
             self.remember("min_confidence", least)
@@ -146,7 +147,7 @@ class Database:
         self._sqlite.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (name, json.dumps(value)))
 
     def find(self, photo: Photo) -> Literal["caption", "error"] | None:
-        """What is known of the photo, if its size and time are still the same."""
+        """The kind of result stored for the photo; None if there is none, or if its size or time has changed."""
         where = "path = ? AND size IS ? AND modified IS ?"
         known = (photo.name, photo.size, photo.modified)
         found = self._sqlite.execute(f"SELECT error IS NULL FROM captions WHERE {where}", known).fetchone()
@@ -169,8 +170,8 @@ class Database:
         self._sqlite.commit()
 
     def rows(self, after: int = 0) -> Iterator[Row]:
-        """The rows that were inserted after the one with that id, in order. What is known of a caption that is left out
-        is not in its row."""
+        """The rows inserted after the row with the id `after`, in order. The row of a caption that is left out has no
+        details."""
         for path, caption, confidence, total, finished, left_out, error, details, thumbnail in self._sqlite.execute(
             f"SELECT {FIELDS} FROM captions WHERE id > ? ORDER BY id", (after,)
         ):
@@ -185,10 +186,10 @@ class Database:
         return self._sqlite.execute("SELECT coalesce(max(id), 0) FROM captions").fetchone()[0]
 
     def left_out(self) -> int:
-        """How many captions are left out."""
+        """The number of captions that are left out."""
         return self._sqlite.execute("SELECT count(left_out) FROM captions").fetchone()[0]
 
 
 def database_of(file: Path) -> Path:
-    """The database that a file of captions is written from: itself, or the one beside it."""
+    """The database that a file of captions is written from: the file itself, or the database beside it."""
     return file if file.suffix.lower() == ".sqlite" else file.with_name(f"{file.name}.sqlite")

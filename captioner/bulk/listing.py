@@ -1,5 +1,5 @@
-"""Which photos there are: files, folders, .tar shards, lists and addresses, one photo at a time. No list of them is
-kept, however many there are. What is in the photos is not read here."""
+"""Listing photos one at a time, from files, folders, .tar shards, lists and addresses. The whole list is never in
+memory. The contents of photos are not read here."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ START_OF_A_PHOTO = re.compile(
 ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")  # by `as_utf8`
 
 Report = Callable[[str], None]
-"""Is given one line for each folder or shard that cannot be read."""
+"""Called with one line for each folder or shard that cannot be read."""
 
 
 class Photo(NamedTuple):
-    """A photo, and what it is known by."""
+    """A photo and what identifies it."""
 
     name: str
     """Its path; for a photo in a shard, the shard's path and the name in it. Always valid UTF-8."""
     source: Source
     size: int | None = None
-    """Bytes; None for a photo that is not there, or whose size is not known before it is read."""
+    """Bytes; None if the photo does not exist, or if its size is not known before it is read."""
     modified: int | None = None
     """Nanoseconds since 1970."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A photo inside a shard. It is read like an open file, and holds no bytes until then."""
+    """A photo inside a shard. It is read like an open file; its bytes are not in memory before that."""
 
     shard: str
     member: str
@@ -70,26 +70,26 @@ Found = Path | os.DirEntry | Member | RemotePhoto | FetchedPhoto
 def list_photos(
     paths: Iterable[str], recursive: bool = False, follow_links: bool = False, report: Report = lambda line: None
 ) -> Iterator[Photo]:
-    """The photos at `paths`, in order: files as they are given, and what is in folders (by ending, hidden files left
-    out, sorted by name) and in .tar shards (in their order).
+    """The photos at `paths`, in order: files as given, the photos in folders (by suffix, sorted by name, without hidden
+    files), and those in .tar shards (in their order).
 
-    `recursive` also looks into the folders' folders, `follow_links` into folders behind symbolic links. A photo that
-    does not exist is listed, so that opening it reports it; another path that does not exist is reported here."""
+    `recursive` includes subfolders, `follow_links` folders behind symbolic links. A path of a photo that does not exist
+    is listed, and opening it raises the error; any other path that does not exist is reported here."""
     return map(_photo, _find(paths, recursive, follow_links, report))
 
 
 def count_photos(paths: Iterable[str], recursive: bool = False, follow_links: bool = False) -> int:
-    """How many photos `list_photos` lists. Reads names only."""
+    """The number of photos that `list_photos` lists. Only names are read."""
     return sum(1 for _ in _find(paths, recursive, follow_links, lambda line: None))
 
 
 def is_photo(start: bytes) -> bool:
-    """Whether a stream is a photo, not a list of paths, by its first 16 bytes."""
+    """Whether a stream is a photo rather than a list of paths, judged by its first 16 bytes."""
     return START_OF_A_PHOTO.match(start) is not None
 
 
 def read_list(stream: io.BufferedReader, separator: bytes = b"\n") -> Iterator[str]:
-    """The paths in a stream, as they come. Empty ones are passed over. Raises ValueError for lines with NUL in them."""
+    """The paths in a stream, as they arrive. Empty ones are skipped. Raises ValueError for lines with NUL in them."""
     rest = b""
     if stream.peek(3).startswith(codecs.BOM_UTF8):
         stream.read(3)
@@ -117,14 +117,14 @@ def _find(paths: Iterable[str], recursive: bool, follow_links: bool, report: Rep
             yield from _in_folder(str(Path(path)), recursive, follow_links, report, frozenset())
         elif _ending(path) in ENDINGS or os.path.lexists(path):
             yield Path(path)
-        else:  # a slip in the name of a folder, most probably
+        else:  # most likely a misspelled folder
             report(f"{path}: no such file or folder; passed over.")
 
 
 def _in_folder(
     folder: str, recursive: bool, follow_links: bool, report: Report, above: frozenset[tuple[int, int]]
 ) -> Iterator[os.DirEntry]:
-    """`above` are the folders on the way down: device and inode."""
+    """`above` holds the parent folders, as device and inode."""
     try:
         status = os.stat(folder)
         here = above | {(status.st_dev, status.st_ino)}
@@ -145,7 +145,7 @@ def _in_folder(
 def _is_folder(entry: os.DirEntry, follow_links: bool) -> bool:
     try:
         return entry.is_dir(follow_symlinks=follow_links)
-    except OSError:  # a link in a circle, or to where one may not look
+    except OSError:  # a circular link, or no permission
         return False
 
 
@@ -157,7 +157,7 @@ def _in_shard(shard: str, report: Report) -> Iterator[Member]:
     try:
         with tarfile.open(shard, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it keeps every member that it has seen
+                tar.members.clear()  # type: ignore[attr-defined] # tarfile keeps every member that it has read
                 hidden = os.path.basename(member.name).startswith(".")
                 if member.isreg() and not hidden and _ending(member.name) in ENDINGS:
                     yield Member(shard, member.name, member.offset_data, member.size, member.mtime)
@@ -178,12 +178,12 @@ def _photo(found: Found) -> Photo:
 
 
 def as_utf8(path: str) -> str:
-    """A path, or a text with one in it, with \\xe9 for a byte that is no UTF-8."""
+    """A path, or a text that contains one, with bytes that are not UTF-8 written like \\xe9."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def path_of(name: str) -> str:
-    """The path of the file that has that name: the inverse of `as_utf8`."""
+    """The path of a file from its name: the inverse of `as_utf8`."""
     if os.path.lexists(name):
         return name
     return os.fsdecode(ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), name.encode()))

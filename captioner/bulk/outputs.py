@@ -1,4 +1,4 @@
-"""What is written from the database as a run goes on: a table in one of the formats, and sidecars."""
+"""The outputs that are written from the database during a run: a table in one of the formats, and sidecars."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ WRITE: dict[str, Callable[[Path, Iterable[Row]], None]] = {
     **{".jsonl": jsonl.write, ".csv": csv.write},
     **{".parquet": parquet.write, ".html": html.write},
 }
-GROWING = (".jsonl", ".csv")  # what is written to such a file is added to it
+GROWING = (".jsonl", ".csv")  # rows are appended to files of these formats
 ENDINGS = (*WRITE, ".sqlite")
 
 
 class Output(Protocol):
     def begin(self) -> None:
-        """Write the rows of former runs, if they are not there."""
+        """Write the rows of earlier runs, if they are missing."""
 
     def grow(self, rows: Iterable[Row]) -> None:
-        """Add rows that are new."""
+        """Add new rows."""
 
     def end(self, replaced: bool) -> None:
-        """Complete the output, whose older rows may have been `replaced` meanwhile."""
+        """Complete the output. `replaced` says whether older rows have changed in the meantime."""
 
 
 class Table:
-    """One file. The database knows how the last run left it; if it has another size, for instance because that run was
-    killed, or if it should be written with other options, it is written again."""
+    """One file. The database records its state at the end of the last run. It is written again if its size differs, for
+    instance because that run was killed, or if the options differ."""
 
     def __init__(self, path: Path, database: Database, embed: bool = False):
         self.path, self.database = path, database

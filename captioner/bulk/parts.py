@@ -1,12 +1,12 @@
-"""A run in parts, as a cluster does it: which photos are in each part, its results, and what is left to do.
+"""A run in parts, for a cluster: the photos of each part, its results, and what is left to do.
 
-    photos/000012-0.jsonl    the photos of a part, one per line
-    run.json                 written when all photos are listed: what the captions depend on
-    parts/000012-0.parquet   the results of the part
-    trying/000012-0          a worker of this run is at work on the part, or was killed at it
+    photos/000012-0.jsonl the photos of a part, one per line run.json written when all photos are listed: the settings
+    that the captions depend on parts/000012-0.parquet the results of the part trying/000012-0 a worker of this run is
+    working on the part, or was killed while doing so
 
 The number after the dash is the version of the part. If some of its photos change, the part gets a new version, in
-which they are marked; its results are made from those of the version before and of the marked photos."""
+which they are marked. The results of the new version are those of the marked photos and, for the others, those of the
+previous version."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Parts:
         self.store = Store(place)
 
     def begin(self, photos: Iterable[Photo], settings: Mapping[str, Any], size: int, redo: bool = False) -> bool:
-        """List the photos, `size` in a part, unless a run has done it. Returns whether it was done now. Raises
-        ValueError if the captions there depend on other settings."""
+        """List the photos, `size` per part, unless an earlier run has done so. Returns whether they were listed now.
+        Raises ValueError if the captions there depend on other settings."""
         if redo:
             self.store.remove("run.json")
         fresh = not self.store.exists("run.json")
         if fresh:
-            for folder in ("photos", "parts"):  # of a run that was killed while it listed, or is done again
+            for folder in ("photos", "parts"):  # of a run that was killed while listing, or that is redone
                 for name in self.store.names(folder):
                     self.store.remove(f"{folder}/{name}")
             with closing(Known()) as known:
@@ -65,7 +65,7 @@ class Parts:
                 f"{self.store.place} was written with {', '.join(differ)}. Ask for the same, choose another directory, "
                 "or start over: --redo."
             )
-        for name in self.store.names("trying"):  # a killed run says nothing about the photos in progress
+        for name in self.store.names("trying"):  # a killed run proves nothing about the photos in progress
             self.store.remove(f"trying/{name}")
         return fresh
 
@@ -114,8 +114,8 @@ class Parts:
         return pq.read_table(io.BytesIO(self.store.read(f"parts/{part}.parquet")), columns=columns)
 
     def update(self, photos: Iterable[Photo], size: int, again: Mapping[int, Iterable[str]]) -> set[int]:
-        """List again: new photos make new parts, and parts with changed photos, or with photos that are to be tried
-        `again`, get a new version. Returns the numbers of the latter."""
+        """List again. New photos make new parts; parts with changed photos, or with photos to try `again`, get a new
+        version. Returns the numbers of the latter."""
         listed = self.listed()
         changed: dict[int, dict[str, Photo | None]] = defaultdict(dict)
         for number, names in again.items():
@@ -139,8 +139,8 @@ class Parts:
         return set(changed)
 
     def _renew(self, part: str, changed: Mapping[str, Photo | None], fresh: bool) -> None:
-        """Write the next version of a part, in which the changed photos are marked; and, unless it is `fresh`, those
-        that are marked already."""
+        """Write the next version of a part, in which the changed photos are marked. Photos that were already marked
+        stay marked unless `fresh`."""
         entries = []
         for entry in self.entries(part):
             photo = changed.get(entry["name"])
@@ -150,28 +150,28 @@ class Parts:
         self._write_entries(f"{number:06}-{version + 1}", entries)
         self.store.remove(f"photos/{part}.jsonl")
 
-    # What a worker does with a part.
+    # Used by the workers.
 
     def entries(self, part: str) -> list[dict[str, Any]]:
         """The photos of a part: name, source, size, modified, and perhaps `again`."""
         return [json.loads(line) for line in self.store.read(f"photos/{part}.jsonl").decode().splitlines()]
 
     def todo(self, part: str) -> list[dict[str, Any]]:
-        """Those that have no results in the version before, or are marked."""
+        """The photos that are marked or have no results in the previous version."""
         before = self._before(part)
         kept = set() if before is None else set(self._table(before, columns=["path"])["path"].to_pylist())
         return [entry for entry in self.entries(part) if entry.get("again") or entry["name"] not in kept]
 
     def is_tried(self, part: str) -> bool:
-        """Whether a worker was killed at the part."""
+        """Whether a worker was killed while working on the part."""
         return self.store.exists(f"trying/{part}")
 
     def try_part(self, part: str) -> None:
         self.store.write(f"trying/{part}", b"")
 
     def finish(self, part: str, rows: list[Row]) -> tuple[int, int]:
-        """Write the results of a part: these rows, and for the other photos those of the version before. Returns how
-        many were taken from there, and how many of them are errors."""
+        """Write the results of a part: these rows, and for the other photos those of the previous version. Returns the
+        number of the latter, and how many of them are errors."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -193,21 +193,21 @@ class Parts:
         return kept
 
     def _before(self, part: str) -> str | None:
-        """The version before of a part that has results."""
+        """The previous version of a part that has results."""
         number, version = _order(part)
         before = (f"{number:06}-{earlier}" for earlier in reversed(range(version)))
         return next((each for each in before if self.store.exists(f"parts/{each}.parquet")), None)
 
 
 class Known:
-    """The photos that are listed, by name. In a temporary database, so that memory does not grow with them."""
+    """The listed photos by name, in a temporary database, so that memory does not grow with their number."""
 
     def __init__(self) -> None:
         self._sqlite = sqlite3.connect("")
         self._sqlite.execute("CREATE TABLE photos (name TEXT PRIMARY KEY, size, modified, part) WITHOUT ROWID")
 
     def add(self, photo: Photo, part: int) -> bool:
-        """Whether the name is new."""
+        """Add a photo. Returns whether its name is new."""
         row = (photo.name, photo.size, photo.modified, part)
         return self._sqlite.execute("INSERT OR IGNORE INTO photos VALUES (?, ?, ?, ?)", row).rowcount == 1
 
@@ -215,7 +215,7 @@ class Known:
         self._sqlite.close()
 
     def changed(self, photo: Photo) -> int | None:
-        """The part of a photo that has another size or time than it had."""
+        """The part of a photo whose size or time has changed."""
         where = "name = ? AND (size IS NOT ? OR modified IS NOT ?)"
         row = (photo.name, photo.size, photo.modified)
         found = self._sqlite.execute(f"SELECT part FROM photos WHERE {where}", row).fetchone()

@@ -1,4 +1,4 @@
-"""How a run goes on: its counts, and a bar for the terminal."""
+"""The progress of a run: its counts, and a progress bar for the terminal."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ WITHOUT_TOTAL = "{n_fmt} photos, {rate_noinv_fmt}, {elapsed}{postfix}"
 
 @dataclass
 class Counts:
-    """Of one run, in photos."""
+    """The counts of one run, in photos."""
 
     captioned: int = 0
     failed: int = 0
     skipped: int = 0
-    """Done by former runs."""
+    """Already done by earlier runs."""
     failed_before: int = 0
-    """Of those that were skipped."""
+    """Errors among the skipped ones."""
     left_out: int = 0
-    """Captions of all runs into the file whose confidence is too low, once the run has ended."""
+    """Captions in the file, from all runs, whose confidence is too low; set when the run ends."""
     start: float = field(default_factory=time.monotonic)
 
     def __str__(self) -> str:
@@ -37,8 +37,9 @@ class Counts:
 
 
 class Bar:
-    """A bar on standard error, inside a `with` statement, if `shown` is true and that is a terminal. `count` is called
-    in a thread of its own and returns how many photos there are; without it no time left is shown."""
+    """A progress bar on standard error, for use in a `with` statement, if `shown` is true and standard error is a
+    terminal. `count` is called in a thread and returns the number of photos; without it, the remaining time is not
+    shown."""
 
     def __init__(self, shown: bool, count: Callable[[], int] | None = None):
         self.counts = Counts()
@@ -53,7 +54,7 @@ class Bar:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._tqdm.refresh()  # a short run would end before its counts are shown
+        self._tqdm.refresh()  # otherwise a short run ends before its counts are shown
         self._tqdm.close()
 
     def show(self, counts: Counts) -> None:
@@ -67,7 +68,7 @@ class Bar:
         self._tqdm.update(done - self._tqdm.n)
 
     def print(self, line: str) -> None:
-        """A line on standard error, above the bar."""
+        """Print a line on standard error, above the bar."""
         tqdm.write(line, file=sys.stderr)
 
     def _find_total(self, count: Callable[[], int]) -> None:

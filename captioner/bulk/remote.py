@@ -1,7 +1,8 @@
-"""Photos behind addresses: https://, s3:// and what else fsspec knows. No network is asked unless an address is given.
+"""Photos at addresses: https://, s3:// and others that fsspec supports. The network is used only if an address is
+given.
 
-A server may be slow, cut connections, or send something else than it announces. So each photo has a time limit, a size
-limit and a few attempts; what comes of it is its bytes or an `ImageError`."""
+A server may be slow, drop connections, or send something other than announced. So each photo has a time limit, a size
+limit and a few attempts; the result is its bytes or an `ImageError`."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class RemotePhoto:
-    """It is read like an open file, and fetched each time it is read."""
+    """A photo at an address. It is read like an open file, and fetched each time it is read."""
 
     name: str
     """The address."""
@@ -59,7 +60,7 @@ class RemotePhoto:
 
 @dataclass(frozen=True)
 class FetchedPhoto:
-    """A photo from a remote shard, which comes as a stream and cannot be gone back to."""
+    """A photo from a remote shard, which is a stream and cannot be read again."""
 
     name: str
     content: bytes
@@ -71,7 +72,7 @@ class FetchedPhoto:
 
 
 def remote_photo(address: str) -> RemotePhoto:
-    """The photo at an address; nothing is asked for yet."""
+    """The photo at an address; nothing is requested yet."""
     files, _ = _file_system(address)
     return RemotePhoto(address, files)
 
@@ -81,7 +82,7 @@ def is_address(path: str) -> bool:
 
 
 def find_remote(address: str, recursive: bool, report: Callable[[str], None]) -> Iterator[RemotePhoto | FetchedPhoto]:
-    """The photo at an address, or those in the folder or the .tar shard there. An HTTP server has no folders."""
+    """The photo at an address, or the photos in the folder or .tar shard there. HTTP has no folders."""
     try:
         files, path = _file_system(address)
         is_folder = not _is_http(address) and files.isdir(path)
@@ -140,6 +141,6 @@ def _file_system(address: str) -> tuple[Any, str]:
 
 
 def _open(files: Any, address: str) -> Any:
-    """A stream. An HTTP server is not asked for the size first, which may be wrong anyway."""
+    """Open a stream. An HTTP server is not asked for the size first, which may be wrong anyway."""
     options = {"block_size": 0, "size": 1} if _is_http(address) else {}
     return files.open(files._strip_protocol(address), "rb", **options)

@@ -1,4 +1,4 @@
-"""A run: photos in; rows in the database, and files written from it, out. However a run ends, the next one goes on."""
+"""A run captions photos into the database and writes files from it. However it ends, the next run continues it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from captioner.decoding import Decoding
 from captioner.images import ImageError, Source
 from captioner.lock import lock
 
-COMMIT = 1.0  # seconds between commits: what a killed run may lose
+COMMIT = 1.0  # seconds between commits: the most work that a killed run loses
 
 
 class BulkCaptioner(Protocol):
-    """What a run needs of a `Captioner`."""
+    """The part of `Captioner` that a run uses."""
 
     provenance: str
     decoding: Decoding
@@ -56,17 +56,17 @@ def caption_into(
     show: Callable[[Counts], None] = lambda counts: None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Counts:
-    """Caption the photos that are not yet in `file`, whose ending chooses the format. A photo is known by its name,
-    size and time.
+    """Caption the photos that are not yet in `file`, whose suffix chooses the format. A photo is identified by its
+    name, size and modification time.
 
-    `redo` forgets the captions in the file; `retry_errors` tries again what failed; `embed` puts small copies of the
-    photos into a gallery. `sidecars` also writes photo.txt beside each photo.jpg, over a file that is there only if
-    `overwrite` is given; without a `file`, a photo that has its text file is done. Captions with a confidence below
-    `min_confidence` are kept in the database but left out of what is written; another run may ask for another value.
-    `show` is called with the counts after each commit; without a `file`, `report` is called with each error.
+    `redo` deletes the captions in the file; `retry_errors` retries photos that failed; `embed` puts small copies of the
+    photos into a gallery. `sidecars` also writes photo.txt beside each photo.jpg; an existing file is replaced only
+    with `overwrite`. Without a `file`, a photo that has its text file counts as done. Captions with a confidence below
+    `min_confidence` are kept in the database but left out of what is written; a later run may use another value. `show`
+    is called with the counts after each commit; without a `file`, `report` is called with each error.
 
     Raises ValueError if the file was written with another model or other decoding options, or by something else;
-    OSError if another run is at work on it, or if it cannot be written. What was captioned until then is kept."""
+    OSError if another run is using it, or if it cannot be written. Captions made until then are kept."""
     options = decoding or captioner.decoding
     with ExitStack() as stack:
         if file is not None:
@@ -103,7 +103,7 @@ def caption_into(
 
 
 def check_table(file: Path, captions: int = 1) -> None:
-    """Raise ValueError if no table with that many captions per photo can be written there."""
+    """Raise ValueError if a table with `captions` captions per photo cannot be written to `file`."""
     ending = file.suffix.lower()
     if ending not in ENDINGS:
         raise ValueError(f"{file}: unknown ending {ending!r}; expected one of {', '.join(ENDINGS)}.")
@@ -116,12 +116,12 @@ def check_table(file: Path, captions: int = 1) -> None:
             f"{file}: a .csv table has one caption per photo, not {captions}. Choose .jsonl, for instance."
         )
     if ending == ".parquet":
-        import pyarrow.parquet  # noqa: F401  # tells at once if it is not installed
+        import pyarrow.parquet  # noqa: F401 # fails now if it is not installed
 
 
 @contextmanager
 def _held(file: Path, redo: bool) -> Iterator[None]:
-    """Keep other runs away from the file, and this one from a file that no run wrote."""
+    """Lock the file against other runs. Raises ValueError for a file that was not written by a run."""
     database = database_of(file)
     with ExitStack() as stack:
         try:
@@ -139,14 +139,14 @@ def _held(file: Path, redo: bool) -> Iterator[None]:
 
 
 def settings_of(captioner: BulkCaptioner, decoding: Decoding) -> dict[str, Any]:
-    """What the captions depend on."""
+    """The settings that the captions depend on."""
     models = re.findall(r"SHA-256 (\w{,12})", captioner.provenance)
     calibration = None if captioner.confidence is None else captioner.confidence.digest()
     return {"model": "+".join(models), "calibration": calibration, **asdict(decoding)}
 
 
 def row_of(name: str, result: Caption | ImageError, min_confidence: float = 0) -> Row:
-    """What is kept of a photo's result."""
+    """The row of a photo's result."""
     if isinstance(result, ImageError):
         return Row(name, error=as_utf8(str(result)))
     entry = result.to_dict()
@@ -163,8 +163,8 @@ def row_of(name: str, result: Caption | ImageError, min_confidence: float = 0) -
 
 
 class _Run:
-    """Photos on their way from the listing to the database. Inside a `with` statement: what has been given is written
-    when it ends, however it ends."""
+    """Passes photos from the listing to the captioner and results to the database. For use in a `with` statement:
+    results received so far are written when it ends, however it ends."""
 
     def __init__(
         self,
@@ -194,14 +194,14 @@ class _Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        with nullcontext() if error is None else suppress(OSError, sqlite3.Error):  # the first error is to be raised
+        with nullcontext() if error is None else suppress(OSError, sqlite3.Error):  # the first error should be raised
             self.commit()
             replaced = self.counts.captioned + self.counts.failed > self._last - self._first
             for output in self.outputs:
                 output.end(replaced or self._more_thumbnails)
 
     def take(self, photos: Iterable[Photo]) -> Iterator[Source]:
-        """What is to be captioned, in the order in which results are expected."""
+        """The photos to caption, in the order in which `give` expects their results."""
         for photo in photos:
             if self.sidecars and not isinstance(photo.source, str):
                 raise ValueError(f"{photo.name}: no file, so no text file can be put beside it. Leave --sidecar out.")
@@ -220,7 +220,7 @@ class _Run:
                 yield photo.source
 
     def _add_thumbnail(self, photo: Photo) -> None:
-        """A former run made no thumbnail, as nobody asked for it."""
+        """Make the thumbnail of a photo that an earlier run captioned without `embed`."""
         if not self.database.has_thumbnail(photo):
             source = Shrinking(photo)
             with suppress(ImageError):
@@ -233,7 +233,7 @@ class _Run:
         row = row_of(photo.name, result, self.min_confidence)
         if isinstance(photo.source, Shrinking):
             row = row._replace(thumbnail=photo.source.thumbnail)
-        with _uninterrupted():  # so that exactly what is stored is counted
+        with _uninterrupted():  # so that the counts agree with the database
             if isinstance(result, ImageError):
                 self.counts.failed += 1
             else:
@@ -257,8 +257,8 @@ class _Run:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block, and then let the handler that was there have it. (Only the main
-    thread receives signals.)"""
+    """Delay Ctrl-C until the end of the block, then pass it to the previous handler. (Only the main thread receives
+    signals.)"""
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield

@@ -1,4 +1,4 @@
-"""Searching the captions of a database, by its index."""
+"""Full-text search in the captions of a database."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Found(NamedTuple):
 
 
 def search(file: Path, query: str, limit: int = 20, some: bool = False) -> list[Found]:
-    """The photos whose captions have all the words of the query (with `some`: at least one), best first: by BM25, which
-    favours rare words and short captions. Word endings do not count: `dogs` finds `dog`.
+    """The photos whose captions have all words of the query (with `some`: at least one), best first, ranked by BM25,
+    which favours rare words and short captions. Words are stemmed: `dogs` finds `dog`.
 
-    A query is words, beginnings of words (`surf*`), and phrases (`"on a beach"`). `file` is the database, or the file
-    that was written from it."""
+    A query consists of words, prefixes (`surf*`) and phrases (`"on a beach"`). `file` is the database or a file that
+    was written from it."""
     if limit < 1:
         raise ValueError(f"the limit is {limit}; expected at least 1.")
     path = database_of(file)

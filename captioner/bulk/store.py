@@ -1,4 +1,4 @@
-"""Where a run on a cluster keeps its files: a folder that all nodes reach, or an address in an object store."""
+"""Where a run on a cluster keeps its files: a folder that all nodes can access, or an address in an object store."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 
 class Store:
-    """Small files by names such as parts/000012-0.parquet. Each is whole or absent, whenever a process is killed. It
-    can be pickled. Needs fsspec, and what fsspec needs for the address (s3fs for s3://)."""
+    """Small files, by names such as parts/000012-0.parquet. Whenever a process is killed, a file is either complete or
+    absent. A store can be pickled. Needs fsspec, and what fsspec needs for the address (s3fs for s3://)."""
 
     def __init__(self, place: str):
         self.is_local = "://" not in place
@@ -32,7 +32,8 @@ class Store:
         return f"{self._files._strip_protocol(self.place)}/{name}"
 
     def write(self, name: str, content: bytes) -> None:
-        """An object store shows an object when it is complete; in a folder, it is written beside and renamed."""
+        """In an object store an object appears only when it is complete; in a folder, a temporary file is written and
+        renamed."""
         if not self.is_local:
             self._files.pipe_file(self._path(name), content)
             return
@@ -52,8 +53,8 @@ class Store:
         return self._files.exists(self._path(name))
 
     def names(self, folder: str) -> list[str]:
-        """What is in a folder, sorted; nothing if there is no such folder. What a killed process has left beside a file
-        is removed."""
+        """The names in a folder, sorted; empty if there is no such folder. Temporary files of killed processes are
+        removed."""
         try:
             found = sorted(path.rsplit("/", 1)[1] for path in self._files.ls(self._path(folder), detail=False))
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Small copies of photos, for galleries. Those of photos that are no files are made when their bytes are read."""
+"""Small copies of photos, for galleries. Those of photos in shards and at addresses are made when the photo is read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def thumbnail(photo: str | Path | bytes) -> bytes | None:
 
 
 class Shrinking:
-    """A photo that makes its thumbnail when it is read, like an open file."""
+    """A photo, read like an open file, that makes its thumbnail when it is read."""
 
     def __init__(self, photo: Photo):
         self.name, self.source = photo.name, cast("bytes | BinaryIO", photo.source)

@@ -15,13 +15,13 @@ from captioner.vocabulary import tokenize
 
 __all__ = ["Finding", "Verdict", "diagnose"]
 
-PROBE = 64  # photos for the checks that run the CNN again; they compare each photo with itself, so few are enough
+PROBE = 64  # photos for the checks that run the CNN again; few are enough, as each photo is compared with itself
 
 
 @torch.inference_mode()
 def diagnose(captioner: Captioner, records: Sequence[Record], training: Sequence[Record] = ()) -> list[Finding]:
-    """All findings about a model, from at least two photos that it was not trained on and, for over-fitting, some
-    `training` photos. Raises ImageError for a photo that cannot be read, and ValueError for fewer than two."""
+    """All findings about a model, from at least two photos that it was not trained on and, to check for over-fitting,
+    some `training` photos. Raises ImageError for a photo that cannot be read, and ValueError for fewer than two."""
     if len(records) < 2:
         raise ValueError(f"{len(records)} photos; expected at least two, better some dozens. Pass more.")
     captioner.model.eval()

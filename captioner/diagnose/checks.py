@@ -21,7 +21,7 @@ from captioner.vocabulary import EOS, UNK, Vocabulary
 
 Verdict = Literal["good", "look", "bad", "skipped"]
 
-RARELY, OFTEN = 0.02, 0.1  # share of captions with a fault: up to one in fifty is good, from one in ten it is bad
+RARELY, OFTEN = 0.02, 0.1  # share of captions with a fault: good up to one in fifty, bad from one in ten
 CLEAR = 3.0  # standard errors between a difference of losses and zero; high, as a dozen differences are tested
 MATTERS = 0.05  # nats per word: 5 % of perplexity, about the progress of one epoch near the end of training
 
@@ -30,7 +30,7 @@ MATTERS = 0.05  # nats per word: 5 % of perplexity, about the progress of one ep
 class Finding:
     name: str
     figure: str
-    """What was measured, in words."""
+    """What was measured, as text."""
     verdict: Verdict
     advice: str = ""
     """What to try; empty if the verdict is good."""
@@ -39,7 +39,7 @@ class Finding:
 
 
 def learning(losses: Losses, frequencies: float) -> Finding:
-    """Compares with a model that knows only how frequent each word is."""
+    """Compares the loss with that of a model that knows only the frequency of each word."""
     return _finding(
         "has learned",
         f"loss {losses.mean:.2f} nats per word; with word frequencies alone {frequencies:.2f}",
@@ -51,8 +51,8 @@ def learning(losses: Losses, frequencies: float) -> Finding:
 
 
 def unigram_entropy(references: Sequence[Sequence[str]], vocabulary: Vocabulary) -> float:
-    """The entropy of the words' frequencies in nats per word, the end token counted as a word: the loss of a model that
-    knows these frequencies and nothing else."""
+    """The entropy of the words' frequencies in nats per word, with the end token counted as a word: the loss of a model
+    that knows only these frequencies."""
     counts = Counter(index for words in references for index in vocabulary.encode(words[:MOST_WORDS]))
     counts[EOS] = len(references)
     total = sum(counts.values())
@@ -60,7 +60,7 @@ def unigram_entropy(references: Sequence[Sequence[str]], vocabulary: Vocabulary)
 
 
 def overfitting(losses: Losses, trained: Losses | None, frequencies: float) -> Finding:
-    """How much of what was learned (nats below the entropy of the words' frequencies) is lost on new photos. The
+    """The share of what was learned (nats below the entropy of the words' frequencies) that is lost on new photos. The
     shipped model loses a fifth."""
     if trained is None:
         return _finding("over-fitting", "no training photos to compare with", "skipped")
@@ -77,7 +77,7 @@ def overfitting(losses: Losses, trained: Losses | None, frequencies: float) -> F
 
 
 def looks_at_photo(other: Losses, other_grid: Losses, losses: Losses) -> Finding:
-    """Whether the photo matters: with the wrong photo, the words that depend on it get less probable."""
+    """Whether the captions depend on the photo: with a wrong photo, the loss must rise."""
     (gap, error), (grid_gap, _) = other.above(losses), other_grid.above(losses)
     unclear = gap < CLEAR * error
     if len(losses.nats) < 2 or (unclear and gap > MATTERS):
@@ -95,7 +95,7 @@ def looks_at_photo(other: Losses, other_grid: Losses, losses: Losses) -> Finding
 
 
 def preprocessing(now: Preprocess, encoder: Encoder, losses: dict[str, Losses]) -> Finding:
-    """Photos must be preprocessed as in training: no other preprocessing may lower the loss."""
+    """Whether photos are preprocessed as in training: no other preprocessing may lower the loss."""
     stored = losses["as stored"]
     gains = {name: stored.above(other) for name, other in losses.items() if (other.nats != stored.nats).any()}
     if not gains:
@@ -217,7 +217,7 @@ def repetition(captions: Sequence[Sequence[str]], references: Sequence[Sequence[
 
 
 def attention(looks: Sequence[AttentionStatistics]) -> Finding:
-    """Whether the attention maps differ from word to word. Whether they are right, `evaluate --pointing` measures."""
+    """Whether the attention maps differ from word to word. `evaluate --pointing` measures whether they are right."""
     if not looks:
         return _finding("attention is alive", "this model has none", "skipped")
     warnings = Counter(look.warning for look in looks if look.warning is not None)
@@ -241,8 +241,8 @@ def _bad_endings(captions: Sequence[Sequence[str]]) -> list[bool]:
 
 
 def _faults(name: str, what: str, faulty: Sequence[bool], people: Sequence[bool], advice: str) -> Finding:
-    """Judges the share of captions with a fault, less that of human captions if there are any, less a standard error,
-    so that one caption in a few dozen is not enough."""
+    """Judges the share of captions with a fault, minus that of human captions if there are any, minus one standard
+    error, so that a single caption among a few dozen does not decide."""
     share, usual = (sum(group) / max(1, len(group)) for group in (faulty, people))
     error = math.sqrt(share * (1 - share) / len(faulty))
     figure = f"{share:.1%} {what}" + (f"; of human captions {usual:.1%}" if people else "")
@@ -257,7 +257,7 @@ def _finding(
 
 
 def _grade(value: float, look: float, bad: float) -> Verdict:
-    """Smaller is better."""
+    """The verdict on a value for which smaller is better."""
     return "bad" if value >= bad else "look" if value > look else "good"
 
 

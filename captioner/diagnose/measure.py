@@ -42,7 +42,8 @@ class Losses:
         return float(self.nats.sum() / self.tokens.sum())
 
     def above(self, other: Losses) -> tuple[float, float]:
-        """How many nats per token these losses are above `other` losses of the same photos, and the standard error."""
+        """The difference between these losses and `other` losses of the same photos in nats per token, and its standard
+        error."""
         difference = self.nats - other.nats
         mean = difference.sum() / self.tokens.sum()
         error = np.sqrt(((difference - mean * self.tokens) ** 2).sum()) / self.tokens.sum()
@@ -95,14 +96,14 @@ def free_captions(captioner: Captioner, features: Features) -> list[Caption]:
 
 def shuffled_losses(captioner: Captioner, records: Sequence[Record], features: Features) -> tuple[Losses, Losses]:
     """The losses with a wrong photo (half the data set away, as neighbours may be similar), and with only the grid of a
-    wrong photo, so that the image embedding is still right."""
+    wrong photo, while the image embedding is that of the right one."""
     pooled, grid = (part.roll(len(part) // 2, 0) for part in features)
     other, other_grid = Features(pooled, grid), Features(features.pooled, grid)
     return teacher_forced(captioner, records, other), teacher_forced(captioner, records, other_grid)
 
 
 def views(preprocess: Preprocess, encoder: Encoder) -> dict[str, View]:
-    """Preprocessings that programs confuse. The checkpoint's own, "as stored", comes first."""
+    """Preprocessing variants that programs often confuse. The checkpoint's own, "as stored", comes first."""
     ways = {
         "normalised as the CNN's weights expect": replace(preprocess, mean=encoder.mean, std=encoder.std),
         "0 to 1, not normalised": replace(preprocess, mean=(0, 0, 0), std=(1, 1, 1)),
@@ -155,7 +156,7 @@ def batch_norm_drift(
 
 @contextmanager
 def _input_statistics(encoder: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """While the context lasts, collect the mean and variance (2, channels) of each batch-norm layer's inputs."""
+    """Inside this context, collect the mean and variance (2, channels) of each batch-norm layer's inputs."""
     seen: dict[str, list[Tensor]] = {}
 
     def remember(name: str) -> Callable:

@@ -56,7 +56,7 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
         yield
         service.close()
 
-    # FastAPI's own documentation page loads its script from a foreign host; /docs is ours.
+    # FastAPI's own documentation page loads its script from another host, so /docs is ours.
     app = FastAPI(
         title="captioner",
         version=__version__,
@@ -186,7 +186,7 @@ def _answer_errors(app: FastAPI) -> None:
 
 @contextmanager
 def _told_of_shutdown() -> Iterator[None]:
-    """At shutdown the server cancels what is under way; its client gets a response all the same."""
+    """At shutdown the server cancels running requests; this gives their clients a response."""
     try:
         yield
     except asyncio.CancelledError:

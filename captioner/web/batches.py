@@ -1,5 +1,5 @@
 """The queue: waiting items of one kind are processed as a batch. One worker thread takes the waiting items, up to the
-batch size, and never waits for a batch to fill up. Nothing here knows what the items are."""
+batch size, and never waits for a batch to fill up. The items may be anything."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Problem(Exception):
     """An error response."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None):
-        """`code` is for programs, `message` is a sentence for people; `headers` are added to the response."""
+        """`code` is for programs, `message` for people; `headers` are added to the response."""
         super().__init__(message)
         self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
 

@@ -1,8 +1,8 @@
 """Allowed clients, and the security headers of every response, errors and files included.
 
-Two attacks reach a server that listens on loopback only, both through the browser of the person who runs it. A foreign
-page can post to it; Origin and Sec-Fetch-Site reveal that (programs send neither). And an attacker's host name can
-resolve to it (DNS rebinding), so that the attacker's page is same-origin; Host reveals that."""
+Two attacks reach a server that listens only on loopback, both through the browser of the person who runs it. A page of
+another site can post to it; Origin and Sec-Fetch-Site reveal this (other programs send neither). Or an attacker's host
+name can resolve to it (DNS rebinding), which makes the attacker's page same-origin; Host reveals this."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Guard:
     """ASGI middleware that refuses foreign requests and adds the headers."""
 
     def __init__(self, app: ASGIApp, host: str = "127.0.0.1", allowed: Iterable[str] = (), origins: Iterable[str] = ()):
-        """`host` is the address that the server listens on; `allowed` are further host names of it; pages of `origins`
-        ("https://photos.example") may use the API. Raises ValueError for what is not an origin."""
+        """`host` is the address that the server listens on; `allowed` are its other host names; pages of `origins`
+        ("https://photos.example") may use the API. Raises ValueError for anything that is not an origin."""
         self.origins = [_check_origin(origin) for origin in origins]
         self.app = (
             CORSMiddleware(

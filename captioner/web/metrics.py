@@ -1,5 +1,5 @@
-"""What the service counts, in Prometheus' text format: requests for captions by path and status, their durations, and
-photos by result. (prometheus_client would bring process-wide registries for these four series.)"""
+"""The metrics of the service in Prometheus' text format: requests for captions by path and status, their durations, and
+photos by result. (For these four series, prometheus_client would add process-wide registries.)"""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
-PATHS = ("/api/caption", "/api/captions")  # a client cannot make new series
+PATHS = ("/api/caption", "/api/captions")  # a client cannot create new series
 BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 
 
 class Metrics:
-    """The counts since the server started. Only the thread of the event loop uses them."""
+    """The counts since the server started. They are used only in the event loop's thread."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
@@ -29,7 +29,7 @@ class Metrics:
         self.seconds += seconds
 
     def text(self, inside: int, photos: Mapping[str, int]) -> str:
-        """`inside`: requests at work now; `photos`: counts by "captioned" or the code of the error."""
+        """`inside`: requests in progress; `photos`: counts by "captioned" or error code."""
         name = "captioner_request_seconds"
         cumulative = [sum(self.durations[: n + 1]) for n in range(len(self.durations))]
         buckets = [f'{name}_bucket{{le="{le}"}} {n}' for le, n in zip((*BOUNDS, "+Inf"), cumulative, strict=True)]

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 5.0  # that a connection may wait for the head of a request, or twice as long
+HEAD_SECONDS = 5.0  # a connection may wait for the head of a request for once to twice this time
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -38,7 +38,7 @@ def address(listening: socket.socket) -> str:
 
 
 class Protocol(H11Protocol):
-    """uvicorn's HTTP protocol. It alone would wait forever for the rest of a request's head."""
+    """uvicorn's HTTP protocol with a time limit for the head of a request, for which uvicorn would wait forever."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -55,7 +55,7 @@ class Protocol(H11Protocol):
 
 
 def server(app: ASGIApp) -> uvicorn.Server:
-    """A uvicorn server without proxies, access log and web sockets. At shutdown, running requests have three
+    """A uvicorn server without proxy headers, access log and WebSockets. At shutdown, running requests have three
     seconds."""
     return uvicorn.Server(
         uvicorn.Config(

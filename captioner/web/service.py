@@ -55,7 +55,7 @@ class CaptionService:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place in the queue, taken before the photo is received, to bound memory."""
+        """Hold a place in the queue; it is taken before the photo is received, to bound memory."""
         if self.inside >= self.limits.max_requests:
             message = f"{self.inside} photos are waiting, which is the limit. Try again in a moment."
             raise Problem(503, "queue_full", message, {"Retry-After": "1"})
@@ -77,7 +77,7 @@ class CaptionService:
         return reply(caption, size=read[1])
 
     async def caption_each(self, photos: Sequence[bytes], decoding: Decoding) -> list[dict[str, Any]]:
-        """For each photo the response, or the body of the error."""
+        """The response for each photo, or the body of its error."""
 
         async def one(photo: bytes) -> dict[str, Any]:
             try:
@@ -113,7 +113,7 @@ class CaptionService:
 
 
 def reply(caption: Caption, size: Size) -> dict[str, Any]:
-    """The `caption_view` of the caption, with those of its other captions."""
+    """The `caption_view` of the caption, with the views of its other captions."""
     view = caption_view(
         size,
         caption.text,

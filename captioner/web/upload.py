@@ -14,12 +14,12 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from captioner.web.errors import Problem
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the response reports a broken form; no log line
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the response reports a malformed form
 
 FIELDS = ("photo", "file")
-MOST_FIELDS = 20  # to bound the time of parsing
-PATIENCE = 5.0  # seconds that a body may stand still
-SLOWEST = 20_000  # bytes per second; slower bodies would keep a place in the queue from others
+MOST_FIELDS = 20  # bounds the time for parsing
+PATIENCE = 5.0  # seconds that a body may stall in all
+SLOWEST = 20_000  # bytes per second; slower bodies would block places in the queue
 FORM_OVERHEAD = 64 * 1024  # bytes of a form around its photo
 
 
@@ -31,8 +31,8 @@ async def read_photos(
     seconds: float,
     most: int = 1,
 ) -> list[bytes]:
-    """One to `most` photos: together at most `max_bytes` bytes, whatever the headers say, within `seconds` and, but for
-    `PATIENCE`, at `SLOWEST` or faster. Raises `Problem`."""
+    """One to `most` photos: together at most `max_bytes` bytes, whatever the headers say, received within `seconds` and
+    at `SLOWEST` or faster, with pauses of `PATIENCE` in all. Raises `Problem`."""
     kind, options = parse_options_header(content_type)
     is_form = kind == b"multipart/form-data"
     allowed = max_bytes + FORM_OVERHEAD * is_form

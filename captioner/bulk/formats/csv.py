@@ -1,4 +1,4 @@
-"""CSV: one line per photo, with the best caption, or with the reason why there is none."""
+"""CSV: one line per photo, with the best caption or the reason why there is none."""
 
 from __future__ import annotations
 

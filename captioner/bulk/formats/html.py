@@ -1,8 +1,8 @@
-"""A gallery: one HTML page with the photos, their captions and a search field, that asks no network.
+"""A gallery: one HTML page with the photos, their captions and a search field, which needs no network.
 
-The page shows the photos themselves, by their paths relative to the page, so it has to stay where it is; photos in
-.tar shards and at addresses are shown by their captions only. With `embed` it holds small copies of all of them and can
-go anywhere; without it, only of those in formats that browsers do not show."""
+The page refers to the photos by their paths relative to the page, so it must not be moved; of photos in .tar shards and
+at addresses only the captions are shown. With `embed` it holds small copies of all photos and can be moved. Without it,
+it holds copies only of photos in formats that browsers do not show."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def write(path: Path, rows: Iterable[Row], title: str = "Captions", embed: bool 
 
 
 def _entry(row: Row, picture: str | None) -> str:
-    """What gallery.js knows of a photo."""
+    """The data of a photo for gallery.js."""
     if row.error is not None:
         kind, text = "error", row.error
     elif row.left_out is not None:
@@ -88,7 +88,7 @@ def _address(row: Row, page: Path) -> str | None:
         return None
     try:
         return quote(os.fsencode(Path(os.path.relpath(photo, page.parent)).as_posix()))
-    except ValueError:  # another drive
+    except ValueError:  # on another drive
         return Path(photo).absolute().as_uri()
 
 
@@ -100,7 +100,7 @@ def _with_pictures(rows: Iterable[Row], picture_of: Callable[[Row], str | None])
 
 
 def _thumbnail(row: Row) -> str | None:
-    """The thumbnail inside a URL; None if the photo cannot be opened any more."""
+    """The thumbnail as a data URL; None if the photo can no longer be opened."""
     if row.error is not None:
         return None
     small = row.thumbnail or thumbnail(path_of(row.path))

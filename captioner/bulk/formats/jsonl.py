@@ -1,4 +1,5 @@
-"""JSON lines: one object per photo, the same as `captioner caption --json` prints; an error in place of a caption."""
+"""JSON lines: one object per photo, as `captioner caption --json` prints it, with an error in place of a missing
+caption."""
 
 from __future__ import annotations
 

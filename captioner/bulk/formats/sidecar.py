@@ -1,4 +1,4 @@
-"""Sidecars: beside each photo a text file with its caption, as programs that train image models expect it."""
+"""Sidecars: a text file with the caption beside each photo, as programs that train image models expect."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from captioner.visualize.page import atomic_write
 
 
 def sidecar(photo: str) -> Path:
-    """The file of the photo with that name: photo.jpg -> photo.txt"""
+    """The sidecar of a photo: photo.jpg -> photo.txt"""
     return Path(path_of(photo)).with_suffix(".txt")
 
 
 def write(rows: Iterable[Row], overwrite: bool = False) -> None:
-    """A file that is there already is kept, unless it may be overwritten. A photo that has gone gets none."""
+    """An existing file is kept unless `overwrite`. A photo that no longer exists gets none."""
     for row in rows:
         path = sidecar(row.path)
         if row.caption is not None and os.path.isfile(path_of(row.path)) and (overwrite or not path.exists()):
