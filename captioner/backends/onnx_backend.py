@@ -102,7 +102,8 @@ class OnnxBackend:
 
 
 def run(session: Any, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The outputs of a graph. Raises CheckpointError if it cannot be run, for instance within `MEMORY`."""
+    """The outputs of a graph. Raises CheckpointError if it cannot be run, for instance because it needs more than
+    `MEMORY`."""
     try:
         return session.run(None, given)
     except Exception as error:

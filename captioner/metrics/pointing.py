@@ -3,7 +3,7 @@ the object's mask. Files are read elsewhere.
 
 The pointing game is from Zhang et al. 2016 (https://arxiv.org/abs/1608.00507), here without their margin of 15 pixels.
 Hallucination, the share of named objects that are not in the photo, is measured as in Rohrbach et al. 2018 (CHAIR,
-https://arxiv.org/abs/1809.02156). The attention of a model under teacher forcing on people's captions is measured as in
+https://arxiv.org/abs/1809.02156). The attention of a model under teacher forcing on human captions is measured as in
 Liu et al. 2017 (https://arxiv.org/abs/1605.09553)."""
 
 from __future__ import annotations

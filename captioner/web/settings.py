@@ -37,7 +37,7 @@ _Settings: Any = pydantic.create_model(
 
 
 class Settings(_Settings):
-    """How captions are found. What is not given is as the model has it."""
+    """How captions are found. Settings that are not given take the model's values."""
 
     def over(self, saved: Decoding) -> Decoding:
         """Raises ValueError for settings that do not go together."""
