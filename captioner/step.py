@@ -19,8 +19,8 @@ class Choose:
     """Which words a step proposes for each of its N rows, P per row, in one of three ways:
 
     - the `count` most probable ones, the most probable first (P = count, or V if that is smaller);
-    - one sample per given uniform number, by inverse transform sampling: the sample is the word at which the cumulative
-      distribution (the most probable word first, after temperature, top_k and top_p) exceeds the number;
+    - one sample per given uniform number, by inverse transform sampling: the sample is the first word at which the
+      cumulative distribution (the most probable word first, after temperature, top_k and top_p) exceeds the number;
     - the `wanted` words.
     """
 

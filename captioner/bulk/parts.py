@@ -1,8 +1,9 @@
 """A run in parts, for a cluster: the photos of each part, its results, and what is left to do.
 
-    photos/000012-0.jsonl the photos of a part, one per line run.json written when all photos are listed: the settings
-    that the captions depend on parts/000012-0.parquet the results of the part trying/000012-0 a worker of this run is
-    working on the part, or was killed while doing so
+    photos/000012-0.jsonl    the photos of a part, one per line
+    run.json                 written when all photos are listed: the settings that the captions depend on
+    parts/000012-0.parquet   the results of the part
+    trying/000012-0          a worker of this run is working on the part, or was killed while it did
 
 The number after the dash is the version of the part. If some of its photos change, the part gets a new version, in
 which they are marked. The results of the new version are those of the marked photos and, for the others, those of the
