@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from captioner.data.readers import read_dataset
 from captioner.metrics.bleu import nltk_bleu
 from captioner.metrics.files.rows import PhotoNames
 from captioner.metrics.files.score_file import compare_files, score_files
@@ -64,6 +65,17 @@ def test_evaluate_takes_all_photos_of_a_data_set_without_splits(run, own, tiny, 
     assert [row["image_id"] for row in json.loads((tmp_path / "r.json").read_text())] == NAMES
     status, _, err = run(*command[:3], *command[5:])
     assert status == 2 and "none of the 20 photos was found" in err
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_table_that_captioner_wrote_is_a_data_set(run, own, tiny, tmp_path, monkeypatch, ending):
+    """Captions of our own, perhaps corrected by hand, can be trained on."""
+    (own / "captions.csv").unlink()
+    monkeypatch.chdir(own)
+    status, _, err = run("caption", ".", "--checkpoint", tiny, "-o", f"captions.{ending}")
+    assert status == 0, err
+    captions = {record.path.name: record.captions for record in read_dataset(own)}
+    assert captions.keys() == set(NAMES) and all(len(each) == 1 for each in captions.values())
 
 
 def test_images_of_two_splits_with_one_id_are_not_scored_as_one(run, tmp_path):

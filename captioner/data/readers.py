@@ -56,7 +56,7 @@ FOLDER_FILES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.json
 FOLDERS_OF_SPLITS = tuple(
     f"{split}/metadata.{ending}" for split in (*SPLITS, *SPLIT_ALIASES) for ending in ("csv", "jsonl")
 )
-IMAGEFOLDER_COLUMNS = {"file_name": "image", "text": "caption"}
+OTHER_NAMES = {"file_name": "image", "text": "caption", "path": "image"}  # Hugging Face's ImageFolder; our own tables
 
 
 def _read_lists(folder: Path) -> dict[str, tuple[str, str]]:
@@ -145,8 +145,8 @@ def read_kaggle(root: Path) -> list[CaptionFile]:
 
 
 def _our_columns(names: list[str]) -> list[str]:
-    """The names of columns or keys, with those of ImageFolder replaced by ours, unless ours are there too."""
-    ours = [IMAGEFOLDER_COLUMNS.get(name, name) for name in names]
+    """The names of columns or keys, with other names for them replaced by ours, unless ours are there too."""
+    ours = [OTHER_NAMES.get(name, name) for name in names]
     return [name if mine in names else mine for name, mine in zip(names, ours, strict=True)]
 
 
@@ -166,8 +166,9 @@ def _csv_table(source: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Image, caption and split of each row. Columns may be separated by commas, semicolons or tabs, be in any order and
-    case, and have the names of Hugging Face's ImageFolder (file_name, text). Other columns are ignored."""
+    """Image, caption and split of each row. Columns may be separated by commas, semicolons or tabs, and be in any order
+    and case. Image and caption may be named as in Hugging Face's ImageFolder (file_name, text) or in our own tables
+    (path). Other columns are ignored."""
     _, line = next(lines(source), (1, ""))
     delimiter = max(",;\t", key=line.count)
     table = _csv_table(source, delimiter)
