@@ -119,8 +119,8 @@ class Captioner:
                 if getattr(member, name) != getattr(first, name):
                     names = [each.provenance.partition(",")[0] for each in (first, member)]
                     raise ValueError(
-                        f"{' and '.join(names)} differ in their {name}, but the models of an ensemble share it. "
-                        "Train them on the same data with the same settings."
+                        f"{' and '.join(names)} differ in their {name}, but all models of an ensemble must have the "
+                        "same. Train them on the same data with the same settings."
                     )
         backend = EnsembleBackend([member.backend for member in members], len(first.vocabulary))
         provenance = " + ".join(member.provenance for member in members)
@@ -133,7 +133,7 @@ class Captioner:
         if isinstance(self.backend, EnsembleBackend):
             raise ValueError("an ensemble has no single torch module: load one of its checkpoints.")
         if isinstance(self.backend, OnnxBackend):
-            raise ValueError("the ONNX runtime runs this model, but this needs torch. Load it with backend='torch'.")
+            raise ValueError("this needs torch, but ONNX Runtime runs this model. Load it with backend='torch'.")
         return self.backend.model
 
     def to_config(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class Captioner:
             return self.read(photo, [captions])[0]
         words = [tokenize(caption) for caption in captions]
         if not words or not all(words):
-            raise ValueError(f"captions are {list(captions)!r:.80}; expected at least one, none without words.")
+            raise ValueError(f"captions are {list(captions)!r:.80}; expected at least one, each with words.")
         pixels, size = self.preprocess.read(photo)
         memory: Any = self.backend.encode(pixels[None])
         (hypotheses,) = force(self.backend.step(memory), [[*map(self.vocabulary.encode, words)]], ALTERNATIVES)

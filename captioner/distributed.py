@@ -49,7 +49,7 @@ def deaths_named() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, processes.DistError) or "gloo" in str(error):
             raise ConnectionError(
-                "another process of this run has died. Its own error, or torchrun, says why."
+                "another process of this run has died. See its error, or the output of torchrun."
             ) from error
         raise
 
@@ -70,7 +70,7 @@ def agree_on_start(store: processes.Store, own: int, size: int) -> int:
             if store.check([f"captioner/asks/{other}"]):
                 store.set(f"captioner/answer/{store.get(f'captioner/asks/{other}').decode()}", str(start))
         if time.monotonic() > end:
-            raise TimeoutError(f"{arrived + 1} of {size} processes came within {ARRIVAL}. Start them with torchrun.")
+            raise TimeoutError(f"{arrived + 1} of {size} processes joined within {ARRIVAL}. Start them with torchrun.")
         time.sleep(0.05)
     return start
 

@@ -58,7 +58,7 @@ class Kept:
         *lines, _ = content.split(b"\n")  # a killed writer leaves an incomplete line
         if lines and lines[0] != first:
             raise ValueError(
-                f"{path} has captions of an evaluation with other settings. Ask for the same, or remove it."
+                f"{path} has captions of an evaluation with other settings. Use the same settings, or remove it."
             )
         for number, line in enumerate(lines[1:], 2):
             try:

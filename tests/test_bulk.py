@@ -199,7 +199,7 @@ def test_another_calibration_is_another_model(file, folder):
     caption(file, folder)
     other = FastCaptioner()
     other.confidence = Confidence(np.ones(4), 1.0, np.zeros(0), 0.0, 0.4)
-    with pytest.raises(ValueError, match=r"written with calibration None, not \w{12}\. Ask for the same"):
+    with pytest.raises(ValueError, match=r"written with calibration None, not \w{12}\. Use the same settings"):
         caption(file, folder, other)
 
 
@@ -237,7 +237,9 @@ def test_other_captions_are_in_parquet(tmp_path, folder):
 
 def test_other_settings_are_refused(file, folder):
     caption(file, folder)
-    with pytest.raises(ValueError, match=r"written with beam_size 3, not 5, max_length 20, not 9\. Ask for the same"):
+    with pytest.raises(
+        ValueError, match=r"written with beam_size 3, not 5, max_length 20, not 9\. Use the same settings"
+    ):
         caption(file, folder, decoding=Decoding(beam_size=5, max_length=9))
     other = FastCaptioner()
     other.provenance = "fast, SHA-256 9876543210"
@@ -265,7 +267,7 @@ def test_a_photo_that_is_listed_twice_has_one_row(file, folder):
 
 def test_a_second_run_is_refused_while_the_first_is_at_work(file, folder):
     def intruder():
-        with pytest.raises(BlockingIOError, match="another run is writing it"):
+        with pytest.raises(BlockingIOError, match="another run is writing to it"):
             caption(file, folder)
         yield from list_photos([str(folder)])
 
@@ -278,7 +280,7 @@ def test_a_second_run_is_refused_while_the_first_is_at_work(file, folder):
 
 def test_what_no_run_wrote_is_not_overwritten(file, folder):
     file.write_text("precious")
-    with pytest.raises(ValueError, match=r"exists, but|is not an SQLite database"):
+    with pytest.raises(ValueError, match=r"exists but|is not an SQLite database"):
         caption(file, folder)
     assert file.read_text() == "precious"
     if file.suffix != ".sqlite":
@@ -353,7 +355,7 @@ def test_names_and_options_that_do_not_fit(tmp_path, folder):
     with pytest.raises(IsADirectoryError, match=r"tables.csv is a folder; expected the name of a file"):
         (tmp_path / "tables.csv").mkdir()
         caption(tmp_path / "tables.csv", folder, redo=True)
-    with pytest.raises(FileNotFoundError, match="make it first"):
+    with pytest.raises(FileNotFoundError, match="create it first"):
         caption(tmp_path / "absent" / "captions.csv", folder)
 
 

@@ -80,7 +80,7 @@ def test_links_to_folders_are_followed_only_on_demand(photos, tmp_path):
     reports = []
     followed = names(tmp_path, recursive=True, follow_links=True, report=reports.append)
     assert followed == own + [f"{tmp_path}/link/{name}" for name in ("a.png", "b.jpg", "c.webp", "deeper/d.jpg")]
-    assert reports == [f"{tmp_path}/circle: a link to a folder that it is in; passed over."]
+    assert reports == [f"{tmp_path}/circle: a link to a folder that contains it; skipped."]
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_list_of_lines_that_has_nul_is_refused():
 def test_a_folder_that_does_not_exist_is_reported(tmp_path):
     reports = []
     assert names(tmp_path / "absent", tmp_path / "absent.jpg", report=reports.append) == [f"{tmp_path}/absent.jpg"]
-    assert reports == [f"{tmp_path}/absent: no such file or folder; passed over."]
+    assert reports == [f"{tmp_path}/absent: no such file or folder; skipped."]
 
 
 def test_a_name_that_is_no_utf8_has_a_name_that_is(tmp_path):

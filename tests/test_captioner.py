@@ -94,7 +94,7 @@ def test_a_caption_of_someone_else_is_read(captioner, paths):
     assert other.words == strange.words and len(repr(other)) < 400
     assert other.log_probabilities == strange.log_probabilities and len(strange.alternatives) == 5
     for wrong in ([], " ... ", ["a dog", "!"]):
-        with pytest.raises(ValueError, match="none without words"):
+        with pytest.raises(ValueError, match="each with words"):
             captioner.read(paths[1], wrong)
 
 

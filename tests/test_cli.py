@@ -106,7 +106,7 @@ def test_without_arguments_it_prints_its_help(run):
 
 def test_the_name_of_a_model_misspelt(run, photos):
     status, _, err = run("caption", photos / "a.png", "--checkpoint", "flick8k")
-    assert status == 2 and err.endswith("a model that is shipped: everyday, flickr8k. Did you mean flickr8k?\n")
+    assert status == 2 and err.endswith("a shipped model: everyday, flickr8k. Did you mean flickr8k?\n")
 
 
 def test_a_checkpoint_that_is_none(run, photos, tmp_path):

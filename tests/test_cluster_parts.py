@@ -230,7 +230,7 @@ def test_no_part_without_photos(folder):
 
 def test_two_runs_at_once(folder, monkeypatch):
     def list_slowly(*arguments, **named):
-        with pytest.raises(BlockingIOError, match="out: another run is writing it"):
+        with pytest.raises(BlockingIOError, match="out: another run is writing to it"):
             run(folder)
         raise Killed
 

@@ -197,7 +197,7 @@ def test_processes_that_are_started_again_do_not_hear_of_dead_ones():
 
 def test_a_process_that_does_not_come(monkeypatch):
     monkeypatch.setattr(distributed, "ARRIVAL", timedelta(0))
-    with pytest.raises(TimeoutError, match=r"1 of 2 processes came within 0:00:00\. Start them with torchrun"):
+    with pytest.raises(TimeoutError, match=r"1 of 2 processes joined within 0:00:00\. Start them with torchrun"):
         distributed.agree_on_start(torch.distributed.HashStore(), 0, 2)
 
 

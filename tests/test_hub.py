@@ -377,14 +377,14 @@ def test_a_damaged_model_is_not_pushed(hub, captioner, tmp_path):
 def test_a_copy_in_the_cache_is_not_changed(hub, captioner, tmp_path):
     for line in (("export", "hf://owner/name"), ("calibrate", "hf://owner/name", "--data", tmp_path)):
         status, _, err = captioner(*line)
-        assert status == 2 and "a model on the hub is not changed here. Download it first" in err
+        assert status == 2 and "a model on the Hub cannot be changed here. Download it first" in err
     assert hub.requests == []
 
 
 def test_a_shipped_model_is_not_changed_by_its_name(captioner, tmp_path):
     for line in (("export", "everyday"), ("calibrate", "everyday", "--data", tmp_path)):
         status, _, err = captioner(*line)
-        assert status == 2 and "everyday is a model that is shipped, which is not changed here. Copy " in err
+        assert status == 2 and "everyday is a shipped model, which cannot be changed. Copy " in err
 
 
 def test_addresses():

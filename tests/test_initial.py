@@ -134,7 +134,7 @@ def test_a_language_model_from_a_captioner(tiny, tmp_path):
     config = PretrainConfig((tmp_path / "text.txt",), tmp_path / "run", init=tiny, model=RecurrentConfig(**SIZES))
     made, old = build(config, read_texts(config)[0]), Captioner.load(tiny, "cpu", "torch")
     assert torch.equal(made.decoder.below.weight_hh_l0, old.model.decoder.below.weight_hh_l0)
-    with pytest.raises(ValueError, match="is a model of words; expected one of characters"):
+    with pytest.raises(ValueError, match="is a word model; expected a character model"):
         build(replace(config, level="character"), read_texts(config)[0])
 
 

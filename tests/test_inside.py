@@ -179,7 +179,7 @@ def test_activations_of_a_text(characters):
         _, units = lstm_by_hand(decoder.below, inputs)
     assert found.units == pytest.approx(units[0, 1:].numpy(), abs=1e-5)
     words = LanguageModel(model.decoder, model.vocabulary, model.config, "word", "file")
-    with pytest.raises(ValueError, match="this is a model of words"):
+    with pytest.raises(ValueError, match="this is a word model"):
         text_activations(words, TEXT)
 
 

@@ -109,7 +109,7 @@ def test_it_leaves_no_trace(toy, tiny, tmp_path, monkeypatch, capsys):
 
 
 def test_what_is_refused(toy, monkeypatch):
-    with pytest.raises(ValueError, match="does not say how good a caption is"):
+    with pytest.raises(ValueError, match="does not measure caption quality"):
         find_learning_rate(settings(toy, stages=("self-critical@decoder:1",)))
     with pytest.raises(ValueError, match=r"--highest is 1e-07; expected more than --lowest"):
         find_learning_rate(settings(toy, highest=1e-7))

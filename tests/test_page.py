@@ -486,7 +486,7 @@ def test_hovering_shows_the_map_and_the_other_words(show) -> None:
     before = pixels_of(browser)
     hover(browser, all_of(browser, ".other")[0])
     until(browser, lambda: texts(browser, ".badge") == ["cat? 21 %"])
-    assert "comes before the choice of the word" in one(browser, ".step .note").text
+    assert "before the word is chosen" in one(browser, ".step .note").text
     assert "not chosen" in all_of(browser, ".other")[0].get_attribute("aria-label")
     np.testing.assert_array_equal(pixels_of(browser), before)  # the step's map, whatever the word
     hover(browser, all_of(browser, ".thumbnail")[2])

@@ -204,5 +204,7 @@ def test_settings_are_read_as_they_were_written(config):
     assert read_settings(
         type(config), {name: saved[name] for name in ("data", "text", "output") if name in saved}, Path()
     )
-    with pytest.raises(ValueError, match=r"train\.json does not hold the settings of such a run \(unknown: colour\)"):
+    with pytest.raises(
+        ValueError, match=r"train\.json does not hold the settings of this kind of run \(unknown: colour\)"
+    ):
         read_settings(type(config), saved | {"colour": 1}, Path("train.json"))

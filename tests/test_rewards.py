@@ -98,5 +98,5 @@ def test_baselines():
             assert leave_one_out(rewards)[b, s] == pytest.approx(rewards[b, s] - sum(others) / 3)
             assert over_greedy(rewards, greedy)[b, s] == rewards[b, s] - greedy[b]
     np.testing.assert_allclose(leave_one_out(rewards).sum(1), 0, atol=1e-12)
-    with pytest.raises(ValueError, match="2 or more per photo; there is 1"):
+    with pytest.raises(ValueError, match="2 or more samples per photo; got 1"):
         leave_one_out(rewards[:, :1])

@@ -203,7 +203,7 @@ def test_a_set_without_validation_photos(animals, things, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ((1.0,), r"--shares is \(1\.0,\); expected one share per data set, of which there are 2"),
+        ((1.0,), r"--shares is \(1\.0,\); expected one share per data set \(2 of them\)"),
         ((0.0, 0.0), "expected shares from 0 to 1, not all 0"),
         ((1.0, 1.5), "expected shares from 0 to 1, not all 0"),
     ],

@@ -160,7 +160,7 @@ def test_an_interrupt_in_mid_step_and_an_objective_with_parameters(data, tmp_pat
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as interrupt:
         patch.setattr(loop, "train_step", stopped)
         train(cut)
-    message = "holds the run as it was after step 4; the 1 step since then will be taken again. To continue, "
+    message = "holds the run as it was after step 4; the 1 step since then will be repeated. To continue, "
     assert message in str(interrupt.value)
     assert load_state(cut.output / "last")["progress"]["step"] == 4
     train(replace(cut, resume=True))

@@ -197,9 +197,9 @@ def test_stages(monkeypatch):
     for wrong in ("decoder", "decoder:", ":3", "decoder:0", "decoder:x", "@decoder:3", "a@b@c:3", "decoder:3:4"):
         with pytest.raises(ValueError, match=r"is not \[OBJECTIVE\[\+TERM"):
             parse_stage(wrong)
-    with pytest.raises(ValueError, match="names the objective 'self'; there are: cross-entropy"):
+    with pytest.raises(ValueError, match="unknown objective 'self'; expected one of: cross-entropy"):
         parse_stage("self@decoder:3")
-    with pytest.raises(ValueError, match="names the term 'x'; there are: coverage, pointing"):
+    with pytest.raises(ValueError, match="unknown term 'x'; expected one of: coverage, pointing"):
         parse_stage("cross-entropy+x@decoder:3")
     with pytest.raises(ValueError, match="adds a term twice"):
         parse_stage("cross-entropy+coverage+coverage@decoder:3")

@@ -107,5 +107,5 @@ def test_a_shutdown_answers_what_is_under_way(captioner, photos, monkeypatch, ca
 
 def test_the_schema_says_that_beam_search_takes_no_temperature(captioner):
     parameters = create_app(captioner).openapi()["paths"]["/api/caption"]["post"]["parameters"]
-    refused = {each["name"] for each in parameters if "Refused unless method is sample." in each["description"]}
+    refused = {each["name"] for each in parameters if "Only for method sample." in each["description"]}
     assert refused == {"temperature", "top_k", "top_p"}

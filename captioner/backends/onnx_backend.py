@@ -167,7 +167,7 @@ def load_runtime(
             ) from None
         if session.get_modelmeta().custom_metadata_map.get(WEIGHTS_KEY) != saved["weights"]["sha256"]:
             raise CheckpointError(
-                f"{path} was exported from other weights than lie beside it. Make it again with {EXPORT}."
+                f"{path} was exported from weights other than those beside it. Make it again with {EXPORT}."
             )
         sessions.append(session)
     reload = partial(load_runtime, directory, dict(saved), config, vocabulary_size, side)

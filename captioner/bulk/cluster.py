@@ -92,7 +92,7 @@ def _held(parts: Parts) -> Iterator[None]:
         try:
             stack.enter_context(lock(directory / "lock"))
         except BlockingIOError:
-            raise BlockingIOError(f"{directory}: another run is writing it. Wait for its end.") from None
+            raise BlockingIOError(f"{directory}: another run is writing to it. Wait until it has finished.") from None
         yield
 
 
@@ -194,7 +194,7 @@ def _results(
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise OSError(
-            f"{parts.store.place}: {reason} Parts that are whole are kept; the same command goes on."
+            f"{parts.store.place}: {reason} Finished parts are kept. Run the same command to continue."
         ) from error
 
 

@@ -118,7 +118,7 @@ def _find(paths: Iterable[str], recursive: bool, follow_links: bool, report: Rep
         elif _ending(path) in ENDINGS or os.path.lexists(path):
             yield Path(path)
         else:  # most likely a misspelled folder
-            report(f"{path}: no such file or folder; passed over.")
+            report(f"{path}: no such file or folder; skipped.")
 
 
 def _in_folder(
@@ -129,7 +129,7 @@ def _in_folder(
         status = os.stat(folder)
         here = above | {(status.st_dev, status.st_ino)}
         if here == above:
-            return report(f"{folder}: a link to a folder that it is in; passed over.")
+            return report(f"{folder}: a link to a folder that contains it; skipped.")
         with os.scandir(folder) as entries:
             while chunk := sorted(islice(entries, CHUNK), key=lambda entry: entry.name):
                 shown = [entry for entry in chunk if not entry.name.startswith(".")]

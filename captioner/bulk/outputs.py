@@ -89,7 +89,7 @@ class Table:
         except OSError as error:
             raise OSError(
                 f"{self.path} cannot be written: {error.strerror or error}. All captions so far are kept in "
-                f"{self.database.path}. Mend that and run the same command again."
+                f"{self.database.path}. Fix that and run the same command again."
             ) from error
 
 

@@ -63,8 +63,8 @@ class Parts:
         differ = [f"{name} {found.get(name)}, not {now}" for name, now in settings.items() if found.get(name) != now]
         if differ:
             raise ValueError(
-                f"{self.store.place} was written with {', '.join(differ)}. Ask for the same, choose another directory, "
-                "or start over: --redo."
+                f"{self.store.place} was written with {', '.join(differ)}. Use the same settings, choose another "
+                "directory, or start over: --redo."
             )
         for name in self.store.names("trying"):  # a killed run proves nothing about the photos in progress
             self.store.remove(f"trying/{name}")

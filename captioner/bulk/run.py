@@ -75,7 +75,7 @@ def caption_into(
         database = stack.enter_context(Database("" if file is None else database_of(file)))
         if changes := database.begin(settings_of(captioner, options), redo):
             raise ValueError(
-                f"{file} was written with {changes}. Ask for the same, choose another file, or start over: --redo."
+                f"{file} was written with {changes}. Use the same settings, choose another file, or start over: --redo."
             )
         database.leave_out(min_confidence)
         outputs: list[Output] = []
@@ -110,7 +110,7 @@ def check_table(file: Path, captions: int = 1) -> None:
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a folder; expected the name of a file.")
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"no folder {file.parent} to put {file.name} in; make it first.")
+        raise FileNotFoundError(f"no folder {file.parent} for {file.name}; create it first.")
     if ending == ".csv" and captions > 1:
         raise ValueError(
             f"{file}: a .csv table has one caption per photo, not {captions}. Choose .jsonl, for instance."
@@ -128,12 +128,12 @@ def _held(file: Path, redo: bool) -> Iterator[None]:
             stack.enter_context(lock(database.with_name(f"{database.name}.lock")))
         except BlockingIOError:
             raise BlockingIOError(
-                f"{file}: another run is writing it. Wait for its end, or choose another file."
+                f"{file}: another run is writing to it. Wait until it has finished, or choose another file."
             ) from None
         if file.exists() and not database.exists() and not redo:
             raise ValueError(
-                f"{file} exists, but not {database}, without which no run can continue it. Choose another name, or "
-                "write it anew: --redo."
+                f"{file} exists but {database} does not, so the run cannot be continued. Choose another name, or start "
+                "over: --redo."
             )
         yield
 

@@ -62,7 +62,7 @@ def find_checkpoint(directory: str | Path = DEFAULT) -> Path:
     close = get_close_matches(str(directory), names, n=1)
     raise CheckpointError(
         f"{path} {'is a file' if path.exists() else 'does not exist'}; expected a checkpoint: a directory "
-        f"with {CONFIG} and {WEIGHTS}, such as best/ of a training run, or a model that is shipped: "
+        f"with {CONFIG} and {WEIGHTS}, such as best/ of a training run, or a shipped model: "
         f"{', '.join(names) or 'none here'}.{f' Did you mean {close[0]}?' if close else ''}"
     )
 
@@ -72,11 +72,11 @@ def find_own_checkpoint(directory: str | Path) -> Path:
     and for the name of a shipped model, because these must not be changed."""
     if is_address(directory):
         raise CheckpointError(
-            "a model on the hub is not changed here. Download it first: hf download owner/name --local-dir DIRECTORY"
+            "a model on the Hub cannot be changed here. Download it first: hf download owner/name --local-dir DIRECTORY"
         )
     found = find_checkpoint(directory)
     if not locate(directory).is_dir():
-        raise CheckpointError(f"{directory} is a model that is shipped, which is not changed here. Copy {found} first.")
+        raise CheckpointError(f"{directory} is a shipped model, which cannot be changed. Copy {found} first.")
     return found
 
 

@@ -192,13 +192,17 @@ def _check(file: FileOptions, cluster: ClusterOptions, json: bool, into_file: bo
     on_ray = cluster.engine == "ray"
     for option, ignored, remedy in (
         ("--engine ray", on_ray and file.output is None, "writes to a directory. Add -o DIRECTORY"),
-        ("--sidecar", on_ray and file.sidecar is not None, "is not for --engine ray. Leave it out"),
+        ("--sidecar", on_ray and file.sidecar is not None, "does not work with --engine ray. Leave it out"),
         ("--address", not on_ray and cluster.address is not None, "is for a cluster. Add --engine ray"),
         ("--workers", not on_ray and cluster.workers is not None, "is for a cluster. Add --engine ray"),
         ("--part-size", not on_ray and cluster.part_size != 1000, "is for a cluster. Add --engine ray"),
         ("--gpus", not on_ray and cluster.gpus > 0, "is for a cluster. Add --engine ray"),
         ("--json", json and into_file, "is for standard output. Leave it out, or write a .jsonl file"),
-        ("--min-confidence", min_confidence > 0 and on_ray, "is not for --engine ray. The parts have a column for it"),
+        (
+            "--min-confidence",
+            min_confidence > 0 and on_ray,
+            "does not work with --engine ray. The parts have a confidence column",
+        ),
         ("--redo", file.redo and file.output is None, "starts a file over. Add -o FILE"),
         ("--retry-errors", file.retry_errors and file.output is None, "reads the errors in a file. Add -o FILE"),
         ("--embed", file.embed and not gallery, "is for a gallery. Write an .html file: -o FILE.html"),

@@ -173,8 +173,8 @@ def _records(data: Path, images: Path | None, split: str | None, submit: str | N
             split = default_split(everything)
             if split == "all":
                 print(
-                    "captioner: the data set has no splits, so all photos are captioned. Training uses the part "
-                    "--split train, and keeps val and test back.",
+                    "captioner: the data set has no splits, so all photos are captioned. Training uses "
+                    "--split train, and holds out val and test.",
                     file=sys.stderr,
                 )
         return select(everything, split), split

@@ -77,7 +77,7 @@ def find_lr(config: Annotated[FindConfig, tyro.conf.arg(name="")] = FIND) -> int
 
     check_path(config.picture)
     if config.resume:
-        raise ValueError(f"find-lr begins a run. For a model that has learned already: --init {config.output / 'best'}")
+        raise ValueError(f"find-lr cannot resume a run. To start from its model, pass --init {config.output / 'best'}")
     if config.init is not None:
         config = _read_again(FindConfig, replace(config, model=ModelConfig(**_architecture(config.init))))
     found = find_learning_rate(config)

@@ -126,5 +126,5 @@ def _is_number(field: bytes) -> bool:
 def _wrong_size(path: Path, line: int, found: int, size: int) -> ValueError:
     return ValueError(
         f"{path}, line {line}: a vector of {found} numbers, but the embedding size is {size}. Pass "
-        "--model.embedding-size to match the file, or mend the line."
+        "--model.embedding-size to match the file, or fix the line."
     )

@@ -23,7 +23,7 @@ def diagnose(captioner: Captioner, records: Sequence[Record], training: Sequence
     """All findings about a model, from at least two photos that it was not trained on and, to check for over-fitting,
     some `training` photos. Raises ImageError for a photo that cannot be read, and ValueError for fewer than two."""
     if len(records) < 2:
-        raise ValueError(f"{len(records)} photos; expected at least two, better some dozens. Pass more.")
+        raise ValueError(f"{len(records)} photos; expected at least two, preferably a few dozen. Pass more.")
     captioner.model.eval()
     probe = records[:PROBE]
     features = measure.encode(captioner, records, "photos")

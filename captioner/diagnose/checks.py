@@ -44,7 +44,7 @@ def learning(losses: Losses, frequencies: float) -> Finding:
         "has learned",
         f"loss {losses.mean:.2f} nats per word; with word frequencies alone {frequencies:.2f}",
         _grade(losses.mean / frequencies, 0.8, 1.0),
-        "It predicts words hardly better than their frequencies do. Train longer; look at the curves of the run; try "
+        "It predicts words hardly better than word frequencies alone. Train longer; look at the curves of the run; try "
         "a learning rate ten times larger or smaller. If the loss in training was good, this is not the run's best/.",
         {"loss": losses.mean, "frequencies": frequencies},
     )
@@ -110,10 +110,10 @@ def preprocessing(now: Preprocess, encoder: Encoder, losses: dict[str, Losses]) 
         return _finding("preprocessing", f"with photos {best}: {-gain:+.2f} nats per word", "bad", advice, values)
     if not np.allclose([now.mean, now.std], [encoder.mean, encoder.std], atol=0.01):
         figure = f"mean {_triple(now.mean)}, std {_triple(now.std)}; {encoder.name} expects {_triple(encoder.mean)}, "
-        advice = "Right if you trained the CNN so yourself; otherwise train with the mean and std that it expects."
+        advice = "Correct if you trained the CNN this way; otherwise train with the mean and std that it expects."
         return _finding("preprocessing", figure + _triple(encoder.std), "look", advice, values)
     return _finding(
-        "preprocessing", f"none is clearly better; the best other, {best}: {-gain:+.2f} nats", "good", "", values
+        "preprocessing", f"no other is clearly better; the best, {best}: {-gain:+.2f} nats", "good", "", values
     )
 
 
@@ -179,8 +179,8 @@ def same_caption(captions: Sequence[Sequence[str]]) -> Finding:
         "the same caption",
         f'"{" ".join(caption)}" for {count} of {len(captions)} photos',
         _grade(share, OFTEN, 0.5),
-        "Many photos get one caption: training has just begun or has collapsed (see the loss), or the captions do not "
-        "depend on the photo (see above).",
+        "Many photos get the same caption: training has just begun or has collapsed (see the loss), or the captions do "
+        "not depend on the photo (see above).",
         {"others": share},
     )
 
@@ -209,7 +209,7 @@ def endings(captions: Sequence[Sequence[str]], references: Sequence[Sequence[str
 def repetition(captions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Finding:
     return _faults(
         "repetition",
-        "repeat a word at once, or a trigram",
+        "repeat a word in succession, or a trigram",
         [*map(repeats, captions)],
         [*map(repeats, references)],
         "Decode with --no-repeat-ngram 3; if greedy captions loop too, train longer.",
@@ -228,7 +228,7 @@ def attention(looks: Sequence[AttentionStatistics]) -> Finding:
     first = f" In {count / len(looks):.0%} of captions {text}" if count else ""
     return _finding(
         "attention is alive",
-        f"{moves:.0%} of it moves from word to word; entropy {entropy:.0%} of the uniform; {share:.0%} warnings",
+        f"{moves:.0%} of it moves from word to word; entropy {entropy:.0%} of the maximum; {share:.0%} warnings",
         _grade(share, OFTEN, 0.5),
         f"Do not trust its maps.{first} Train longer, with --model.attention general, over a finer grid "
         "(--image-size). If a wrong grid costs nothing (see above), the words do not depend on it.",

@@ -90,7 +90,7 @@ def caption_activations(
 def text_activations(model: LanguageModel, text: str) -> Activations:
     """A text, read by a model of characters, with the activations of its topmost recurrent layer."""
     if model.level != "character":
-        raise ValueError("this is a model of words; units over a text are those of a model of characters.")
+        raise ValueError("this is a word model; units over a text need a character model.")
     decoder = model.decoder.eval()
     tokens = torch.tensor([[BOS, *model.vocabulary.encode(list(text))]], device=decoder.embedding.weight.device)
     units = unit_activations(decoder, tokens)

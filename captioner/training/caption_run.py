@@ -228,7 +228,7 @@ def _check_teachers(config: DistillationConfig, captioner: Captioner, stages: Se
     frozen = [number for number in taught if stages[number].block is None]
     if frozen and any(stage.block is not None for stage in stages[: frozen[-1]]):
         raise ValueError(
-            f"the stage {stages[frozen[-1]].name} comes after one in which the CNN learns, so its teacher cannot read "
+            f"the stage {stages[frozen[-1]].name} comes after one in which the CNN learns, so its teacher cannot use "
             "the features of that CNN. Put it before that stage, or let the CNN learn in it, too, as in "
             "distillation@features.14:3."
         )
@@ -242,7 +242,7 @@ def _check_teachers(config: DistillationConfig, captioner: Captioner, stages: Se
         if frozen and not _same_weights(teacher.model.encoder, captioner.model.encoder):
             raise ValueError(
                 f"the stage {stages[frozen[0]].name} reads features of the run's frozen CNN, but its teacher {name} "
-                f"has another one. Begin with the teacher's CNN (--weights {find_checkpoint(name)}, without --init), "
+                f"has another CNN. Start from the teacher's CNN (--weights {find_checkpoint(name)}, without --init), "
                 "or let the CNN learn, as in distillation@features.14:3."
             )
 

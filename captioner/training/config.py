@@ -261,7 +261,9 @@ def read_settings(kind: type[Config], values: Mapping[str, Any], source: Path) -
     try:
         return _from_json(kind, values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{source} does not hold the settings of such a run ({error}). Start another run.") from None
+        raise ValueError(
+            f"{source} does not hold the settings of this kind of run ({error}). Start a new run."
+        ) from None
 
 
 def _from_json(kind: Any, value: Any) -> Any:
@@ -297,7 +299,7 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
     check(lambda x: len(x) >= 1, "at least one folder", "data")
     if isinstance(config, TrainConfig) and config.shares:
         count = len(config.data)
-        check(lambda x: len(x) == count, f"one share per data set, of which there are {count}", "shares")
+        check(lambda x: len(x) == count, f"one share per data set ({count} of them)", "shares")
         check(lambda x: all(0 <= share <= 1 for share in x) and any(x), "shares from 0 to 1, not all 0", "shares")
     check(lambda x: x >= 1, "1 or more", "batch_size", "accumulate", "min_count", "max_length", "epochs", "bptt")
     check(lambda x: x >= 1, "1 or more", "model.embedding_size", "model.hidden_size")
@@ -317,9 +319,7 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
     check(lambda x: 0 <= x < 1, "0 or more and below 1, such as 0.999", "ema")
     check(lambda x: 0 <= x <= 1, "0 to 1", "scheduled_sampling.rate", "distillation.share")
     if isinstance(config, TrainConfig) and any(text.startswith("distillation") for text in config.stages):
-        check(
-            lambda x: len(x) >= 1, "one or more checkpoints that the distillation learns from", "distillation.teacher"
-        )
+        check(lambda x: len(x) >= 1, "one or more teacher checkpoints", "distillation.teacher")
     check(
         lambda x: x >= 0,
         "0 or more",
@@ -353,7 +353,7 @@ def parse_stage(text: str) -> Stage:
     )
     for name, kind, known in ((objective, "objective", OBJECTIVES), *((term, "term", TERMS) for term in terms)):
         if name not in known:
-            raise ValueError(f"stage {text!r} names the {kind} {name!r}; there are: {', '.join(known) or 'none yet'}.")
+            raise ValueError(f"stage {text!r}: unknown {kind} {name!r}; expected one of: {', '.join(known)}.")
     if len(set(terms)) < len(terms):
         raise ValueError(f"stage {text!r} adds a term twice; expected each once.")
     return Stage(match["part"], int(match["epochs"]), objective, terms)

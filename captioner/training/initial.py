@@ -35,7 +35,7 @@ class Initial(NamedTuple):
         directory = find_checkpoint(checkpoint)
         tensors, saved = load_checkpoint(directory)
         if (found := saved.get("level", "word")) != level:
-            raise CheckpointError(f"{directory} is a model of {found}s; expected one of {level}s.")
+            raise CheckpointError(f"{directory} is a {found} model; expected a {level} model.")
         own = {name.removeprefix("decoder."): tensor for name, tensor in tensors.items() if name[:8] != "encoder."}
         return cls(directory, own, saved)
 

@@ -103,7 +103,7 @@ def find_learning_rate(config: FindConfig) -> RangeTest:
         )
     stage = parse_stage(config.stages[0])
     if stage.objective == "self-critical":
-        raise ValueError("the loss of self-critical training does not say how good a caption is. Name another stage.")
+        raise ValueError("the loss of self-critical training does not measure caption quality. Choose another stage.")
     with TemporaryDirectory() as folder, torch.random.fork_rng():
         run, _ = open_run(replace(config, output=Path(folder), resume=False), [stage])
         start_stage(run)

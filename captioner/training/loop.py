@@ -185,12 +185,12 @@ def interruptible(run: Run) -> Iterator[None]:
 
 def _what_is_saved(run: Run) -> str:
     if run.saved is None:
-        return "stopped before anything was saved. Give the same command to start again."
+        return "stopped before anything was saved. Run the same command to start again."
     lost = run.progress.step - run.saved
-    again = f"; the {counted(lost, 'step')} since then will be taken again" if lost else ""
+    again = f"; the {counted(lost, 'step')} since then will be repeated" if lost else ""
     return (
         f"stopped. {run.last} holds the run as it was after step {run.saved}{again}. "
-        f"To continue, give --output {run.config.output} --resume; the other settings are kept there."
+        f"To continue, pass --output {run.config.output} --resume; the other settings are saved there."
     )
 
 

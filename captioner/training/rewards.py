@@ -60,7 +60,7 @@ def leave_one_out(rewards: np.ndarray) -> np.ndarray:
     others (Luo 2020, arXiv 2003.09971). It does not depend on the sample, so the gradient stays unbiased."""
     samples = rewards.shape[1]
     if samples < 2:
-        raise ValueError(f"the mean of the other samples as baseline needs 2 or more per photo; there is {samples}.")
+        raise ValueError(f"the mean of the other samples as baseline needs 2 or more samples per photo; got {samples}.")
     return rewards - (rewards.sum(1, keepdims=True) - rewards) / (samples - 1)
 
 

@@ -254,8 +254,8 @@ def load_last(config: Any, data_digest: str) -> dict[str, Any]:
     check_same(before, to_json(asdict(config)), config.output)
     if digest != data_digest:
         raise ValueError(
-            f"{config.output} was started with other data than is given now. Resume with "
-            "the data it was started with, or start another run in another --output."
+            f"{config.output} was started with other data. Resume with the same data, or start a new run in another "
+            "--output."
         )
     state = load_state(last)
     if not isinstance(state, dict) or not state.keys() >= STATE_PARTS:
@@ -279,8 +279,8 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], output: Path) 
     told = ", ".join(f"{_option(name, theirs[name])} (now {_written(ours.get(name))})" for name in differing)
     more = " (stages can be added after them)" if differing == ["stages"] else ""
     raise ValueError(
-        f"{output} was started with {told}. A resumed run keeps its settings{more}: leave out what differs, or start "
-        "another run in another --output."
+        f"{output} was started with {told}. A resumed run keeps its settings{more}: leave out those that differ, or "
+        "start a new run in another --output."
     )
 
 

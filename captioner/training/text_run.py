@@ -109,8 +109,8 @@ def open_text_run(config: PretrainConfig) -> tuple[TextRun, dict[str, Any]]:
     """A new run, or with `--resume` the one in `--output`, and the state from its `last/` (empty for a new run)."""
     if config.document == "file" and config.batch_size < distributed.count():
         raise ValueError(
-            f"--batch-size is {config.batch_size}; expected a stream or more for each of the "
-            f"{distributed.count()} processes. Start fewer of them, or more streams."
+            f"--batch-size is {config.batch_size}; expected at least one stream for each of the "
+            f"{distributed.count()} processes. Start fewer processes, or raise --batch-size."
         )
     training, validation = read_texts(config)
     digest = _digest(training, validation)
@@ -159,7 +159,9 @@ def read_texts(config: PretrainConfig) -> tuple[Text, Text]:
     later = text.starts[end:].nonzero()[0]
     end += int(later[0]) if len(later) else 0  # at the start of a document, if there is one
     if not 0 < end < len(text):
-        raise ValueError(f"{counted(len(text), 'token')} of text are too few to hold some out. Pass --validation FILE.")
+        raise ValueError(
+            f"{counted(len(text), 'token')} of text are too few to hold out a part. Pass --validation FILE."
+        )
     return text.part(0, end), text.part(end, len(text))
 
 

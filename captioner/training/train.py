@@ -94,7 +94,7 @@ def reopen(run: CaptionRun, state: Mapping[str, Any]) -> None:
     run, and the last objective is restored, because the next one may reuse its trained parts."""
     made = ["export"] * has_graphs(run.best) + ["calibrate"] * ("confidence" in read_config(run.best))
     if made and distributed.is_main():
-        print(f"{run.best} is trained further: what was made from its old weights must be made again. Afterwards, run:")
+        print(f"{run.best} will get new weights. Afterwards, run:")
         print(*(f"  captioner {verb} {run.best}" for verb in made), sep="\n")
     run.store_best(half=False)
     run.progress.stage -= 1

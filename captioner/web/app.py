@@ -90,7 +90,7 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
 
     @app.post(
         "/api/caption",
-        summary="The caption of a photo",
+        summary="Caption a photo",
         response_description="The caption, and further captions if requested.",
         response_model=CaptionReply,
         responses=ERRORS,
@@ -105,7 +105,7 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
 
     @app.post(
         "/api/captions",
-        summary="The captions of several photos",
+        summary="Caption several photos",
         response_description="One result per photo: its caption, or the error.",
         response_model=CaptionReplies,
         responses=ERRORS,
@@ -120,7 +120,7 @@ def create_app(captioner: Captioner, limits: Limits | None = None) -> FastAPI:
             results = await _while_connected(request, service.caption_each(photos, decoding))
         return JSONResponse({"results": results})
 
-    @app.get("/health", summary="Whether the server runs, and how busy it is", response_description="It runs.")
+    @app.get("/health", summary="Server status and load", response_description="The server is running.")
     async def health() -> Health:
         return Health(status="ok", requests=service.inside)
 

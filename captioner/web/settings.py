@@ -27,7 +27,7 @@ def _parameter(setting: Field) -> Any:
     if setting.name in LIMITS:
         bounds["le"] = LIMITS[setting.name]
     kind = get_type_hints(Decoding)[setting.name]
-    help = setting.metadata["help"] + " Refused unless method is sample." * (setting.name in SAMPLING)
+    help = setting.metadata["help"] + " Only for method sample." * (setting.name in SAMPLING)
     return kind | None, pydantic.Field(None, description=help, **bounds)
 
 

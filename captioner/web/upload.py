@@ -38,7 +38,7 @@ async def read_photos(
     allowed = max_bytes + FORM_OVERHEAD * is_form
     size = f"more than {max_bytes / 1e6:g} MB"
     message = (
-        f"the photo has {size}, the limit of this server. Save it smaller."
+        f"the photo has {size}, the limit of this server. Save a smaller version."
         if most == 1
         else f"the photos have {size} together, the limit of this server. Send fewer at a time."
     )
@@ -112,7 +112,7 @@ class _Form:
 
     def on_part_begin(self) -> None:
         if len(self.fields) == MOST_FIELDS:
-            raise Problem(400, "broken_form", f"the form has more than {MOST_FIELDS} fields, the most that are read.")
+            raise Problem(400, "broken_form", f"the form has more than {MOST_FIELDS} fields, the limit of this server.")
         self.fields.append(("", bytearray()))
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:

@@ -45,7 +45,7 @@ START = """<!DOCTYPE html>
 <output></output>
 </header>
 <main></main>
-<noscript>The photos are shown by a script, which is switched off in this browser.</noscript>
+<noscript>This page needs JavaScript, which is turned off in this browser.</noscript>
 <script type="application/json" id="photos">[
 """
 END = "]</script>\n<script>{script}</script>\n</body>\n</html>\n"

@@ -87,7 +87,7 @@ def build(run: CaptionRun) -> AttentionSupervision:
     """The term with a new classifier of the content words of the training captions, or with the one of the previous
     stage."""
     if run.model.decoder.attention is None:
-        raise ValueError("attention-supervision teaches attention, but the model has none. Pass a --model.attention.")
+        raise ValueError("attention-supervision needs attention, but the model has none. Choose a --model.attention.")
     trained = getattr(getattr(run, "objective", None), "terms", {})
     if "attention-supervision" in trained:
         return trained["attention-supervision"]

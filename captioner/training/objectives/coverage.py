@@ -37,5 +37,5 @@ class Coverage(nn.Module):
 
 def build(run: CaptionRun) -> Coverage:
     if run.model.decoder.attention is None:
-        raise ValueError("coverage is a penalty of attention, but the model has none. Pass a --model.attention.")
+        raise ValueError("coverage needs attention, but the model has none. Choose a --model.attention.")
     return Coverage(run.config.coverage)

@@ -141,17 +141,17 @@
     return rgba;
   }
 
-  /** The peak of a map in words: "mostly at the centre left"; "widely, most" if it is below six times the uniform weight. */
+  /** The peak of a map in words: "mostly at the centre left"; "broadly, mainly" if it is below six times the uniform weight. */
   function place(weights, [rows, columns], [left, top, right, bottom], photo) {
     let peak = 0;
     weights.forEach((weight, region) => { if (weight > weights[peak]) peak = region; });
     if (weights[peak] * weights.length < 2) return "at the whole photo";
     const x = (left + ((peak % columns + 0.5) / columns) * (right - left)) / photo.width;
     const y = (top + ((Math.floor(peak / columns) + 0.5) / rows) * (bottom - top)) / photo.height;
-    if (x < 0 || x > 1 || y < 0 || y > 1) return "mostly beside the photo";
+    if (x < 0 || x > 1 || y < 0 || y > 1) return "mostly outside the photo";
     const third = (share, names) => names[Math.min(Math.floor(3 * share), 2)];
     const names = [third(y, ["top", "centre", "bottom"]), third(x, ["left", "centre", "right"])];
-    const how = weights[peak] * weights.length < 6 ? "widely, most" : "mostly";
+    const how = weights[peak] * weights.length < 6 ? "broadly, mainly" : "mostly";
     return `${how} at the ${names[0] === names[1] ? "centre" : names.join(" ")}`;
   }
 
@@ -226,7 +226,7 @@
     canvas.getContext("2d").putImageData(new ImageData(overlay(light, ramp, top), 256, 1), 0, 0);
     const amount = (weight) => (isEvidence ? `${Number(weight.toPrecision(2))}\u00a0nats` : percent(weight));
     const numbers = [0, top / 4, top].map((weight) => make("span", { textContent: weight ? amount(weight) : "0" }));
-    const label = isEvidence ? "evidence: how much the word's log-probability falls without the region (not where it rises)"
+    const label = isEvidence ? "evidence: drop in the word's log-probability without the region (rises are not shown)"
       : "attention per region of the grid";
     return make("div.legend", {}, canvas, make("div.numbers", {}, ...numbers), make("p", { textContent: label }));
   }
@@ -265,7 +265,7 @@
   function stepView(words, where, attention, isEvidence) {
     const element = make(words.some((entry) => entry.alternatives?.length) ? "div.step.long" : "div.step");
     const badge = make("figcaption.badge", { "aria-hidden": "true" });
-    const map = attention && !isEvidence ? "Attention comes before the choice of the word, so the map is the same for all words of this step." : "";
+    const map = attention && !isEvidence ? "Attention is computed before the word is chosen, so the map is the same for all words at this step." : "";
 
     function writeBadge(word, share) {
       badge.hidden = word === null;

@@ -48,7 +48,7 @@ function watchDrops(give, fail) {
     over(-inside);
     const [file] = event.dataTransfer.files;
     if (file) give(file);
-    else fail("That was not a file. Drop the file of a photo.");
+    else fail("That was not a file. Drop a photo file.");
   });
 }
 

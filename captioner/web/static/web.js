@@ -10,7 +10,7 @@ const SETTLE = 250; // milliseconds after the last change of a setting
 const TRIES = 5; // requests, while the queue is full
 const HINTS = {
   greedy: "Takes the most probable word at each step.",
-  beam: "Keeps the most probable partial sentences at each step, and takes the best one in the end.",
+  beam: "Keeps the most probable partial sentences at each step, and returns the best complete one.",
   sample: "Draws each word at random. The same seed gives the same caption.",
 };
 
@@ -164,7 +164,7 @@ async function take(file) {
   current = null;
   const problem = !file.size ? "The file is empty. Pick another photo."
     : file.size > limits.max_bytes
-      ? `The photo has more than ${limits.max_bytes / 1e6} MB, the limit of this server. Save it smaller.`
+      ? `The photo has more than ${limits.max_bytes / 1e6} MB, the limit of this server. Save a smaller version.`
       : "";
   if (problem) {
     complain(problem);
@@ -207,7 +207,7 @@ async function introduce() {
     ({ limits } = info);
     if (info.decoding.method === "beam") settings.elements.beam_size.value = info.decoding.beam_size;
     element("model").textContent = `captioner ${info.version}, model ${info.model.replace(/(SHA-256 .{12}).*/, "$1…")}`;
-    element("limits").textContent = "Photos are captioned on the computer that runs this page, and are not stored. "
+    element("limits").textContent = "Photos are captioned on the computer that serves this page, and are not stored. "
       + `Up to ${limits.max_bytes / 1e6} MB and ${limits.max_pixels / 1e6} megapixels.`;
   } catch {
     complain("The server does not answer. Is captioner web still running?");
