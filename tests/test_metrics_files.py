@@ -164,7 +164,7 @@ def test_results_of_flagged_images_are_left_out_and_counted(tmp_path, key):
         references, _ = find_references((place,), None)
         scored = score_files(tmp_path / "results.jsonl", references, samples=2)
         assert scored.scores.ids == (7, 9)
-        note = "images all of whose captions VizWiz flags as rejected or precanned: 1; their results are left out"
+        note = "images whose captions are all flagged as rejected or precanned by VizWiz: 1; their results are left out"
         assert note in scored.notes
 
 

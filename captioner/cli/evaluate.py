@@ -108,7 +108,7 @@ def evaluate(
             named = " and all objects that it names are there" if pointing else ""
             print(f"\na caption is right if its CIDEr-D is at least {bar:g}{named}:\n{calibration}")
         if games:
-            print(f"\nits own captions:\n{games['own']}")
+            print(f"\nthe model's own captions:\n{games['own']}")
             print(f"\npeople's captions, under teacher forcing:\n{games['people']}")
     else:
         print("nothing is scored: only COCO's server has the captions of test2014")

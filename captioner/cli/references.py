@@ -60,7 +60,7 @@ def find_references(sources: Sequence[Path], split: str | None) -> tuple[Referen
         if not source.exists():
             raise FileNotFoundError(f"{source} does not exist; expected COCO's annotation file or a data set")
     if not sources or (len(sources) > 1 and not all(source.is_file() for source in sources)):
-        raise ValueError("expected --references of one annotation file or data set, or of several text files.")
+        raise ValueError("expected --references to be one annotation file or data set, or several text files.")
     if len(sources) > 1 or _is_text(sources[0]):
         return read_text_references(sources), "unknown"
     source = sources[0]

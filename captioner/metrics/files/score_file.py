@@ -210,8 +210,8 @@ def score_results(
         notes.append(f"{len(ids):,} of {len(references):,} images have a caption; only these are scored")
     if results.left_out:
         notes.append(
-            f"images all of whose captions VizWiz flags as rejected or precanned: {results.left_out:,}; their results "
-            "are left out"
+            f"images whose captions are all flagged as rejected or precanned by VizWiz: {results.left_out:,}; their "
+            "results are left out"
         )
     if wordless := [key for key, words in zip(ids, candidates, strict=True) if not words]:
         notes.append(
