@@ -137,7 +137,7 @@ def test_the_policy_gradient_is_that_of_the_expected_reward(decoder, features, b
 
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_a_self_critical_step_by_hand(decoder, features, weight):
-    """-Σ A log p at the temperature of the draws, plus the weight times -Σ log p of people's captions at 1."""
+    """-Σ A log p at the temperature of the draws, plus the weight times -Σ log p of human captions at 1."""
 
     def reward(tokens, photos):
         return (tokens == 4).sum(1) + 10.0 * photos

@@ -244,4 +244,4 @@ def test_evaluate_prints_the_game(tmp_path, tiny, monkeypatch, capsys):
         assert 0 <= habits[f"own_{kind}_pointing"] <= 1 and out.count(f"{kind} peaks inside the object") == 2
     records = select(read_dataset(tmp_path / "toy"), "train")
     words = sum(len(re.findall(rf"\b{said}\b", text)) for record in records for text in record.captions)
-    assert habits["people_object_words"] == words > 20 and "people's captions, under teacher forcing" in out
+    assert habits["people_object_words"] == words > 20 and "human captions, under teacher forcing" in out

@@ -109,7 +109,7 @@ def evaluate(
             print(f"\na caption is right if its CIDEr-D is at least {bar:g}{named}:\n{calibration}")
         if games:
             print(f"\nthe model's own captions:\n{games['own']}")
-            print(f"\npeople's captions, under teacher forcing:\n{games['people']}")
+            print(f"\nhuman captions, under teacher forcing:\n{games['people']}")
     else:
         print("nothing is scored: only COCO's server has the captions of test2014")
     if submit is not None:

@@ -111,7 +111,7 @@ class TrainConfig:
     """Initial weights of the CNN: a torchvision name, a .safetensors or .pth file, a captioner checkpoint, or none."""
     init: Path | None = None
     """A checkpoint to start from: a captioner or a language model. On the command line, its architecture becomes the
-    default. Words in both vocabularies keep their vectors; new words start at random."""
+    default. Words in both vocabularies keep their vectors; new words start near the mean of these."""
     stages: tuple[str, ...] = ("decoder:10", "features.14:3", "features.7:7")
     """What to train, in order: decoder:EPOCHS trains the decoder over the frozen CNN, BLOCK:EPOCHS also the CNN from
     that block up. In full: [OBJECTIVE[+TERM...]@]PART:EPOCHS. The objective is cross-entropy by default."""
@@ -218,7 +218,7 @@ class PretrainConfig:
     model: RecurrentConfig = field(default_factory=RecurrentConfig)
     init: Path | None = None
     """A checkpoint to start from: a captioner or a language model. On the command line, its architecture becomes the
-    default. Words in both vocabularies keep their vectors; new words start at random."""
+    default. Words in both vocabularies keep their vectors; new words start near the mean of these."""
     epochs: int = 10
     """Passes over the text."""
     batch_size: int = 32
