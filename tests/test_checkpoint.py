@@ -473,5 +473,5 @@ def test_shipped_models_have_names(tmp_path, monkeypatch):
     assert (whole / "config.json").is_file() and find_checkpoint("flickr8k") == whole
     (tmp_path / "flickr8k").mkdir()  # a path of one's own comes first
     assert find_checkpoint("flickr8k") == Path("flickr8k")
-    with pytest.raises(CheckpointError, match=r"flickr8 does not exist.*shipped: .*Did you mean flickr8k"):
+    with pytest.raises(CheckpointError, match=r"flickr8 does not exist.*shipped model: .*Did you mean flickr8k"):
         find_checkpoint("flickr8")

@@ -240,7 +240,7 @@ def test_teachers_that_cannot_teach(toy, teacher, tmp_path):
         )
     )
     for taught, message, changes in (
-        ((), r"--distillation.teacher is missing; expected one or more checkpoints", {}),
+        ((), r"--distillation.teacher is missing; expected one or more teacher checkpoints", {}),
         (("nowhere",), "nowhere does not exist", {}),
         ((str(language),), "is a language model, which sees no photos", {}),
         ((best,), "--image-size 64", {"image_size": 72}),
