@@ -244,7 +244,7 @@ def test_teachers_that_cannot_teach(toy, teacher, tmp_path):
         (("nowhere",), "nowhere does not exist", {}),
         ((str(language),), "is a language model, which sees no photos", {}),
         ((best,), "--image-size 64", {"image_size": 72}),
-        ((best,), rf"another one\. Begin with the teacher's CNN \(--weights {best}, without --init", {"seed": 1}),
+        ((best,), rf"another CNN\. Start from the teacher's CNN \(--weights {best}, without --init", {"seed": 1}),
         ((str(teacher),), rf"--weights {best}, ", {"seed": 1}),
         (
             (best,),
