@@ -318,7 +318,7 @@ def check_settings(config: TrainConfig | PretrainConfig) -> None:
     check(lambda x: 0 < x <= 1, "above 0 and at most 1 (no crop)", "augment.smallest_crop")
     check(lambda x: 0 <= x < 1, "0 or more and below 1, such as 0.999", "ema")
     check(lambda x: 0 <= x <= 1, "0 to 1", "scheduled_sampling.rate", "distillation.share")
-    if isinstance(config, TrainConfig) and any(text.startswith("distillation") for text in config.stages):
+    if isinstance(config, TrainConfig) and any(parse_stage(text).objective == "distillation" for text in config.stages):
         check(lambda x: len(x) >= 1, "one or more teacher checkpoints", "distillation.teacher")
     check(
         lambda x: x >= 0,

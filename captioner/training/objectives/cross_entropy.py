@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captioner.data.datasets import Batch
+from captioner.decoder import Decoder, Memory
+from captioner.encoder import Features
 from captioner.training.objectives import Forward, Loss
 from captioner.vocabulary import PAD
 
@@ -16,9 +18,17 @@ if TYPE_CHECKING:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Summed cross-entropy in nats of logits (n, V) against word ids (n,). `label_smoothing` is the share of the target
-    that is spread evenly over all words (Szegedy et al. 2016, section 7)."""
+    """Summed cross-entropy in nats of logits (n, V) against word ids (n,) or probabilities (n, V). `label_smoothing` is
+    the share of the target that is spread evenly over all words (Szegedy et al. 2016, section 7)."""
     return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing, reduction="sum")
+
+
+def forward_pass(decoder: Decoder, features: Features, memory: Memory, inputs: Tensor, targets: Tensor) -> Forward:
+    """The decoder reads `inputs` (N, T) and predicts the tokens of `targets` (N, T) that are not padding. `memory` is
+    what it has prepared from `features`."""
+    real = targets != PAD  # (N, T)
+    hidden, attention, _ = decoder.hidden_states(inputs, memory)  # (N, T, H)
+    return Forward(features, hidden, attention, decoder.logits(hidden[real]), targets, real)
 
 
 class CrossEntropy(nn.Module):
@@ -29,13 +39,10 @@ class CrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, run: CaptionRun, batch: Batch) -> Loss:
-        real = batch.targets != PAD  # (N, T)
-        features = run.model.features(batch.images)
-        memory = run.model.decoder.prepare(features)
-        hidden, attention, _ = run.model.decoder.hidden_states(batch.inputs, memory)  # (N, T, H)
-        logits = run.model.decoder.logits(hidden[real])  # (n, V)
-        total = cross_entropy(logits, batch.targets[real], self.label_smoothing)
-        return Loss(total, real.sum(), forward=Forward(features, hidden, attention, logits, batch.targets, real))
+        decoder, features = run.model.decoder, run.model.features(batch.images)
+        forward = forward_pass(decoder, features, decoder.prepare(features), batch.inputs, batch.targets)
+        total = cross_entropy(forward.logits, batch.targets[forward.real], self.label_smoothing)
+        return Loss(total, forward.real.sum(), forward=forward)
 
 
 def build(run: CaptionRun) -> CrossEntropy:

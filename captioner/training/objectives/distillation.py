@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from captioner.captioner import Captioner
 from captioner.data.datasets import Batch
 from captioner.encoder import Features
 from captioner.model import CaptionModel
-from captioner.training.objectives import Forward, Loss
-from captioner.vocabulary import PAD, SPECIALS, Vocabulary
+from captioner.training.objectives import Loss
+from captioner.training.objectives.cross_entropy import cross_entropy, forward_pass
+from captioner.vocabulary import SPECIALS, Vocabulary
 
 if TYPE_CHECKING:
     from captioner.training.caption_run import CaptionRun
@@ -60,17 +60,13 @@ class Distillation(nn.Module):
         self.share = share
 
     def forward(self, run: CaptionRun, batch: Batch) -> Loss:
-        real = batch.targets != PAD  # (N, T)
-        features = run.model.features(batch.images)
-        memory = run.model.decoder.prepare(features)
-        hidden, attention, _ = run.model.decoder.hidden_states(batch.inputs, memory)  # (N, T, H)
-        logits = run.model.decoder.logits(hidden[real])  # (n, V)
-        words = batch.targets[real]  # (n,)
+        decoder, features = run.model.decoder, run.model.features(batch.images)
+        forward = forward_pass(decoder, features, decoder.prepare(features), batch.inputs, batch.targets)
+        real, words = forward.real, batch.targets[forward.real]  # (N, T), (n,)
         taught = torch.stack([teacher(batch.images, batch.inputs, real) for teacher in self.teachers]).mean(0)
         targets = self.share * taught  # (n, V)
         targets.scatter_add_(1, words[:, None], targets.new_full((len(words), 1), 1 - self.share))
-        total = F.cross_entropy(logits.float(), targets, reduction="sum")
-        return Loss(total, real.sum(), forward=Forward(features, hidden, attention, logits, batch.targets, real))
+        return Loss(cross_entropy(forward.logits, targets), real.sum(), forward=forward)
 
 
 def build(run: CaptionRun) -> Distillation:

@@ -6,16 +6,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from captioner.data.datasets import Batch
-from captioner.training.objectives import Forward, Loss
-from captioner.training.objectives.cross_entropy import cross_entropy
+from captioner.training.objectives import Loss
+from captioner.training.objectives.cross_entropy import cross_entropy, forward_pass
 from captioner.training.sampling import draw, inputs_of, through_end, without_dropout
-from captioner.vocabulary import PAD
 
 if TYPE_CHECKING:
     from captioner.training.caption_run import CaptionRun
@@ -79,18 +79,17 @@ class ProfessorForcing(nn.Module):
         self.weight, self.label_smoothing, self.max_length = weight, label_smoothing, max_length
 
     def forward(self, run: CaptionRun, batch: Batch) -> Loss:
-        decoder, real = run.model.decoder, batch.targets != PAD  # (N, T)
-        features = run.model.features(batch.images)
+        decoder, features = run.model.decoder, run.model.features(batch.images)
         memory = decoder.prepare(features)
-        hidden, attention, _ = decoder.hidden_states(batch.inputs, memory)  # (N, T, H)
-        logits = decoder.logits(hidden[real])  # (n, V)
-        total = cross_entropy(logits, batch.targets[real], self.label_smoothing)
+        forward = forward_pass(decoder, features, memory, batch.inputs, batch.targets)
+        real = forward.real  # (N, T)
+        total = cross_entropy(forward.logits, batch.targets[real], self.label_smoothing)
 
-        with without_dropout(decoder):
+        with without_dropout(decoder), torch.no_grad():
             words = draw(decoder, decoder.prepare(features), len(real) // len(batch.ids), self.max_length)
         free, _, _ = decoder.hidden_states(inputs_of(words), memory)
         rows, drawn = real.any(1), through_end(words)
-        sides = (hidden[rows], real[rows]), (free[rows], drawn[rows])
+        sides = (forward.hidden[rows], real[rows]), (free[rows], drawn[rows])
         read, written = (self.discriminator(states.detach(), mask) for states, mask in sides)
         accuracy = run.progress.figures.get("discriminator_accuracy", 0.5)
         if accuracy < TRAIN_BELOW:
@@ -98,7 +97,7 @@ class ProfessorForcing(nn.Module):
         if accuracy > FOOL_ABOVE:
             total = total + self.weight * deception(*(self.discriminator.frozen(*side) for side in sides))
         figures = {"discriminator_accuracy": (recognised(read, written), len(read) + len(written))}
-        return Loss(total, real.sum(), figures, Forward(features, hidden, attention, logits, batch.targets, real))
+        return Loss(total, real.sum(), figures, forward)
 
 
 def build(run: CaptionRun) -> ProfessorForcing:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from captioner.data.datasets import Batch
 from captioner.decoder import Decoder, Memory
-from captioner.training.objectives import Forward, Loss
-from captioner.training.objectives.cross_entropy import cross_entropy
+from captioner.training.objectives import Loss
+from captioner.training.objectives.cross_entropy import cross_entropy, forward_pass
 from captioner.training.sampling import allowed, drawn_from
 from captioner.vocabulary import EOS, PAD
 
@@ -71,11 +71,10 @@ class ScheduledSampling(nn.Module):
         inputs = batch.inputs
         if rate > 0:
             inputs = mix(inputs, self._draw(decoder, inputs, memory, real), rate)
-        hidden, attention, _ = decoder.hidden_states(inputs, memory)  # (N, T, H)
-        logits = decoder.logits(hidden[real])  # (n, V)
-        total = cross_entropy(logits, batch.targets[real], self.label_smoothing)
+        forward = forward_pass(decoder, features, memory, inputs, batch.targets)
+        total = cross_entropy(forward.logits, batch.targets[real], self.label_smoothing)
         figures = {"rate": (torch.tensor(rate), 1)}
-        return Loss(total, real.sum(), figures, Forward(features, hidden, attention, logits, batch.targets, real))
+        return Loss(total, real.sum(), figures, forward)
 
     @torch.no_grad()
     def _draw(self, decoder: Decoder, inputs: Tensor, memory: Memory, real: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ MEMORY = 0.98  # decay of the moving average of that share: about fifty steps
 
 
 def policy_gradient(logits: Tensor, words: Tensor, advantages: Tensor) -> Tensor:
-    """-A log p(w), summed over logits (n, V), the words drawn from them (n,) and the advantages of their captions (n,).
-    Its gradient estimates that of the negative expected reward (REINFORCE, Williams 1992)."""
+    """The sum of -A log p(w) for logits (n, V), the words drawn from them (n,) and their captions' advantages (n,). Its
+    gradient estimates that of the negative expected reward (REINFORCE, Williams 1992)."""
     return (F.cross_entropy(logits.float(), words, reduction="none") * advantages).sum()
 
 
