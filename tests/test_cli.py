@@ -59,6 +59,12 @@ def test_nothing_on_standard_input(run, tiny):
     assert run("attend", "-", "-o", "{name}.png", "--checkpoint", tiny, stdin="\n") == expected
 
 
+def test_an_empty_folder_on_standard_input(run, tiny, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, out, err = caption(run, tiny, "-", stdin=f"{tmp_path / 'empty'}\n")
+    assert (status, out, err) == (2, "", "captioner: no photos: standard input.\n")
+
+
 def test_bad_photos_are_named_and_the_others_captioned(run, tiny, photos, tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.png").write_text("no photo")

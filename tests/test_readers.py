@@ -357,7 +357,7 @@ def test_select_lists_the_splits() -> None:
     with pytest.raises(ValueError, match=r"no split 'test'; it has: train \(3 images\)\.$"):
         select(records, "test")
     by_name = [replace(record, hashed=True) for record in records]
-    with pytest.raises(ValueError, match=r"has: train \(3 images\)\. .* Add photos, or a column split with train, val"):
+    with pytest.raises(ValueError, match=r"has: train \(3 images\)\. .* Add photos, or a split column with train, val"):
         select(by_name, "val")
 
 

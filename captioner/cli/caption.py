@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -17,6 +16,7 @@ import tyro
 
 from captioner.cli.options import (
     AS_SAVED,
+    EMPTY,
     SHIPPED,
     DecodingOptions,
     Model,
@@ -25,6 +25,7 @@ from captioner.cli.options import (
     Options,
     Paths,
     app,
+    no_photos,
     print_json,
 )
 
@@ -53,13 +54,18 @@ class ListingOptions:
         """Raises ValueError if there is no photo."""
         from captioner.bulk.listing import Photo, is_photo, list_photos, read_list
 
+        given: list[str] = []
+
         def found() -> Iterator[Photo]:
             for path in paths:
                 if path != "-":
+                    given.append(path)
                     yield from list_photos([path], self.recursive, self.follow_links, report)
                     continue
                 stream = cast("io.BufferedReader", sys.stdin.buffer)
-                if is_photo(stream.peek(16)):
+                start = stream.peek(16)
+                given.append("standard input" if start.strip(b"\0\r\n ") else EMPTY)
+                if is_photo(start):
                     photo = stream.read()
                     yield Photo("-", photo, len(photo), time.time_ns())
                 else:
@@ -68,10 +74,7 @@ class ListingOptions:
 
         photos = found()
         if (first := next(photos, None)) is None:
-            shallow = not self.recursive and any(os.path.isdir(path) for path in paths)
-            deeper = " Add --recursive to include subfolders." if shallow else ""
-            given = ["standard input is empty" if path == "-" else path for path in paths]
-            raise ValueError(f"no photos: {', '.join(given) or 'nothing was given'}.{deeper}")
+            raise no_photos(given, self.recursive)
         return chain([first], photos)
 
     def can_count(self, paths: Iterable[str]) -> bool:

@@ -4,6 +4,7 @@ is found."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import Field, asdict, dataclass, fields, make_dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from captioner.data.records import Record
 
 app = tyro.extras.SubcommandApp()
+EMPTY = "standard input is empty"  # what stands for the paths on it
 
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY", help_behavior_hint="")]
@@ -97,10 +99,15 @@ def find_photos(paths: Iterable[str], recursive: bool) -> tuple[list[Path], int]
     given = list(_with_standard_input(paths))
     photos = find_images(given, recursive, report)
     if not photos:
-        deeper = "" if recursive or not given else " Add --recursive to include subfolders."
-        nothing = "standard input is empty" if "-" in paths else "nothing was given"
-        raise ValueError(f"no photos: {', '.join(given) or nothing}.{deeper}")
+        raise no_photos(given or ([EMPTY] if "-" in paths else []), recursive)
     return photos, len(unlisted)
+
+
+def no_photos(given: Sequence[str], recursive: bool) -> ValueError:
+    """The error if there is no photo at these paths."""
+    shallow = not recursive and any(os.path.isdir(path) for path in given)
+    deeper = " Add --recursive to include subfolders." if shallow else ""
+    return ValueError(f"no photos: {', '.join(given) or 'nothing was given'}.{deeper}")
 
 
 def leave_out_damaged(records: Sequence[Record]) -> list[Record]:

@@ -72,8 +72,8 @@ def select(records: Sequence[RecordOrEntry], split: str) -> list[RecordOrEntry]:
         remedy = ""
         if records and all(record.hashed for record in records):
             remedy = (
-                " Without a column split, photos are split by their names, about a tenth of them to val and a tenth "
-                "to test. Add photos, or a column split with train, val and test."
+                " Without a split column, photos are split by their names, about a tenth of them to val and a tenth "
+                "to test. Add photos, or a split column with train, val and test."
             )
         raise ValueError(f"the data set has no split {split!r}; it has: {there or 'no photos'}.{remedy}")
     return chosen
